@@ -1,0 +1,1 @@
+"""Non-learned competitors: random features, scattering, infinite-width kernels."""

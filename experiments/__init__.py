@@ -1,0 +1,1 @@
+"""One command line that regenerates every figure and table of the paper."""

@@ -1,0 +1,51 @@
+"""Fixtures and settings of the suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+from jaxtyping import install_import_hook
+
+import tests.shapes  # noqa: F401  (the hook below looks it up by name)
+
+matplotlib.use("Agg")
+# Before the packages are imported: their array annotations are checked while the tests run.
+install_import_hook(["tangent", "baselines", "experiments"], "tests.shapes.checked")
+
+import pytest  # noqa: E402  (after the hook)
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile(
+    "suite",
+    deadline=None,  # a first call compiles or allocates; times are for benchmarks
+    max_examples=15,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread a worker: the suite runs one worker a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """Folder of the CIFAR-10 archive, from the variable TANGENT_TEST_DATA."""
+    folder = os.environ.get("TANGENT_TEST_DATA")
+    if not folder:
+        pytest.skip("TANGENT_TEST_DATA is not set: no CIFAR-10 on this machine")
+    return Path(folder)
