@@ -1,0 +1,316 @@
+"""What a run returns, and the files that keep it.
+
+A run is one JSON file whose path follows from its settings and its data; long arrays go into an
+``.npz`` beside it. Files are written under another name and renamed, so a file that exists is a
+finished run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from experiments.data import ImageData
+
+__all__ = [
+    "Context",
+    "Outcome",
+    "OutputError",
+    "ResultError",
+    "load_results",
+    "read_arrays",
+    "read_result",
+    "result_path",
+    "said",
+    "write_file",
+    "write_result",
+]
+
+FORMAT = 1
+_KEYS = {"format", "experiment", "status", "run", "metrics", "curves"}
+
+
+class ResultError(ValueError):
+    """A result file that cannot be read; the message names it."""
+
+
+class OutputError(OSError):
+    """A folder or file that cannot be written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gives.
+
+    Parameters
+    ----------
+    metrics : mapping of str to number or str
+        Scalars, a column each of the results' table. NaN and infinities are kept as ``null``.
+    curves : mapping of str to sequence
+        Short series, kept in the JSON file (`read_result`).
+    arrays : mapping of str to ndarray
+        Long arrays, kept in an ``.npz`` file beside it (`read_arrays`).
+    """
+
+    metrics: Mapping[str, Any]
+    curves: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run may use beside its settings.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"`` and so on; never ``"auto"``.
+    dtype : str
+        ``"float32"`` or ``"float64"``.
+    load : callable
+        ``load(name)`` gives the `experiments.data.ImageData` of that name, read once a command.
+    log : callable
+        ``log(message)`` shows a line of progress on stderr.
+    """
+
+    device: str
+    dtype: str
+    load: Callable[..., ImageData]
+    log: Callable[[str], None]
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` in JSON's own types; infinities become ``"inf"`` and ``"-inf"``, NaN ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a result holds numbers, strings, lists and mappings; got {type(value)}")
+
+
+def _from_json(value: Any) -> Any:
+    """The inverse of `jsonable`, but that NaN stays ``None``."""
+    if isinstance(value, dict):
+        return {key: _from_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if type(value) is str else value
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(item) for item in value]
+    return None if type(value) is str and value in ("inf", "-inf") else value
+
+
+def result_path(
+    folder: Path, experiment: str, run: Mapping[str, Any], *, fingerprint: str | None, dtype: str
+) -> Path:
+    """Path of a run's JSON file: a readable stem and a hash of all that determines the result.
+
+    Parameters
+    ----------
+    folder : Path
+        The ``--out`` folder.
+    experiment : str
+    run : mapping
+        The run's settings.
+    fingerprint : str or None
+        Of the data, where the run uses a data set.
+    dtype : str
+    """
+    key = {"experiment": experiment, "run": run, "data": fingerprint, "dtype": dtype}
+    text = json.dumps(jsonable(key), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    words = [str(run[k]) for k in ("dataset", "method", "figure", "part") if k in run]
+    words += [f"{k}{run[k]:g}" for k in ("alpha", "seed") if isinstance(run.get(k), int | float)]
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*words, digest])).strip("-")
+    return folder / experiment / "runs" / f"{stem}.json"
+
+
+@contextlib.contextmanager
+def said(path: Path):
+    """Turn an `OSError` met in writing ``path`` into an `OutputError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write {path}: {reason}; make room or give another folder with --out "
+            "(finished runs are kept)"
+        ) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path`` and rename: a reader sees the whole file or none.
+
+    Raises
+    ------
+    OutputError
+        When the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    # The owner is in the name: `claims.sweep` removes what a killed process left.
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    with said(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_result(
+    path: Path,
+    *,
+    experiment: str,
+    run: Mapping[str, Any],
+    outcome: Outcome,
+    status: str = "done",
+    **more: Any,
+) -> None:
+    """Write a finished run: its arrays first, then the JSON file that makes it count.
+
+    Parameters
+    ----------
+    path : Path
+        From `result_path`.
+    experiment, run, outcome
+    status : {"done", "diverged"}
+    **more
+        Further entries of the file: seconds, peak memory, data, versions, ...
+    """
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "experiment": experiment,
+        "status": status,
+        "run": jsonable(run),
+        "metrics": _without_infinities(jsonable(outcome.metrics)),
+        "curves": _without_infinities(jsonable(outcome.curves)),
+        "arrays": None,
+        **jsonable(more),
+    }
+    if outcome.arrays:
+        content = _npz(outcome.arrays)
+        document["arrays"] = hashlib.sha256(content).hexdigest()
+        write_file(path.with_suffix(".npz"), content)
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    write_file(path, text.encode())
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
+    return buffer.getvalue()
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return the content of a run's JSON file, with infinite settings as floats.
+
+    Raises
+    ------
+    ResultError
+        When the file is cut short, is no JSON, or lacks an entry; the message names it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ResultError(f"{path} cannot be read as a result ({error})") from error
+    missing = _KEYS - document.keys() if isinstance(document, dict) else _KEYS
+    if missing or not isinstance(document["run"], dict):
+        raise ResultError(f"{path} is not a result: it lacks {', '.join(sorted(missing))}")
+    if document["format"] != FORMAT:
+        raise ResultError(f"{path} has format {document['format']}; this version reads {FORMAT}")
+    document["run"] = _from_json(document["run"])
+    return document
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the long arrays of a run, given the path of its JSON file (empty without any).
+
+    Raises
+    ------
+    ResultError
+        When the ``.npz`` file is missing or is not the one that the run wrote.
+    """
+    import io
+
+    expected = read_result(path)["arrays"]
+    if expected is None:
+        return {}
+    beside = path.with_suffix(".npz")
+    try:
+        content = beside.read_bytes()
+    except OSError as error:
+        raise ResultError(f"{beside} cannot be read ({error})") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ResultError(f"{beside} is damaged: its checksum is not the one in {path.name}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def load_results(paths: Path | Sequence[Path]) -> pd.DataFrame:
+    """Return a DataFrame with a row a run.
+
+    Columns are the run's settings, its metrics, and ``experiment``, ``status``, ``seconds``,
+    ``peak_memory_bytes``, ``peak_gpu_memory_bytes``, ``data_label``, ``data_fingerprint`` and
+    ``path``.
+
+    Parameters
+    ----------
+    paths : Path or sequence of Path
+        JSON files, or a folder that is searched for them.
+    """
+    import pandas as pd
+
+    if isinstance(paths, Path):
+        paths = sorted(paths.rglob("runs/*.json"))
+    return pd.DataFrame([_row(path, read_result(path)) for path in paths])
+
+
+def _row(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    data = document.get("data") or {}
+    run = {k: tuple(v) if isinstance(v, list) else v for k, v in document["run"].items()}
+    return {
+        **run,
+        **{k: v for k, v in document["metrics"].items() if k not in run},
+        "experiment": document["experiment"],
+        "status": document["status"],
+        "seconds": document.get("seconds"),
+        "peak_memory_bytes": document.get("peak_memory_bytes"),
+        "peak_gpu_memory_bytes": document.get("peak_gpu_memory_bytes"),
+        "data_label": data.get("label"),
+        "data_fingerprint": data.get("fingerprint"),
+        "path": str(path),
+    }

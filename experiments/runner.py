@@ -1,0 +1,252 @@
+"""The generic runner: expand the runs, skip the finished, compute the others, then draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from experiments import claims
+from experiments.results import (
+    Context,
+    Outcome,
+    OutputError,
+    ResultError,
+    jsonable,
+    load_results,
+    read_arrays,
+    read_result,
+    result_path,
+    said,
+    write_file,
+    write_result,
+)
+
+__all__ = ["Plan", "Study", "check_writable", "draw_study", "execute", "plan", "studies"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a command and the paths of their results, in order."""
+
+    name: str
+    study: str
+    settings: Any
+    entries: list[tuple[dict[str, Any], Path, dict[str, Any] | None]]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of the results."""
+        return [path for _, path, _ in self.entries]
+
+
+@dataclass
+class Report:
+    """What became of the runs of a plan."""
+
+    computed: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    diverged: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def plan(
+    module: ModuleType, name: str, study: str, settings: Any, out: Path, context: Context
+) -> Plan:
+    """Expand ``settings`` into runs and the paths of their results.
+
+    The data sets that the runs name are read here, since a result's path depends on their
+    fingerprint: missing data is found before any work.
+    """
+    from experiments.data import DATASETS
+
+    entries = []
+    for run in module.runs(settings):
+        data = None
+        if run.get("dataset") in DATASETS:
+            images = context.load(run["dataset"])
+            data = {
+                "name": images.name,
+                "label": images.label,
+                "fingerprint": images.fingerprint,
+            }
+        fingerprint = data["fingerprint"] if data else None
+        path = result_path(out, name, run, fingerprint=fingerprint, dtype=context.dtype)
+        entries.append((run, path, data))
+    return Plan(name, study, settings, entries)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `OutputError` unless files can be made in ``folder``, which is made if missing."""
+    probe = folder / ".write-test"
+    with said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink(missing_ok=True)
+
+
+def finished(path: Path, log: Callable[[str], None]) -> bool:
+    """Whether ``path`` is a whole result; a damaged one is named and counts as not there."""
+    if not path.exists():
+        return False
+    try:
+        read_arrays(path)
+    except ResultError as error:
+        log(f"{error}; the run is computed again")
+        return False
+    return True
+
+
+def execute(
+    module: ModuleType,
+    plan: Plan,
+    context: Context,
+    *,
+    force: bool = False,
+    recorded: dict[str, Any] | None = None,
+) -> Report:
+    """Compute the runs of ``plan`` that have no result; return what became of them.
+
+    A run that fails is listed and the others go on. Runs that another process computes now are
+    waited for at the end, and taken over if that process dies.
+
+    Raises
+    ------
+    OutputError
+        When a result cannot be written, which no other run would survive either.
+    """
+    report = Report()
+    claims.sweep(plan.paths[0].parent)
+    pending = list(plan.entries)
+    n = len(pending)
+    while pending:
+        elsewhere = []
+        for entry in pending:
+            run, path, data = entry
+            if not force and finished(path, context.log):
+                report.skipped.append(path)
+                continue
+            with claims.claimed(path) as mine:
+                if not mine:
+                    elsewhere.append(entry)
+                    continue
+                # Another process may have finished it between the look and the claim.
+                if not force and path.exists() and finished(path, context.log):
+                    report.skipped.append(path)
+                    continue
+                number = plan.paths.index(path) + 1
+                context.log(f"[{number}/{n}] {path.stem}")
+                _one(module, plan.name, run, path, data, context, recorded or {}, report)
+        pending = elsewhere
+        if pending:
+            path = pending[0][1]
+            context.log(f"waiting for {path.stem}, which {claims.owner(path)} computes")
+            claims.wait_for(path)
+            force = False  # what the other process wrote is as new as ours
+    return report
+
+
+def _one(
+    module: ModuleType,
+    name: str,
+    run: dict[str, Any],
+    path: Path,
+    data: dict[str, Any] | None,
+    context: Context,
+    recorded: dict[str, Any],
+    report: Report,
+) -> None:
+    from experiments.machine import PeakMemory, with_seed
+
+    with_seed(int(run.get("seed", 0)))
+    memory = PeakMemory(context.device)
+    start = time.perf_counter()
+    status, message = "done", None
+    try:
+        outcome = module.compute(run, context)
+    except Exception as error:
+        if not _diverged(error):
+            report.failed.append((path, f"{type(error).__name__}: {error}"))
+            context.log(traceback.format_exc())
+            return
+        status, message, outcome = "diverged", str(error), Outcome(metrics={})
+        report.diverged.append(path)
+        context.log(f"diverged: {error}")
+    write_result(
+        path,
+        experiment=name,
+        run=run,
+        outcome=outcome,
+        status=status,
+        message=message,
+        data=data,
+        seconds=time.perf_counter() - start,
+        peak_memory_bytes=memory.host(),
+        peak_memory_is_of_this_run=memory.own,
+        peak_gpu_memory_bytes=memory.gpu(),
+        dtype=context.dtype,
+        **recorded,
+    )
+    report.computed.append(path)
+
+
+def _diverged(error: Exception) -> bool:
+    """Whether ``error`` is `tangent.lazy.DivergenceError`, by name: torch may not be loaded."""
+    return any(kind.__name__ == "DivergenceError" for kind in type(error).__mro__)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of figures and tables, and the results it was drawn from."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any]
+    paths: list[Path]
+
+
+def save_study(plan: Plan, out: Path) -> Study:
+    """Write ``study.json``: which results belong to the command with these settings."""
+    folder = out / plan.name / plan.study
+    settings = jsonable(dataclasses.asdict(plan.settings))
+    names = [path.name for path in plan.paths]
+    text = json.dumps({"settings": settings, "runs": names}, indent=1)
+    write_file(folder / "study.json", (text + "\n").encode())
+    return Study(plan.study, folder, settings, plan.paths)
+
+
+def studies(out: Path, name: str) -> list[Study]:
+    """Studies of an experiment found in ``out``, sorted by name.
+
+    Raises
+    ------
+    ResultError
+        When a ``study.json`` cannot be read; the message names it.
+    """
+    found = []
+    for path in sorted((out / name).glob("*/study.json")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            names, settings = document["runs"], document["settings"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ResultError(f"{path} cannot be read ({error})") from error
+        runs = out / name / "runs"
+        found.append(Study(path.parent.name, path.parent, settings, [runs / n for n in names]))
+    return found
+
+
+def draw_study(module: ModuleType, study: Study) -> list[Path]:
+    """Draw a study's figures and tables from its finished runs; nothing if there is none."""
+    paths = [path for path in study.paths if path.exists()]
+    if not paths:
+        return []
+    results = load_results(paths)
+    with said(study.folder):
+        study.folder.mkdir(parents=True, exist_ok=True)
+        return module.draw(results, study.folder)

@@ -1,0 +1,30 @@
+"""What is said to a user who asked for something that is not there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UsageError", "one_of"]
+
+
+class UsageError(ValueError):
+    """A wrong request, found before any work: the command line answers with status 2."""
+
+
+def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value``, or raise a `UsageError` that suggests the nearest allowed name.
+
+    Parameters
+    ----------
+    what : str
+        What is being named, as in "dataset".
+    value : str
+    allowed : iterable of str
+    """
+    names = list(allowed)
+    if value in names:
+        return value
+    near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"unknown {what} {value!r}: {hint}there is {', '.join(names)}")
