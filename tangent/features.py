@@ -1,0 +1,144 @@
+"""Tangent features: gradients of every output in every parameter, input by input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from tangent.engine.functional import check_inputs, evaluating, one_input, selected_parameters
+
+__all__ = ["tangent_features"]
+
+_BUDGET = 2**28  # bytes of Jacobian held at once where batch_size is not given
+_SLICE = 2**22  # entries of a sketching matrix drawn at once
+
+
+def tangent_features(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    parameters: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    project: int | None = None,
+    sketch: Literal["rademacher", "gaussian"] = "rademacher",
+    generator: torch.Generator | None = None,
+    per_layer: bool = False,
+) -> Float[Tensor, "n k p"] | dict[str, Tensor]:
+    """Gradient of every output with respect to every parameter, one input at a time.
+
+    The empirical tangent kernel is ``einsum("iap,jbp->iajb", phi, phi)`` (Jacot et al. 2018).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Read at its present weights, in evaluation mode, and left as found. May not mix the
+        inputs of a batch.
+    x : Tensor of shape (n, *input)
+        Cast to the dtype and device of the weights where it is floating.
+    parameters : sequence of str, optional
+        Names of parameters or of modules; all by default.
+    batch_size : int, optional
+        Inputs handled at once; bounds the working memory, not the result.
+    project : int, optional
+        Return a random sketch of this dimension instead of the whole gradient: its inner
+        products are those of the features without bias, with an error of order
+        1 / sqrt(project). Applied parameter by parameter to the gradients of one batch, with the
+        sketching matrix drawn in slices.
+    sketch : {"rademacher", "gaussian"}
+        Distribution of the entries of the sketching matrix.
+    generator : torch.Generator, optional
+        A CPU generator that seeds the sketch: the same seed gives the same sketch for any
+        inputs, batch size and device, so that features of two sets can be compared.
+    per_layer : bool
+        Return a dict from parameter name to its features.
+
+    Returns
+    -------
+    phi : Tensor of shape (n, k, p), or dict of such
+        In dtype and device of the weights, no graph, order of ``model.named_parameters()``;
+        p is ``project`` where that is given (with ``per_layer``, for every parameter).
+
+    Raises
+    ------
+    ValueError
+        If an argument breaks its rule.
+    """
+    x = check_inputs(model, x)
+    params = selected_parameters(model, parameters)
+    _check_options(batch_size, project, sketch)
+    seed = _seed(generator) if project is not None else 0
+    batches: dict[str, list[Tensor]] = {name: [] for name in params}
+    for jacobians in jacobian_batches(model, params, x, batch_size):
+        for index, (name, jacobian) in enumerate(jacobians.items()):
+            if project is not None:
+                jacobian = _sketched(jacobian, project, sketch, seed + index)
+            batches[name].append(jacobian)
+    layers = {name: torch.cat(parts) for name, parts in batches.items()}
+    if per_layer:
+        return layers
+    if project is not None:
+        return torch.stack(list(layers.values())).sum(0)
+    return torch.cat(list(layers.values()), dim=2)
+
+
+def jacobian_batches(
+    model: nn.Module, params: dict[str, Tensor], x: Tensor, batch_size: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the Jacobians of consecutive batches: a dict of tensors (b, k, p of the parameter).
+
+    ``torch.func.vmap`` of ``jacrev``: exact for every model that torch.func can trace.
+    """
+    frozen = {name: p.detach() for name, p in model.named_parameters() if name not in params}
+    outputs = one_input(model)
+
+    def selected(chosen: dict[str, Tensor], x_one: Tensor) -> Tensor:
+        return outputs({**chosen, **frozen}, x_one)
+
+    with evaluating(model):
+        if batch_size is None:
+            with torch.no_grad():
+                k = outputs({**params, **frozen}, x[0]).numel()
+            one = k * sum(p.numel() * p.element_size() for p in params.values())
+            batch_size = max(1, _BUDGET // max(1, one))
+        for part in x.split(batch_size):
+            jacobians = vmap(jacrev(selected), in_dims=(None, 0))(params, part)
+            yield {name: j.detach().flatten(start_dim=2) for name, j in jacobians.items()}
+
+
+def _check_options(batch_size: int | None, project: int | None, sketch: str) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if project is not None and project < 1:
+        raise ValueError(f"project must be at least 1; got {project}")
+    if sketch not in ("rademacher", "gaussian"):
+        raise ValueError(f"sketch must be 'rademacher' or 'gaussian'; got {sketch!r}")
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def _sketched(
+    jacobian: Float[Tensor, "n k p"], size: int, sketch: str, seed: int
+) -> Float[Tensor, "n k m"]:
+    """``jacobian @ S / sqrt(size)``, with S drawn from ``seed`` some rows at a time."""
+    n, k, p = jacobian.shape
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    flat = jacobian.reshape(n * k, p)
+    total = flat.new_zeros(n * k, size)
+    rows = max(1, _SLICE // size)
+    for start in range(0, p, rows):
+        part = flat[:, start : start + rows]
+        shape = (part.shape[1], size)
+        if sketch == "gaussian":
+            matrix = torch.randn(shape, generator=generator, dtype=torch.float32)
+        else:
+            bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
+            matrix = bits.mul_(2).sub_(1)
+        total.addmm_(part, matrix.to(total))
+    return total.div_(size**0.5).reshape(n, k, size)
