@@ -1,0 +1,151 @@
+"""What every solver asks of a kernel and its targets, checked and brought into one shape.
+
+A kernel is shared by all outputs, (n, n), or full, (n, k, n, k). Either way the solvers see one
+square matrix and columns of targets: a full kernel has n*k rows and a single column.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GIB = 2.0**30
+
+
+@dataclass(frozen=True)
+class System:
+    """A symmetric kernel matrix in float64 and how targets fold into its columns.
+
+    ``k`` is None for a kernel shared across outputs. ``rounding`` is the relative spacing of
+    the numbers that the kernel came in, before it was converted.
+    """
+
+    matrix: Float[Tensor, "m m"]
+    n: int
+    k: int | None
+    rounding: float
+
+    def columns(self, y: Tensor, name: str = "y") -> Float[Tensor, "m r"]:
+        """Return targets of shape (n,) or (n, k) as float64 columns of the system."""
+        y = torch.as_tensor(y)
+        _check_finite(y, name)
+        allowed = "(n,) or (n, k)" if self.k is None else f"(n, k) with k = {self.k}"
+        wrong = y.ndim not in (1, 2) or len(y) != self.n
+        if self.k is not None:
+            wrong = wrong or y.shape != (self.n, self.k)
+        if wrong:
+            raise ValueError(
+                f"{name} must have shape {allowed} for a kernel of n = {self.n} inputs; "
+                f"got {tuple(y.shape)}"
+            )
+        y = y.to(self.matrix)
+        return y.reshape(-1, 1) if self.k is not None or y.ndim == 1 else y
+
+    def unfold(self, columns: Tensor, like: Tensor) -> Tensor:
+        """Undo `columns`: the last two axes become those of ``like``."""
+        return columns.reshape(*columns.shape[:-2], *like.shape)
+
+    def cross(self, kernel: Tensor, name: str = "cross_kernel") -> Float[Tensor, "q m"]:
+        """Return the kernel between new inputs and these as a float64 matrix."""
+        _check_finite(kernel, name)
+        tail = (self.n,) if self.k is None else (self.k, self.n, self.k)
+        if kernel.ndim != len(tail) + 1 or tuple(kernel.shape[1:]) != tail:
+            raise ValueError(
+                f"{name} must have shape (n_new, {', '.join(map(str, tail))}): new inputs first, "
+                f"the inputs that were fitted second; got {tuple(kernel.shape)}"
+            )
+        return kernel.to(self.matrix).reshape(-1, self.matrix.shape[0])
+
+
+def system(kernel: Tensor, name: str = "kernel") -> System:
+    """Return ``kernel`` checked (shape, finite, symmetric), symmetrized and in float64.
+
+    Raises
+    ------
+    ValueError
+        If the kernel is not of shape (n, n) or (n, k, n, k), not finite, or not symmetric.
+    """
+    kernel = torch.as_tensor(kernel)
+    shape = tuple(kernel.shape)
+    if kernel.ndim not in (2, 4) or shape[: kernel.ndim // 2] != shape[kernel.ndim // 2 :]:
+        raise ValueError(
+            f"{name} must have shape (n, n), shared by all outputs, or (n, k, n, k); got {shape}"
+        )
+    if kernel.numel() == 0:
+        raise ValueError(f"{name} must have at least one input; got shape {shape}")
+    _check_finite(kernel, name)
+    n, k = (shape[0], None) if kernel.ndim == 2 else shape[:2]
+    rounding = torch.finfo(kernel.dtype).eps if kernel.is_floating_point() else 2.0**-52
+    matrix = kernel.reshape(n * (k or 1), -1).to(torch.float64)
+    # Blocks of rows: a second whole matrix of differences would double the memory.
+    asymmetry = max(
+        float((rows - columns.T).abs().max())
+        for rows, columns in zip(matrix.split(1024), matrix.split(1024, dim=1), strict=True)
+    )
+    largest = float(matrix.diagonal().abs().max())
+    if asymmetry > 1e-4 * largest:
+        raise ValueError(
+            f"{name} must be symmetric; its entries and their mirror images differ by up to "
+            f"{asymmetry:.3g} while its diagonal reaches {largest:.3g}; pass the kernel of the "
+            "training inputs with themselves"
+        )
+    if asymmetry:
+        matrix = (matrix + matrix.T) / 2
+    return System(matrix, n, k, rounding)
+
+
+def check_ridge(ridge: float, name: str = "ridge") -> float:
+    """Return ``ridge`` as a float, at least 0 and finite."""
+    ridge = float(ridge)
+    if not 0 <= ridge < float("inf"):
+        raise ValueError(f"{name} must be at least 0 and finite; got {ridge}")
+    return ridge
+
+
+def check_memory(rows: int, copies: int, what: str, instead: str) -> None:
+    """Raise MemoryError if ``copies`` float64 matrices of ``rows`` rows exceed what is free."""
+    free = available_bytes()
+    needed = 8 * copies * rows**2
+    if needed > free:
+        fits = int((free / (8 * copies)) ** 0.5)
+        raise MemoryError(
+            f"{what} on {rows} rows needs {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are "
+            f"free; {fits} rows would fit (a row is an input, or an input and output of a full "
+            f"kernel); {instead}"
+        )
+
+
+def available_bytes() -> float:
+    """Memory that can still be had: the system's, or the control group's where that is less."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        free = 1024.0 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        try:
+            free = 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, OSError, ValueError):
+            return float("inf")
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            free = min(free, float(int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0.0)
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(
+            f"{name} must be finite; {bad} of its {values.numel()} entries are NaN or infinite; "
+            "check the inputs and the weights that it was computed from"
+        )

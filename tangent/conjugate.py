@@ -1,0 +1,215 @@
+"""Conjugate gradients on a kernel that is only ever multiplied with.
+
+The kernel comes as a function of columns, ``product(v)``: a matrix product, or Jacobian-vector
+products over the data in batches, which never form it. Under ``torchrun`` the function sums over
+ranks (`tangent.sharded`), and every rank runs the same iterations on the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangent._system import check_ridge
+from tangent.preconditioner import NystromPreconditioner
+
+__all__ = ["ConjugateGradients", "Iteration", "UnconvergedWarning", "conjugate_gradients"]
+
+Product = Callable[[Tensor], Tensor]
+
+
+class UnconvergedWarning(UserWarning):
+    """The iterations stopped before the tolerance was reached."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One line of the log: residual norm over target norm (the worst column), and seconds."""
+
+    step: int
+    residual: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """Where the iterations ended, and their log.
+
+    ``products`` counts kernel-vector products (columns); ``residual`` is that of the log's last
+    line.
+    """
+
+    coefficients: Tensor
+    converged: bool
+    iterations: int
+    products: int
+    residual: float
+    log: list[Iteration] = field(default_factory=list)
+
+
+def conjugate_gradients(
+    product: Product,
+    y: Tensor,
+    *,
+    ridge: float,
+    preconditioner: NystromPreconditioner | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 1000,
+    initial: Tensor | None = None,
+    method: Literal["columns", "block"] = "columns",
+    callback: Callable[[Iteration], None] | None = None,
+) -> ConjugateGradients:
+    """Solution of ``(kernel + ridge * I) coefficients = y`` by products with the kernel.
+
+    Take it where the kernel does not fit in memory or costs more than some hundred products;
+    otherwise `tangent.kernel_ridge`.
+
+    Parameters
+    ----------
+    product : callable
+        Returns the kernel times a tensor of the shape of ``y`` (of its columns, with
+        ``method="block"``).
+    y : Tensor of shape (m,) or (m, r)
+        Targets; those of a full kernel are flattened to (n * k,) or (n * k, 1).
+    ridge : float
+    preconditioner : NystromPreconditioner, optional
+    tolerance : float
+        Stop when the residual norm of every column is below it times the norm of its target.
+    max_iterations : int
+    initial : Tensor, optional
+        Coefficients to start from, of a neighbouring ridge for example; zero by default.
+    method : {"columns", "block"}
+        ``"block"`` searches in the span of all columns at once (O'Leary 1980, in the form of
+        Dubrulle 2001): fewer iterations with several columns, for r^2 m more arithmetic.
+    callback : callable, optional
+        Called with each `Iteration`, for progress.
+
+    Returns
+    -------
+    ConjugateGradients
+        Coefficients in dtype and device of ``y``.
+
+    Warns
+    -----
+    UnconvergedWarning
+        If ``max_iterations`` was reached first, with the residual that was.
+    """
+    ridge = check_ridge(ridge)
+    if method not in ("columns", "block"):
+        raise ValueError(f"method must be 'columns' or 'block'; got {method!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive; got {tolerance}")
+    if not torch.isfinite(y).all():
+        raise ValueError("y must be finite; it holds NaN or infinite entries")
+    if not y.is_floating_point():
+        raise TypeError(f"y must be of a floating dtype; got {y.dtype}; pass y.double()")
+    columns = y[:, None] if y.ndim == 1 else y
+
+    def system(v: Tensor) -> Tensor:
+        image = product(v.reshape(len(v), *y.shape[1:]) if y.ndim == 1 else v).reshape(v.shape)
+        return image + ridge * v
+
+    start = torch.zeros_like(columns) if initial is None else initial.to(y).reshape(columns.shape)
+    residual = columns - system(start) if initial is not None else columns.clone()
+    run = _columns if method == "columns" else _block
+    scale = columns.norm(dim=0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    result = run(
+        system, start, residual, scale, preconditioner, tolerance, max_iterations, callback
+    )
+    if not result.converged:
+        warnings.warn(
+            f"conjugate gradients stopped at max_iterations={max_iterations} with a relative "
+            f"residual of {result.residual:.3g}, above tolerance={tolerance:.3g}; raise "
+            "max_iterations or ridge, or pass a preconditioner of higher rank",
+            UnconvergedWarning,
+            stacklevel=2,
+        )
+    coefficients = result.coefficients.reshape(y.shape)
+    return ConjugateGradients(
+        coefficients,
+        result.converged,
+        result.iterations,
+        result.products + (columns.shape[1] if initial is not None else 0),
+        result.residual,
+        result.log,
+    )
+
+
+class _Log:
+    def __init__(self, callback):
+        self.lines: list[Iteration] = []
+        self.callback = callback
+        self.start = time.perf_counter()
+
+    def __call__(self, step: int, residual: float) -> None:
+        if residual != residual:
+            raise ValueError(
+                f"conjugate gradients met NaN at iteration {step}: product(v) must be a "
+                "positive semidefinite operator and finite; check the network's outputs"
+            )
+        self.lines.append(Iteration(step, residual, time.perf_counter() - self.start))
+        if self.callback is not None:
+            self.callback(self.lines[-1])
+
+
+def _columns(system, x, r, scale, preconditioner, tolerance, max_iterations, callback):
+    """Preconditioned conjugate gradients, every column on its own but multiplied together."""
+
+    def precondition(v: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
+        return v if preconditioner is None else preconditioner.power(v, -1.0)
+
+    log = _Log(callback)
+    z = precondition(r)
+    p, rho, step, products = z, (r * z).sum(0), 0, 0
+    log(0, float((r.norm(dim=0) / scale).max()))
+    while log.lines[-1].residual > tolerance and step < max_iterations:
+        q = system(p)
+        step, products = step + 1, products + p.shape[1]
+        curvature = (p * q).sum(0)
+        a = torch.where(curvature > 0, rho / curvature, 0.0)  # a finished column stays
+        x = x + a * p
+        r = r - a * q
+        z = precondition(r)
+        new = (r * z).sum(0)
+        p = z + torch.where(rho > 0, new / rho, 0.0) * p
+        rho = new
+        log(step, float((r.norm(dim=0) / scale).max()))
+    last = log.lines[-1].residual
+    return ConjugateGradients(x, last <= tolerance, step, products, last, log.lines)
+
+
+def _block(system, x, r, scale, preconditioner, tolerance, max_iterations, callback):
+    """Block conjugate gradients on the symmetrically preconditioned system.
+
+    The residual block is kept as Q C with orthonormal Q: no breakdown when columns become
+    dependent, as those of one-hot targets are from the start.
+    """
+
+    def root(v: Tensor, exponent: float) -> Tensor:
+        return v if preconditioner is None else preconditioner.power(v, exponent)
+
+    log = _Log(callback)
+    q, c = torch.linalg.qr(root(r, -0.5))
+    s, moved, step, products = q, torch.zeros_like(x), 0, 0
+    log(0, float((r.norm(dim=0) / scale).max()))
+    while log.lines[-1].residual > tolerance and step < max_iterations:
+        image = root(system(root(s, -0.5)), -0.5)
+        step, products = step + 1, products + s.shape[1]
+        core = s.T @ image
+        inverse = torch.linalg.pinv((core + core.T) / 2, hermitian=True)
+        moved = moved + s @ (inverse @ c)
+        q, turn = torch.linalg.qr(q - image @ inverse)
+        s = q + s @ turn.T
+        c = turn @ c
+        log(step, float((root(q @ c, 0.5).norm(dim=0) / scale).max()))
+    last = log.lines[-1].residual
+    x = x + root(moved, -0.5)
+    return ConjugateGradients(x, last <= tolerance, step, products, last, log.lines)
