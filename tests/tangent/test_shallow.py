@@ -1,0 +1,198 @@
+"""Batched students against one student, one loop, weights themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tangent.arccosine import relu_tangent_kernel
+from tangent.shallow import (
+    Displacement,
+    Students,
+    descend,
+    log_spaced_steps,
+    stochastic_descent,
+    student_outputs,
+)
+
+F64 = torch.float64
+
+
+def problem(generator, k=2, s=3, m=6, n=12, d=4, dtype=F64):
+    """Doubled students, Gaussian data; test targets that the training targets tell nothing of."""
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=F64)  # noqa: E731
+    b, a = draw(k, m // 2, d), draw(k, m // 2)
+    hidden, output = torch.cat([b, b], 1), torch.cat([a, -a], 1)
+    alpha = torch.logspace(-1, 2, s, dtype=F64).expand(k, s)
+    x, x_test = draw(k, n, d), draw(k, 5, d)
+    y, y_test = x[:, :, 0].sin(), draw(k, 5) / 3
+    students = Students(hidden.to(dtype), output.to(dtype), alpha.to(dtype))
+    return students, *(t.to(dtype) for t in (x, y, x_test, y_test))
+
+
+def one_student(a, b, alpha, x, y, step, n_steps):
+    """Gradient descent on F_alpha in the weights themselves, by autograd."""
+    w = [b.clone().requires_grad_(), a.clone().requires_grad_()]
+    losses = []
+    for t in range(n_steps):
+        f = alpha * torch.relu(x @ w[0].T) @ w[1]
+        loss = ((f - y) ** 2).mean() / 2
+        losses.append(float(loss.detach()))
+        grads = torch.autograd.grad(loss / alpha**2, w)
+        if t < n_steps - 1:
+            w = [(p - step * g).detach().requires_grad_() for p, g in zip(w, grads, strict=True)]
+    return [p.detach() for p in w], losses
+
+
+def test_the_doubled_student_is_exactly_zero_at_the_start(generator):
+    students, x, *_ = problem(generator)
+    start = Displacement(torch.zeros(2, 3, 6, 4, dtype=F64), torch.zeros(2, 3, 6, dtype=F64))
+    assert bool((student_outputs(students, start, x) == 0).all())
+
+
+@given(seed=st.integers(0, 2**32 - 1), together=st.integers(1, 7))
+def test_every_student_follows_its_own_loop(seed, together):
+    students, x, y, x_test, y_test = problem(torch.Generator().manual_seed(seed))
+    step = torch.tensor([[0.02, 0.05, 0.1]], dtype=F64).expand(2, 3)
+    result = descend(
+        students, x, y, step, 30, x_test=x_test, y_test=y_test, records=200, together=together
+    )
+    assert result.steps == tuple(range(30))
+    for k in range(2):
+        for s in range(3):
+            alpha = students.alpha[k, s]
+            (b, a), losses = one_student(
+                students.output[k], students.hidden[k], alpha, x[k], y[k], step[k, s], 30
+            )
+            u = result.displacement
+            torch.testing.assert_close(u.hidden[k, s] / alpha, b - students.hidden[k])
+            torch.testing.assert_close(u.output[k, s] / alpha, a - students.output[k])
+            torch.testing.assert_close(result.train_loss[k, s], torch.tensor(losses, dtype=F64))
+
+
+def test_the_best_test_loss_is_the_smallest_of_the_path(generator):
+    students, x, y, x_test, y_test = problem(generator)
+    step = torch.full((2, 3), 0.05, dtype=F64)
+    result = descend(students, x, y, step, 60, x_test=x_test, y_test=y_test, records=500)
+    torch.testing.assert_close(result.best_test_loss, result.test_loss.amin(-1))
+    assert bool((result.best_test_loss < result.test_loss[..., -1]).any())  # some overfit
+
+
+def test_infinite_alpha_is_the_exact_kernel_solution(generator):
+    students, x, y, x_test, _ = problem(generator, s=1)
+    linear = Students(students.hidden, students.output, torch.full((2, 1), math.inf, dtype=F64))
+    n, steps, step = x.shape[1], 400, 0.05
+    result = descend(linear, x, y, torch.full((2, 1), step, dtype=F64), steps + 1)
+    f = student_outputs(linear, result.displacement, x_test)[:, 0]
+    for k in range(2):
+        weights = students.output[k], students.hidden[k]
+        values, vectors = torch.linalg.eigh(relu_tangent_kernel(*weights, x[k], x[k]) / n)
+        values = values.clamp(min=1e-14)
+        done = (1 - (1 - step * values) ** steps) / values
+        dual = vectors @ (done * (vectors.T @ y[k])) / n
+        expected = relu_tangent_kernel(*weights, x_test[k], x[k]) @ dual
+        torch.testing.assert_close(f[k], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_large_alpha_approaches_the_linearized_student_at_rate_one_over_alpha(generator):
+    _, x, y, *_ = problem(generator, k=1, s=1)
+    # not doubled: there the term of second order in function space cancels
+    hidden, output = torch.randn(1, 6, 4, generator=generator, dtype=F64), torch.ones(1, 6)
+    step = torch.full((1, 1), 0.05, dtype=F64)
+
+    def outputs(alpha):
+        scaled = Students(hidden, output.to(F64), torch.full((1, 1), alpha, dtype=F64))
+        return student_outputs(scaled, descend(scaled, x, y, step, 50).displacement, x)
+
+    gaps = [float((outputs(a) - outputs(math.inf)).norm()) for a in (1e3, 1e4, 1e5)]
+    assert gaps[0] > 5 * gaps[1] > 25 * gaps[2] > 0
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e4, 1e7])
+def test_float32_stays_near_float64_at_every_alpha(generator, alpha):
+    students, x, y, *_ = problem(generator, s=1)
+    students = Students(students.hidden, students.output, torch.full((2, 1), alpha, dtype=F64))
+    step = torch.full((2, 1), 0.05, dtype=F64)
+    exact = descend(students, x, y, step, 200).train_loss[..., -1]
+    single = Students(students.hidden.float(), students.output.float(), students.alpha.float())
+    near = descend(single, x.float(), y.float(), step.float(), 200).train_loss[..., -1]
+    # 200 steps of rounding at 6e-8; a subtraction of outputs would leave alpha * 1e-7
+    torch.testing.assert_close(near, exact, rtol=1e-3, atol=0)
+
+
+def test_a_diverging_student_leaves_the_others_alone(generator):
+    students, x, y, *_ = problem(generator)
+    calm = torch.full((2, 3), 0.02, dtype=F64)
+    wild = calm.clone()
+    wild[0, 1] = 1e3
+    expected = descend(students, x, y, calm, 60).train_loss
+    loss = descend(students, x, y, wild, 60).train_loss
+    assert not math.isfinite(loss[0, 1, -1])
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[0, 1] = False
+    torch.testing.assert_close(loss[others], expected[others])
+
+
+def test_the_path_starts_at_zero_and_ends_at_the_displacement(generator):
+    students, x, y, *_ = problem(generator)
+    result = descend(students, x, y, torch.full((2, 3), 0.05, dtype=F64), 40, keep_path=True)
+    assert result.path_hidden.shape == (2, 3, len(result.steps), 6, 4)
+    assert not result.path_hidden[:, :, 0].any()
+    torch.testing.assert_close(result.path_output[:, :, -1], result.displacement.output)
+
+
+def test_stochastic_descent_on_the_same_batch_is_descent(generator):
+    students, x, y, *_ = problem(generator)
+    step = torch.full((2, 3), 0.05, dtype=F64)
+    u, losses = stochastic_descent(students, lambda: (x, y), step, 30, window=10)
+    expected = descend(students, x, y, step, 31, records=200)
+    torch.testing.assert_close(u.hidden, expected.displacement.hidden)
+    windows = expected.train_loss[..., :30].unflatten(-1, (3, 10)).mean(-1)
+    torch.testing.assert_close(losses, windows)
+
+
+def test_the_metric_multiplies_the_step_of_the_hidden_weights(generator):
+    students, x, y, *_ = problem(generator)
+    step = torch.full((2, 3), 0.05, dtype=F64)
+    plain, _ = stochastic_descent(students, lambda: (x, y), step, 1)
+    scaled, _ = stochastic_descent(students, lambda: (x, y), step, 1, metric=7.0)
+    torch.testing.assert_close(scaled.hidden, 7 * plain.hidden)
+    torch.testing.assert_close(scaled.output, plain.output)
+
+
+def test_steps_kept_are_increasing_and_reach_both_ends():
+    steps = log_spaced_steps(10_000, 50)
+    assert steps[0] == 0
+    assert steps[-1] == 9_999
+    assert list(steps) == sorted(set(steps))
+    assert 30 < len(steps) <= 51
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"n_steps": 0}, "n_steps must be at least 1; got 0"), ({"y_test": None}, "go together")],
+)
+def test_wrong_arguments_are_named(generator, change, message):
+    students, x, y, x_test, y_test = problem(generator)
+    options = {"n_steps": 3, "x_test": x_test, "y_test": y_test} | change
+    with pytest.raises(ValueError, match=message):
+        descend(students, x, y, torch.full((2, 3), 0.1, dtype=F64), **options)
+
+
+def test_an_uncentred_student_starts_at_its_own_output(generator):
+    students, x, *_ = problem(generator)
+    plain = Students(students.hidden, students.output.abs(), students.alpha, centred=False)
+    start = Displacement(torch.zeros(2, 3, 6, 4, dtype=F64), torch.zeros(2, 3, 6, dtype=F64))
+    for k in range(2):
+        h = torch.relu(x[k] @ plain.hidden[k].T) @ plain.output[k]
+        torch.testing.assert_close(student_outputs(plain, start, x)[k], plain.alpha[k, :, None] * h)
+
+
+def test_alpha_must_be_positive(generator):
+    students, *_ = problem(generator)
+    with pytest.raises(ValueError, match="alpha must be positive; got a smallest of 0"):
+        Students(students.hidden, students.output, torch.zeros(2, 3, dtype=F64))
