@@ -197,15 +197,11 @@ def _run(
     if options.dry_run:
         return _dry_run(plan, options.force)
 
-    from experiments.machine import provenance, resolve_device, settled
-
-    context = dataclasses.replace(context, device=resolve_device(options.device))
-    report = None
-    with settled(options.threads) as threads:
-        recorded = {"command": _command([name, *argv]), **provenance(context.device, threads)}
-        made = runner.save_study(plan, options.out)
+    made = runner.save_study(plan, options.out)
+    report = runner.Report(skipped=plan.paths)
+    if options.force or not all(runner.finished(path, _say) for path in plan.paths):
         try:
-            report = runner.execute(module, plan, context, force=options.force, recorded=recorded)
+            report = _compute(module, plan, context, options, argv=[name, *argv])
         except KeyboardInterrupt:
             done = sum(path.exists() for path in plan.paths)
             _say(
@@ -213,8 +209,21 @@ def _run(
                 f"{options.out / name}; the same command goes on from there"
             )
             return 130
-        _show(runner.draw_study(module, made))
+    _show(runner.draw_study(module, made))
     return _account(report)
+
+
+def _compute(
+    module: ModuleType, plan: Any, context: Context, options: RunOptions, argv: list[str]
+) -> Any:
+    """Compute what is missing. Here torch is imported, and no earlier."""
+    from experiments import runner
+    from experiments.machine import provenance, resolve_device, settled
+
+    context = dataclasses.replace(context, device=resolve_device(options.device))
+    with settled(options.threads) as threads:
+        recorded = {"command": _command(argv), **provenance(context.device, threads)}
+        return runner.execute(module, plan, context, force=options.force, recorded=recorded)
 
 
 def _dry_run(plan: Any, force: bool) -> int:
@@ -227,7 +236,8 @@ def _dry_run(plan: Any, force: bool) -> int:
 
 
 def _account(report: Any) -> int:
-    """Say which runs did not give a number; the exit status."""
+    """Say what became of the runs; the exit status."""
+    _say(f"{len(report.computed)} runs computed, {len(report.skipped)} were finished before")
     for path in report.diverged:
         _say(f"diverged: {path}")
     for path, reason in report.failed:
@@ -297,8 +307,7 @@ def _report(argv: list[str]) -> int:
     from experiments import report
 
     out = _parse(_OutOptions, argv, "report").out
-    _show_paths = report.page(out)
-    for path in _show_paths:
+    for path in report.page(out):
         print(path)
     return 0
 

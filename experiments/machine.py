@@ -41,7 +41,7 @@ def settled(threads: int | None = None) -> Iterator[int]:
     import threadpoolctl
     import torch
 
-    fill = torch.utils.deterministic  # type: ignore[attr-defined]
+    fill: Any = torch.utils.deterministic
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),

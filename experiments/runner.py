@@ -16,19 +16,27 @@ from experiments import claims
 from experiments.results import (
     Context,
     Outcome,
-    OutputError,
     ResultError,
     jsonable,
     load_results,
     read_arrays,
-    read_result,
     result_path,
     said,
     write_file,
     write_result,
 )
 
-__all__ = ["Plan", "Study", "check_writable", "draw_study", "execute", "plan", "studies"]
+__all__ = [
+    "Plan",
+    "Report",
+    "Study",
+    "check_writable",
+    "draw_study",
+    "execute",
+    "finished",
+    "plan",
+    "studies",
+]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""The classifier that a run of Figure 3(b) names, and what is read off it once fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["classifier", "size", "stability"]
+
+
+def classifier(
+    run: dict[str, Any], image_shape: tuple[int, int, int], *, device: str, dtype: str
+) -> Any:
+    """Return the unfitted scikit-learn classifier of a run.
+
+    Parameters
+    ----------
+    run : dict
+        From ``experiments.fig3b.runs``.
+    image_shape : (channels, height, width)
+    device, dtype : str
+        Of the networks; the other methods choose their own.
+    """
+    method, seed = run["method"], run["seed"]
+    if "model" in run:
+        from tangent import LazyClassifier
+
+        keys = ("model", "alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
+        return LazyClassifier(
+            **{key: run[key] for key in (*keys, "momentum", "batch_size", "augment")},
+            image_shape=image_shape,
+            device=device,
+            dtype=dtype,
+            random_state=seed,
+        )
+    import baselines
+
+    if method == "random-features":
+        return baselines.random_patch_classifier(
+            image_shape=image_shape, n_filters=run["n_filters"], random_state=seed
+        )
+    if method == "scattering":
+        return baselines.scattering_classifier(image_shape=image_shape, scale=run["scale"])
+    return baselines.gaussian_kernel_classifier(n_components=run["n_components"], random_state=seed)
+
+
+def size(model: Any) -> int:
+    """Parameters of a fitted network; features of any other fitted classifier."""
+    if hasattr(model, "n_parameters_"):
+        return int(model.n_parameters_)
+    return int(model[-1].n_features_in_)
+
+
+def stability(model: Any, X: np.ndarray) -> dict[str, float] | None:
+    """Fraction of activations that keep their sign, layer by layer; None without a network."""
+    if not hasattr(model, "stability_of_activations"):
+        return None
+    return {str(k): float(v) for k, v in model.stability_of_activations(X).items()}

@@ -1,0 +1,201 @@
+"""Figure 3(b): networks, lazy networks and linearized networks beside fixed representations.
+
+Chizat, Oyallon and Bach 2019, Section 3.2. Every method is a scikit-learn classifier, fitted on
+the same images; the paper's numbers stand beside ours and are marked.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.results import Context, Outcome
+from experiments.usage import UsageError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "Figure 3(b): lazy and linearized CNNs beside random features, scattering and kernels"
+
+METHODS = (
+    "vgg11",
+    "vgg11-lazy",
+    "vgg11-linear",
+    "resnet18",
+    "resnet18-lazy",
+    "resnet18-linear",
+    "random-features",
+    "scattering",
+    "gaussian",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of Figure 3(b)."""
+
+    dataset: str = "digits"
+    """digits (comes with scikit-learn) or cifar10"""
+    methods: tuple[str, ...] = METHODS
+    """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
+    (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian"""
+    seeds: tuple[int, ...] = (0, 1)
+    """a run each: the seed draws images, initial weights, batches and random features"""
+    n_train: int | None = 1000
+    """training images, every class in its share; None takes all"""
+    n_test: int | None = 500
+    """test images"""
+    lazy_alpha: float = 1e7
+    """the scale of the lazy rows"""
+    vgg11_width: float = 0.125
+    """channels of VGG-11 as a multiple of the original's"""
+    resnet18_width: float = 0.125
+    """channels of ResNet-18 as a multiple of the original's"""
+    vgg11_gain: float = 1.3
+    """Xavier gain of VGG-11's weights"""
+    resnet18_gain: float = 1.2
+    """Xavier gain of ResNet-18's weights"""
+    loss: Literal["cross_entropy", "square"] = "cross_entropy"
+    """cross entropy or square loss, scaled by 1/alpha^2"""
+    epochs: int = 10
+    """passes over the training images at alpha = 1"""
+    lazy_epochs: int = 10
+    """passes of the lazy and linearized networks"""
+    lr: float = 0.01
+    """learning rate at alpha = 1"""
+    lazy_lr: float | Literal["auto"] = "auto"
+    """learning rate of the lazy and linearized networks; auto measures the largest stable one"""
+    lr_decay: float = 0.0
+    """beta in lr / (1 + beta t), t in epochs"""
+    momentum: float = 0.9
+    """heavy-ball momentum"""
+    batch_size: int = 32
+    """images a step"""
+    augment: bool = False
+    """random crops and flips"""
+    n_filters: int = 128
+    """filters of the random features"""
+    scattering_scale: int = 2
+    """J: the scattering averages over 2^J pixels"""
+    n_components: int = 1000
+    """landmarks of the Gaussian kernel"""
+
+
+PRESETS = {
+    "smoke": Settings(
+        seeds=(0,),
+        n_train=60,
+        n_test=40,
+        vgg11_width=0.03,
+        resnet18_width=0.03,
+        epochs=1,
+        lazy_epochs=1,
+        n_filters=16,
+        n_components=30,
+    ),
+    "laptop": Settings(),
+    "laptop/cifar10": Settings(
+        dataset="cifar10",
+        n_train=5000,
+        n_test=2000,
+        n_filters=256,
+        n_components=2000,
+    ),
+    # Section 3.2 and the published code; loss, widths, batch size and rates of the wide networks.
+    "paper": Settings(
+        dataset="cifar10",
+        n_train=None,
+        n_test=None,
+        vgg11_width=8,
+        resnet18_width=7,
+        epochs=70,
+        lazy_epochs=70,
+        lr=0.01,
+        lazy_lr=1.0,
+        lr_decay=1 / 3,
+        batch_size=8,
+        n_filters=4096,
+        n_components=4000,
+    ),
+}
+
+_NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    """One run a method and a seed; the first seed of all methods comes first."""
+    for method in settings.methods:
+        one_of("method", method, METHODS)
+    if not settings.methods or not settings.seeds:
+        raise UsageError("--methods and --seeds need one value at least")
+    return [_run(settings, method, seed) for seed in settings.seeds for method in settings.methods]
+
+
+def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
+    """What determines the result of one method: its own settings and no others."""
+    run: dict[str, Any] = {
+        "dataset": settings.dataset,
+        "method": method,
+        "n_train": settings.n_train,
+        "n_test": settings.n_test,
+        "seed": seed,
+    }
+    model, _, kind = method.partition("-")
+    if model not in _NETWORKS:
+        own = {
+            "random-features": {"n_filters": settings.n_filters},
+            "scattering": {"scale": settings.scattering_scale},
+            "gaussian": {"n_components": settings.n_components},
+        }
+        return {**run, **own[method]}
+    alpha = {"": 1.0, "lazy": settings.lazy_alpha, "linear": math.inf}[kind]
+    return {
+        **run,
+        "model": model,
+        "alpha": alpha,
+        "width": getattr(settings, f"{model}_width"),
+        "gain": getattr(settings, f"{model}_gain"),
+        "loss": settings.loss,
+        "epochs": settings.lazy_epochs if kind else settings.epochs,
+        "lr": settings.lazy_lr if kind else settings.lr,
+        "lr_decay": settings.lr_decay,
+        "momentum": settings.momentum,
+        "batch_size": settings.batch_size,
+        "augment": settings.augment,
+    }
+
+
+def compute(run: dict[str, Any], context: Context) -> Outcome:
+    """Fit one classifier and score it on its training and test images."""
+    from experiments.classifiers import classifier, size, stability
+
+    data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
+    X, y, X_test, y_test = data.arrays()
+    model = classifier(run, data.image_shape, device=context.device, dtype=context.dtype)
+    start = time.perf_counter()
+    model.fit(X, y)
+    metrics = {
+        "fit_seconds": time.perf_counter() - start,
+        "train_accuracy": float(model.score(X, y)),
+        "test_accuracy": float(model.score(X_test, y_test)),
+        "size": size(model),
+    }
+    layers = stability(model, X_test)
+    if layers is None:
+        return Outcome(metrics)
+    metrics["stability"] = sum(layers.values()) / len(layers)
+    return Outcome(metrics, curves={"layers": list(layers), "stability": list(layers.values())})
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the figure and the table."""
+    from experiments import plots
+    from experiments.fig3b_figure import accuracies, accuracy_table
+    from experiments.report import write_table
+
+    paths = write_table(accuracy_table(results), folder, "fig3b")
+    with plots.style():
+        return paths + plots.save_figure(accuracies(results), folder, "fig3b")

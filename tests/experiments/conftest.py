@@ -1,0 +1,54 @@
+"""The toy experiment, in the table of experiments while a test runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import registry
+
+ROOT = Path(__file__).parents[2]
+# What `python -m experiments` does, with the toy in the table.
+_MAIN = """
+import sys
+from experiments import cli, registry
+registry.EXPERIMENTS["toy"] = "tests.experiments.toy"
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    from tests.experiments import toy
+
+    monkeypatch.setitem(registry.EXPERIMENTS, "toy", "tests.experiments.toy")
+    return toy
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """``start(*words)`` runs the command line, with the toy in it, in a process of its own."""
+    started = []
+
+    def _start(*words, **more):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more.pop("env", {})}
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN, *map(str, words)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+        started.append(process)
+        return process
+
+    yield _start
+    for process in started:
+        process.kill()
+        process.communicate()

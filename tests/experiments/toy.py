@@ -1,0 +1,61 @@
+"""A small experiment: squares of numbers, with ways to fail that the tests need."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.report import Table, write_table
+from experiments.results import Outcome
+from experiments.usage import UsageError
+
+SUMMARY = "squares of numbers"
+
+
+class DivergenceError(ArithmeticError):
+    """Has the name of the one that training raises."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the toy."""
+
+    numbers: tuple[int, ...] = (1, 2, 3)
+    """what is squared"""
+    seconds: float = 0.0
+    """how long a run takes"""
+
+
+PRESETS = {"smoke": Settings(), "laptop": Settings((1, 2, 3, 4))}
+
+
+def runs(settings):
+    if not settings.numbers:
+        raise UsageError("--numbers needs one value at least")
+    return [{"number": n, "seconds": settings.seconds} for n in settings.numbers]
+
+
+def compute(run, context):
+    if counter := os.environ.get("TOY_COUNTER"):
+        with Path(counter).open("a") as file:
+            file.write(f"{run['number']}\n")
+    if run["number"] == 13:
+        raise RuntimeError("thirteen does not work")
+    if run["number"] == 14:
+        raise DivergenceError("loss is inf at step 3")
+    time.sleep(run["seconds"])
+    noise = float(np.random.rand())  # noqa: NPY002
+    return Outcome(
+        {"square": run["number"] ** 2, "noise": noise, "nothing": float("nan")},
+        curves={"powers": [run["number"] ** k for k in range(4)]},
+        arrays={"ramp": np.arange(run["number"])},
+    )
+
+
+def draw(results, folder):
+    frame = results[["number", "square"]] if "square" in results else results[["number"]]
+    return write_table(Table("Squares", frame, frame), folder, "toy")
