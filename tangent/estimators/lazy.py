@@ -1,0 +1,396 @@
+"""Lazily trained networks as scikit-learn estimators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from tangent.batches import Inputs
+from tangent.difference import ScaledDifference
+from tangent.estimators._common import (
+    INPUT_DTYPES,
+    built_network,
+    flat_rows,
+    normalization,
+    normalized_inputs,
+    parameter_count,
+    row_shape,
+    torch_device,
+    torch_dtype,
+    torch_generator,
+)
+from tangent.lazy import LazySettings, outputs, stability_of_activations, train
+from tangent.learning_rate import stability_edge
+from tangent.losses import Loss, loss_named
+
+__all__ = ["LazyClassifier", "LazyRegressor"]
+
+# Of the heavy-ball edge of one mini-batch. Mini-batches differ and momentum remembers: at half of
+# the edge VGG-11 oscillates, at a tenth every alpha trains.
+_AUTO_FRACTION = 0.1
+
+
+class _Lazy(BaseEstimator):
+    """What classifier and regressor share: the network, its training and its outputs."""
+
+    # Set by the subclasses' __init__, which scikit-learn reads the parameters from.
+    model: Any
+    alpha: Any
+    width: Any
+    gain: Any
+    lr: Any
+    momentum: Any
+    lr_decay: Any
+    epochs: Any
+    batch_size: Any
+    augment: Any
+    image_shape: Any
+    normalize: Any
+    device: Any
+    dtype: Any
+    random_state: Any
+    verbose: Any
+
+    def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
+        generator = torch_generator(self.random_state)
+        self.input_shape_ = row_shape(self.image_shape, X.shape[1])
+        if self.augment and len(self.input_shape_) != 3:
+            raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
+        self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
+        model = built_network(
+            self.model,
+            self.input_shape_,
+            k,
+            width=self.width,
+            gain=self.gain,
+            generator=generator,
+        )
+        module = ScaledDifference(model.to(dtype), self.alpha).to(device)
+        inputs = self._inputs(X, device, dtype)
+        self._check_outputs(module, inputs, k)
+        settings = self._settings(module, inputs, loss, generator)
+        history = train(
+            module,
+            inputs,
+            targets(dtype).to(device),
+            settings,
+            generator=generator,
+            progress=bool(self.verbose),
+        )
+        self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
+        self.lr_ = settings.lr
+        self.n_iter_ = settings.epochs
+        self.n_parameters_ = parameter_count(module.network)
+        self.module_ = module.cpu()
+
+    def _settings(self, module, inputs: Inputs, loss: Loss, generator) -> LazySettings:
+        options: dict[str, Any] = {
+            "loss": loss.name,
+            "momentum": self.momentum,
+            "decay": self.lr_decay,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "augment": self.augment,
+        }
+        if not (self.lr == "auto" or isinstance(self.lr, int | float)):
+            raise ValueError(f"lr must be a positive number or 'auto'; got {self.lr!r}")
+        LazySettings(**options)  # the other settings, before anything is computed
+        if self.lr != "auto":
+            return LazySettings(lr=float(self.lr), **options)
+        some = torch.randperm(len(inputs), generator=generator)[: self.batch_size]
+        edge = stability_edge(
+            module,
+            inputs.batch(some.to(inputs.x.device)),
+            loss,
+            momentum=self.momentum,
+            generator=generator,
+        )
+        self.stability_edge_ = edge
+        # Below alpha = 1 the weights move so far that the kernel grows with the outputs.
+        lr = _AUTO_FRACTION * min(1.0, self.alpha) * edge if math.isfinite(edge) else 1.0
+        return LazySettings(lr=lr, **options)
+
+    def _check_outputs(self, module: ScaledDifference, inputs: Inputs, k: int) -> None:
+        with torch.no_grad():
+            shape = tuple(module.network(inputs.batch(slice(0, 1))).shape)
+        if shape != (1, k):
+            raise ValueError(
+                f"model must return (n, {k}) outputs for this problem; got {shape} for one input"
+            )
+
+    def _inputs(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Inputs:
+        shape = self.input_shape_
+        return normalized_inputs(X, shape, self.mean_, self.scale_, device, dtype)
+
+    def _checked_inputs(self, X) -> Inputs:
+        check_is_fitted(self)
+        X = validate_data(self, flat_rows(X), dtype=INPUT_DTYPES, reset=False)
+        return self._inputs(X, torch_device(self.device), torch_dtype(self.dtype))
+
+    def _outputs(self, X) -> np.ndarray:
+        inputs = self._checked_inputs(X)
+        module = self.module_.to(inputs.x.device)
+        return outputs(module, inputs).double().cpu().numpy()
+
+    def stability_of_activations(self, X) -> dict[str, float]:
+        """Fraction of gate decisions on ``X`` that training left as at initialization.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+
+        Returns
+        -------
+        dict
+            From each ReLU's and max pooling's name to a fraction in [0, 1]; empty for networks
+            without such gates (see `tangent.lazy.stability_of_activations`).
+        """
+        inputs = self._checked_inputs(X)
+        return stability_of_activations(self.module_.to(inputs.x.device), inputs)
+
+
+class LazyClassifier(ClassifierMixin, _Lazy):
+    """Classifier: a network scaled by alpha, centred at initialization, trained by SGD.
+
+    It learns the scaled displacement delta = alpha (w - w0) by difference propagation, which keeps
+    float32's digits at every alpha; ``alpha=math.inf`` is the explicit linearized model.
+
+    Parameters
+    ----------
+    model : str, nn.Module or callable, default="mlp"
+        "vgg11", "resnet18", "mlp", a module (copied; its present weights are w0), or a factory
+        ``(input_shape, n_outputs, generator) -> nn.Module``.
+    alpha : float, default=math.inf
+        Scale of the model, positive. At 1 the network trains as usual (but centred), from about
+        1e4 on it is lazy.
+    width : float, default=1.0
+        Multiplies the channels or hidden units of a network given by name.
+    gain : float, optional
+        Gain of the Xavier initialization of a network given by name; its own default if None.
+    loss : {"cross_entropy", "square"}, default="cross_entropy"
+        Of the scaled output, divided by alpha**2.
+    lr : float or "auto", default="auto"
+        Learning rate of delta, with the same meaning at every alpha. "auto" takes a tenth of
+        the stability edge of the linearized problem, measured on one mini-batch (times alpha
+        below 1).
+    momentum : float, default=0.9
+    lr_decay : float, default=0.0
+        beta of the schedule lr / (1 + beta * epoch).
+    epochs : int, default=70
+    batch_size : int, default=128
+    augment : bool, default=False
+        Random crops and mirror images; needs ``image_shape``.
+    image_shape : tuple of int, optional
+        (channels, height, width) of a row of X; None takes rows as vectors.
+    normalize : bool, default=True
+        Subtract the training mean and divide by the standard deviation, by channel of images or
+        by feature.
+    device : str, default="auto"
+    dtype : {"float32", "float64", "bfloat16"}, default="float32"
+    random_state : int, RandomState instance or None, default=None
+        Weights, order of the data and augmentation. An int gives the same model twice.
+    verbose : bool, default=False
+        A progress bar on standard error.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+    module_ : ScaledDifference
+        The trained model, on the CPU.
+    history_ : dict of ndarray
+        loss, lr and seconds, an entry an epoch.
+    lr_ : float
+        The learning rate used.
+    stability_edge_ : float
+        Only with ``lr="auto"``.
+    n_iter_, n_parameters_, n_features_in_ : int
+    input_shape_, mean_, scale_
+        Shape of one input and its normalization.
+
+    Raises
+    ------
+    tangent.lazy.DivergenceError
+        In `fit`, when the loss is no longer finite.
+
+    Notes
+    -----
+    Source: Chizat et al. 2019, Section 3.2. ``predict_proba`` exists with cross entropy; outputs
+    under the square loss are scores.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from tangent import LazyClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> LazyClassifier(alpha=1e4, epochs=20, random_state=0).fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    def __init__(
+        self,
+        model="mlp",
+        *,
+        alpha=math.inf,
+        width=1.0,
+        gain=None,
+        loss="cross_entropy",
+        lr="auto",
+        momentum=0.9,
+        lr_decay=0.0,
+        epochs=70,
+        batch_size=128,
+        augment=False,
+        image_shape=None,
+        normalize=True,
+        device="auto",
+        dtype="float32",
+        random_state=None,
+        verbose=False,
+    ):
+        self.model = model
+        self.alpha = alpha
+        self.width = width
+        self.gain = gain
+        self.loss = loss
+        self.lr = lr
+        self.momentum = momentum
+        self.lr_decay = lr_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.augment = augment
+        self.image_shape = image_shape
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y):
+        """Train from initialization; an earlier fit is forgotten.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features) or (n, c, h, w)
+            Finite numbers; uint8 images are kept as bytes on the device.
+        y : array-like of shape (n,)
+            At least two classes.
+
+        Returns
+        -------
+        self
+        """
+        X, y = validate_data(self, flat_rows(X), y, dtype=INPUT_DTYPES)
+        check_classification_targets(y)
+        loss = loss_named(self.loss)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(
+                f"y must have at least two classes; got one class, {self.classes_[0]!r}"
+            )
+
+        def targets(dtype: torch.dtype) -> Tensor:
+            return loss.targets(torch.from_numpy(labels.astype(np.int64)), k, dtype)
+
+        self._fit(X, k, loss, targets)
+        return self
+
+    def decision_function(self, X) -> np.ndarray:
+        """Scaled, centred outputs: shape (n, k), or (n,) for two classes (their difference)."""
+        scores = self._outputs(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X) -> np.ndarray:
+        """Class of the largest output, in the labels that ``fit`` saw; shape (n,)."""
+        scores = self._outputs(X)
+        return self.classes_[scores.argmax(axis=1)]
+
+    @available_if(lambda self: self.loss == "cross_entropy")
+    def predict_proba(self, X) -> np.ndarray:
+        """Softmax of the outputs; shape (n, k), rows sum to 1. Only with cross entropy."""
+        return torch.softmax(torch.from_numpy(self._outputs(X)), dim=1).numpy()
+
+
+class LazyRegressor(RegressorMixin, _Lazy):
+    """Regressor: a network scaled by alpha, centred at initialization, trained by SGD.
+
+    Targets are centred and scaled to unit variance for training (by output) and predictions are
+    scaled back. Parameters are those of `LazyClassifier`, the loss is the square loss.
+
+    Attributes
+    ----------
+    y_mean_, y_scale_ : ndarray of shape (k,)
+    module_, history_, lr_, stability_edge_, n_iter_, n_parameters_, n_features_in_
+        As in `LazyClassifier`.
+    """
+
+    def __init__(
+        self,
+        model="mlp",
+        *,
+        alpha=math.inf,
+        width=1.0,
+        gain=None,
+        lr="auto",
+        momentum=0.9,
+        lr_decay=0.0,
+        epochs=70,
+        batch_size=128,
+        augment=False,
+        image_shape=None,
+        normalize=True,
+        device="auto",
+        dtype="float32",
+        random_state=None,
+        verbose=False,
+    ):
+        self.model = model
+        self.alpha = alpha
+        self.width = width
+        self.gain = gain
+        self.lr = lr
+        self.momentum = momentum
+        self.lr_decay = lr_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.augment = augment
+        self.image_shape = image_shape
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y):
+        """Train from initialization; y has shape (n,) or (n, k). Returns self."""
+        X, y = validate_data(
+            self, flat_rows(X), y, dtype=INPUT_DTYPES, multi_output=True, y_numeric=True
+        )
+        rows = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+        self.y_mean_ = rows.mean(axis=0)
+        scale = rows.std(axis=0)
+        self.y_scale_ = np.where(scale > 0, scale, 1.0)
+        standardized = torch.from_numpy((rows - self.y_mean_) / self.y_scale_)
+        self._one_output = np.ndim(y) == 1
+        self._fit(X, rows.shape[1], loss_named("square"), standardized.to)
+        return self
+
+    def predict(self, X) -> np.ndarray:
+        """Predicted targets, of the shape that ``fit`` saw."""
+        predicted = self._outputs(X) * self.y_scale_ + self.y_mean_
+        return predicted[:, 0] if self._one_output else predicted
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
