@@ -1,0 +1,225 @@
+"""Ready classifiers: features and a head, read in blocks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.kernel_approximation import Nystroem, RBFSampler
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from baselines.gaussian import GaussianKernelHead
+from baselines.images import checked_image_shape, mirrored
+from baselines.linear import Block, RidgeHead, checked_classes, weights_of
+from baselines.random_features import RandomPatchFeatures
+from baselines.scattering import ScatteringFeatures
+
+FLIPS = ("none", "average", "double")
+
+
+class StreamedClassifier(ClassifierMixin, BaseEstimator):
+    """A transformer and a head, with the features made in blocks and used as they come.
+
+    The features of all rows exist at once only where the head keeps them: a ridge head with more
+    rows than features holds one block and its normal equations.
+
+    Parameters
+    ----------
+    features : transformer, optional
+        Fitted on all rows; ``None`` takes the rows as they are.
+    head : RidgeHead or GaussianKernelHead, optional
+        ``None`` is ``RidgeHead()``. Any head with a ``fit_blocks`` method will do.
+    flips : {"none", "average", "double"}, default="none"
+        Mirror images. "average": the mean of the features of a row and of its mirror image.
+        "double": twice the rows to train on, and the mean of the two scores to predict with.
+    image_shape : tuple of (channels, height, width), optional
+        What is mirrored; ``flips`` other than "none" needs it.
+    batch_size : int, default=1000
+        Rows in a block.
+
+    Attributes
+    ----------
+    features_, head_ : the fitted parts
+    classes_ : ndarray
+    n_features_in_ : int
+    """
+
+    def __init__(
+        self, features=None, head=None, *, flips="none", image_shape=None, batch_size=1000
+    ):
+        self.features = features
+        self.head = head
+        self.flips = flips
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit the features on ``X``, then the head on their blocks."""
+        if self.flips not in FLIPS:
+            raise ValueError(f"flips must be one of {FLIPS}; got {self.flips!r}")
+        if self.flips != "none" and self.image_shape is None:
+            raise ValueError(
+                f"flips={self.flips!r} needs image_shape, the shape of what is mirrored; got None"
+            )
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"batch_size must be an integer above 0; got {self.batch_size!r}")
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        weight = weights_of(sample_weight, X)
+        self.classes_ = checked_classes(y, weight)
+        self.features_ = None if self.features is None else clone(self.features).fit(X, y)
+        self.head_ = RidgeHead() if self.head is None else clone(self.head)
+        rows = len(X) * (2 if self.flips == "double" else 1)
+        self.head_.fit_blocks(self._training_blocks(X, y, weight), self.classes_, rows)
+        return self
+
+    def decision_function(self, X):
+        """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
+        scores = []
+        for start in range(0, len(X), self.batch_size):
+            x = X[start : start + self.batch_size]
+            if self.flips == "double":
+                both = (x, mirrored(x, self.image_shape_))
+                scores.append(sum(self.head_.decision_function(self._made(z)) for z in both) / 2)
+            else:
+                scores.append(self.head_.decision_function(self._features(x)))
+        return np.concatenate(scores)
+
+    def predict(self, X):
+        """The label with the largest score."""
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[chosen]
+
+    def _made(self, x: np.ndarray) -> np.ndarray:
+        return x if self.features_ is None else np.asarray(self.features_.transform(x))
+
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        made = self._made(x)
+        if self.flips == "average":
+            made = (made + self._made(mirrored(x, self.image_shape_))) / made.dtype.type(2)
+        return made
+
+    def _training_blocks(self, X, y, weight) -> Iterator[Block]:
+        for start in range(0, len(X), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            w = None if weight is None else weight[rows]
+            yield Block(self._features(X[rows]), y[rows], w)
+            if self.flips == "double":
+                yield Block(self._made(mirrored(X[rows], self.image_shape_)), y[rows], w)
+
+
+def _head(head, random_state):
+    if head == "ridge":
+        return RidgeHead()
+    if head == "gaussian":
+        return GaussianKernelHead(random_state=random_state)
+    if isinstance(head, str):
+        raise ValueError(f"head must be 'ridge', 'gaussian' or an estimator; got {head!r}")
+    return head
+
+
+def random_patch_classifier(
+    n_filters=1024,
+    *,
+    head="ridge",
+    flips="none",
+    image_shape=None,
+    batch_size=1000,
+    random_state=None,
+    **features,
+) -> StreamedClassifier:
+    """A classifier on ``RandomPatchFeatures``.
+
+    Parameters
+    ----------
+    n_filters : int
+    head : {"ridge", "gaussian"} or estimator
+    flips : {"none", "average", "double"}
+    image_shape : tuple of (channels, height, width), optional
+    batch_size : int
+        Images in a block; for ridge, products are fastest from some 1,000 on.
+    random_state : int, RandomState or None
+    **features
+        Further arguments of ``RandomPatchFeatures``.
+    """
+    transformer = RandomPatchFeatures(
+        n_filters, image_shape=image_shape, random_state=random_state, **features
+    )
+    return StreamedClassifier(
+        transformer,
+        _head(head, random_state),
+        flips=flips,
+        image_shape=image_shape,
+        batch_size=batch_size,
+    )
+
+
+def scattering_classifier(
+    J=2,
+    *,
+    head="gaussian",
+    flips="none",
+    image_shape=None,
+    batch_size=1000,
+    random_state=None,
+    **features,
+) -> StreamedClassifier:
+    """A classifier on ``ScatteringFeatures``; arguments as for ``random_patch_classifier``."""
+    return StreamedClassifier(
+        ScatteringFeatures(J, image_shape=image_shape, **features),
+        _head(head, random_state),
+        flips=flips,
+        image_shape=image_shape,
+        batch_size=batch_size,
+    )
+
+
+def _in_float64(X):
+    return np.asarray(X, dtype=np.float64)
+
+
+def gaussian_kernel_classifier(
+    n_components=2000, *, method="nystroem", alphas=(0.01, 0.1, 1.0, 10.0), random_state=None
+) -> Pipeline:
+    """scikit-learn's own Gaussian kernel approximation and ridge, on standardized pixels.
+
+    Parameters
+    ----------
+    n_components : int
+        Landmarks (at most the number of training rows are used) or random frequencies.
+    method : {"nystroem", "fourier"}
+        ``Nystroem``, or ``RBFSampler`` (random Fourier features).
+    alphas : tuple of float
+        Ridges among which leave-one-out chooses.
+    random_state : int, RandomState or None
+
+    Notes
+    -----
+    The kernel is exp(-|x - x'|^2 / p) for p standardized pixels. In float64: the landmarks' kernel
+    is inverted, which float32 does not survive.
+    """
+    seed = random_state
+    if method == "nystroem":
+        kernel = Nystroem(gamma=None, n_components=n_components, random_state=seed)
+    elif method == "fourier":
+        kernel = RBFSampler(gamma="scale", n_components=n_components, random_state=seed)
+    else:
+        raise ValueError(f"method must be 'nystroem' or 'fourier'; got {method!r}")
+    return Pipeline(
+        [
+            (
+                "float64",
+                FunctionTransformer(_in_float64, validate=True, feature_names_out="one-to-one"),
+            ),
+            ("scale", StandardScaler()),
+            ("kernel", kernel),
+            ("ridge", RidgeClassifierCV(alphas=alphas)),
+        ]
+    )

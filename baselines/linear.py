@@ -1,0 +1,209 @@
+"""Ridge on class indicators as a classifier that reads its rows in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from baselines.moments import Moments, RidgeSolution, dual_ridge, primal_ridge
+
+
+class Block(NamedTuple):
+    """Some rows: features, labels, and weights (``None`` is all ones)."""
+
+    X: np.ndarray
+    y: np.ndarray
+    sample_weight: np.ndarray | None = None
+
+
+def checked_alphas(alpha: object) -> tuple[float, ...]:
+    """The candidates as a tuple; one number is a single candidate."""
+    candidates = (alpha,) if isinstance(alpha, (int, float, np.number)) else tuple(alpha)  # type: ignore[arg-type]
+    good = candidates and all(
+        isinstance(a, (int, float, np.number)) and 0 < a < np.inf for a in candidates
+    )
+    if not good:
+        raise ValueError(f"alpha must be a number above 0 or several of them; got {alpha!r}")
+    return tuple(float(a) for a in candidates)
+
+
+def checked_classes(y: np.ndarray, sample_weight: np.ndarray | None = None) -> np.ndarray:
+    """The sorted labels; at least two, of weight above zero."""
+    check_classification_targets(y)
+    classes = np.unique(y if sample_weight is None else y[sample_weight > 0])
+    if sample_weight is not None and len(classes) > 1:
+        classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y must have at least two classes; got {len(classes)} class ({classes.tolist()}): "
+            "a classifier needs an example of each"
+        )
+    return classes
+
+
+def indicators(y: np.ndarray, classes: np.ndarray) -> Tensor:
+    """One-hot rows in float64."""
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y must hold only labels of classes {classes.tolist()}; got {unknown.tolist()}"
+        )
+    hot = np.zeros((len(y), len(classes)))
+    hot[np.arange(len(y)), np.searchsorted(classes, y)] = 1
+    return torch.from_numpy(hot)
+
+
+def tensor(X: np.ndarray) -> Tensor:
+    """The array as a tensor, copied only where torch could not share it."""
+    return torch.from_numpy(X if X.flags.writeable and X.flags.c_contiguous else X.copy())
+
+
+def scores_to_decision(scores: np.ndarray) -> np.ndarray:
+    """One column of margins for two classes, all columns for more."""
+    return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+
+def weights_of(sample_weight, X) -> np.ndarray | None:
+    """Checked weights, ``None`` for all ones."""
+    if sample_weight is None:
+        return None
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+
+class RidgeHead(ClassifierMixin, BaseEstimator):
+    """Ridge regression on centred class indicators of standardized features.
+
+    Normal equations are accumulated over blocks of rows and solved by Cholesky in float64; with
+    fewer rows than features the n x n system is solved instead, which gives the same answer.
+
+    Parameters
+    ----------
+    alpha : float or tuple of float, default=(0.003, 0.01, 0.03, 0.1)
+        Ridge as a multiple of the number of rows, on features of variance one. Of several, the
+        one with the least generalized cross-validation error is taken (a factorization each).
+    standardize : bool, default=True
+        Divide each feature by its standard deviation; the mean is removed in any case.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+    coef_ : ndarray of shape (n_features, n_classes)
+    intercept_ : ndarray of shape (n_classes,)
+    alpha_ : float
+        The ridge taken.
+    gcv_ : dict
+        Generalized cross-validation error of each candidate.
+    n_features_in_ : int
+
+    Notes
+    -----
+    Memory beside the features of one block: p^2 values in their dtype and p^2 in float64 (primal),
+    or n p + n^2 and n^2 (dual). Rows that are mirror images of one another are not independent:
+    with doubled data, generalized cross-validation leans towards small ridges.
+    """
+
+    def __init__(self, alpha=(0.003, 0.01, 0.03, 0.1), *, standardize=True):
+        self.alpha = alpha
+        self.standardize = standardize
+
+    def fit(self, X, y, sample_weight=None):
+        """Solve for all rows at once. ``sample_weight`` 2 is a row twice."""
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        weight = weights_of(sample_weight, X)
+        classes = checked_classes(y, weight)
+        return self.fit_blocks([Block(X, y, weight)], classes, len(X))
+
+    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
+        """Solve for rows that come in blocks, each read once.
+
+        Parameters
+        ----------
+        blocks : iterable of Block
+            Rows as ``fit`` takes them, checked by the caller.
+        classes : ndarray
+            All labels, sorted.
+        n_rows : int
+            Rows in all: fewer than features, and the blocks are kept for the dual system.
+        """
+        alphas = checked_alphas(self.alpha)
+        self.classes_ = classes
+        self._moments: Moments | None = None
+        kept: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        for block in blocks:
+            self.n_features_in_ = block.X.shape[1]
+            if n_rows < self.n_features_in_:
+                kept.append(self._tensors(block))
+            else:
+                self._add(block)
+        if kept:
+            self._store(self._dual(kept, alphas))
+        else:
+            assert self._moments is not None
+            self._store(primal_ridge(self._moments, alphas, standardize=self.standardize))
+        del self._moments
+        return self
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Add rows and solve again, in the primal.
+
+        ``classes`` holds all labels to come; at the first call ``None`` takes those of ``y``.
+        After ``fit``, which keeps no sums, the first call starts anew.
+        """
+        first = not hasattr(self, "_moments")
+        X, y = validate_data(self, X, y, reset=first, dtype=[np.float32, np.float64])
+        check_classification_targets(y)
+        alphas = checked_alphas(self.alpha)
+        if first:
+            self.classes_ = checked_classes(np.asarray(y if classes is None else classes))
+            self._moments = None
+        self._add(Block(X, y, weights_of(sample_weight, X)))
+        assert self._moments is not None
+        self._store(primal_ridge(self._moments, alphas, standardize=self.standardize))
+        return self
+
+    def decision_function(self, X):
+        """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
+        scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
+        return scores_to_decision(scores)
+
+    def predict(self, X):
+        """The label with the largest score."""
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[chosen]
+
+    def _tensors(self, block: Block) -> tuple[Tensor, Tensor, Tensor | None]:
+        weight = block.sample_weight
+        return (
+            tensor(block.X),
+            indicators(block.y, self.classes_),
+            None if weight is None else torch.from_numpy(weight),
+        )
+
+    def _add(self, block: Block) -> None:
+        x, y, weight = self._tensors(block)
+        if self._moments is None:
+            self._moments = Moments.like(x, len(self.classes_))
+        self._moments.add(x, y, weight)
+
+    def _dual(self, kept: list, alphas: tuple[float, ...]) -> RidgeSolution:
+        x, y, weight = kept[0]
+        if len(kept) > 1:
+            x, y = torch.cat([k[0] for k in kept]), torch.cat([k[1] for k in kept])
+            weight = None if weight is None else torch.cat([k[2] for k in kept])
+        return dual_ridge(x, y, weight, alphas, standardize=self.standardize)
+
+    def _store(self, solution: RidgeSolution) -> None:
+        self.coef_ = solution.coef
+        self.intercept_ = solution.intercept
+        self.alpha_ = solution.alpha
+        self.gcv_ = solution.scores

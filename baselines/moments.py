@@ -1,0 +1,232 @@
+"""Normal equations of ridge regression, accumulated over blocks of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.linalg import cho_solve, lapack
+from torch import Tensor
+
+N_PROBES = 30
+N_EXACT = 1000
+
+
+@dataclass
+class Moments:
+    """Weighted sums of products of features and targets.
+
+    Features are shifted by the first block's mean before they are multiplied, so that float32
+    products lose no digits to a large mean; the exact means are put right at the end.
+    """
+
+    shift: Tensor
+    gram: Tensor
+    """(p, p), upper triangle only; dtype of the features."""
+    sum_x: Tensor
+    cross: Tensor
+    sum_y: Tensor
+    sum_yy: Tensor
+    weight: float = 0.0
+
+    @classmethod
+    def like(cls, x: Float[Tensor, "n p"], n_targets: int) -> Moments:
+        """No rows yet; ``x`` is the first block, read for its mean and dtype."""
+        p = x.shape[1]
+        return cls(
+            shift=x.mean(0),
+            gram=x.new_zeros(p, p),
+            sum_x=torch.zeros(p, dtype=torch.float64),
+            cross=torch.zeros(p, n_targets, dtype=torch.float64),
+            sum_y=torch.zeros(n_targets, dtype=torch.float64),
+            sum_yy=torch.zeros(n_targets, dtype=torch.float64),
+        )
+
+    def add(
+        self,
+        x: Float[Tensor, "n p"],
+        y: Float[Tensor, "n k"],
+        weight: Float[Tensor, " n"] | None = None,
+        *,
+        columns: int = 1024,
+    ) -> None:
+        """Add the rows of one block; the work is (p^2 + p columns) multiply-adds a row."""
+        x = (x - self.shift).to(self.gram.dtype)
+        weighted = x if weight is None else x * weight[:, None].to(x.dtype)
+        for start in range(0, x.shape[1], columns):
+            rows = slice(start, start + columns)
+            self.gram[rows, start:].addmm_(weighted[:, rows].T, x[:, start:])
+        wy = y.double() if weight is None else y.double() * weight[:, None].double()
+        self.sum_x += weighted.sum(0, dtype=torch.float64)
+        self.cross += (x.T @ wy.to(x.dtype)).double()
+        self.sum_y += wy.sum(0)
+        self.sum_yy += (wy * y.double()).sum(0)
+        self.weight += len(x) if weight is None else float(weight.double().sum())
+
+
+@dataclass(frozen=True)
+class RidgeSolution:
+    """Weights on standardized features, folded back to the features as they came."""
+
+    coef: np.ndarray
+    """(p, k), float64."""
+    intercept: np.ndarray
+    """(k,), float64."""
+    alpha: float
+    """The ridge taken, a multiple of the number of rows."""
+    scores: dict[float, float]
+    """Generalized cross-validation score of each ridge tried."""
+
+
+def probes(size: int) -> np.ndarray:
+    """Columns z for which the sum of z^T A^-1 z is the trace of A^-1, or estimates it.
+
+    Exact (the unit vectors) up to 1,000 rows; above, thirty vectors of random signs, the same
+    ones always, so that the same data give the same choice of ridge.
+    """
+    if size <= N_EXACT:
+        return np.eye(size)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(size, N_PROBES))
+    return signs / np.sqrt(N_PROBES)
+
+
+def factor_in_place(lower: np.ndarray) -> None:
+    """The Cholesky factor over the Fortran-ordered lower triangle itself: no second copy."""
+    _, info = lapack.dpotrf(lower, lower=1, overwrite_a=1, clean=0)
+    if info > 0:
+        raise np.linalg.LinAlgError(
+            f"the normal equations are not positive definite (leading minor {info}); "
+            "take a larger alpha"
+        )
+
+
+def _best(candidates: dict[float, tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+    alpha = min(candidates, key=lambda a: (candidates[a][0], a))
+    return alpha, candidates[alpha][1]
+
+
+def gcv(residual: float, trace: float, weight: float) -> float:
+    """Generalized cross-validation: mean squared residual over (1 - (1 + trace) / n)^2.
+
+    Leave-one-out with every leverage at its mean (Golub, Heath and Wahba 1979); the one is the
+    intercept's degree of freedom.
+    """
+    freedom = 1 - (1 + trace) / weight
+    return residual / weight / freedom**2 if freedom > 0 else float("inf")
+
+
+def primal_ridge(
+    moments: Moments, alphas: tuple[float, ...], *, standardize: bool = True
+) -> RidgeSolution:
+    """Ridge from the normal equations; float64 Cholesky, one factorization a candidate.
+
+    Holds one float64 matrix of p x p beside the moments. The trace that generalized
+    cross-validation needs is estimated with random probes above 1,000 features.
+    """
+    n = moments.weight
+    mean = (moments.sum_x / n).numpy()
+    mean_y = (moments.sum_y / n).numpy()
+    variance = moments.gram.diagonal().double().numpy() / n - mean**2
+    scale = _scales(variance, mean) if standardize else np.ones_like(mean)
+    target = moments.cross.numpy() - n * np.outer(mean, mean_y)
+    target /= scale[:, None]
+    total = float((moments.sum_yy / n).numpy().sum() - mean_y @ mean_y) * n
+    p = len(mean)
+    several = len(alphas) > 1
+    right = np.concatenate([target, probes(p)], axis=1) if several else target
+    candidates: dict[float, tuple[float, np.ndarray]] = {}
+    for alpha in alphas:
+        # The upper triangle in C order is the lower triangle in LAPACK's order.
+        matrix = moments.gram.to(torch.float64, copy=True).numpy()
+        for i in range(p):
+            matrix[i, i:] -= (n * mean[i]) * mean[i:]
+            matrix[i, i:] /= scale[i] * scale[i:]
+            matrix[i, i] += alpha * n
+        factor_in_place(matrix.T)
+        solved = cho_solve((matrix.T, True), right, check_finite=False)
+        weights = solved[:, : target.shape[1]]
+        score = float("nan")
+        if several:
+            residual = total - float((weights * target).sum()) - alpha * n * (weights**2).sum()
+            inverse = (right[:, target.shape[1] :] * solved[:, target.shape[1] :]).sum()
+            score = gcv(float(residual), float(p - alpha * n * inverse), n)
+        candidates[alpha] = (score, weights)
+        del matrix
+    alpha, weights = _best(candidates)
+    coef = weights / scale[:, None]
+    intercept = mean_y - (mean + moments.shift.double().numpy()) @ coef
+    return RidgeSolution(coef, intercept, alpha, {a: s for a, (s, _) in candidates.items()})
+
+
+def dual_ridge(
+    x: Float[Tensor, "n p"],
+    y: Float[Tensor, "n k"],
+    weight: Float[Tensor, " n"] | None,
+    alphas: tuple[float, ...],
+    *,
+    standardize: bool = True,
+    columns: int = 4096,
+) -> RidgeSolution:
+    """The same ridge from the n x n matrix of inner products; for fewer rows than features."""
+    weights_ = torch.ones(len(x), dtype=torch.float64) if weight is None else weight.double()
+    n = float(weights_.sum())
+    root = weights_.sqrt()
+    # In column blocks throughout: a float64 copy of x would not fit where x only just does.
+    starts = range(0, x.shape[1], columns)
+    pieces = [_column_moments(x[:, s : s + columns], weights_ / n) for s in starts]
+    mean = torch.cat([m for m, _ in pieces])
+    variance = torch.cat([v for _, v in pieces]).numpy()
+    scale = torch.ones_like(mean)
+    if standardize:
+        scale = torch.from_numpy(_scales(variance, mean.numpy()))
+    kernel = x.new_zeros(len(x), len(x))
+    for s in starts:
+        block = _standardized(x, mean, scale, root, slice(s, s + columns))
+        kernel.addmm_(block, block.T)
+    mean_y = (weights_ / n) @ y.double()
+    target = ((y.double() - mean_y) * root[:, None]).numpy()
+    right = np.concatenate([target, probes(len(x))], axis=1) if len(alphas) > 1 else target
+    candidates: dict[float, tuple[float, np.ndarray]] = {}
+    for alpha in alphas:
+        matrix = kernel.to(torch.float64, copy=True).numpy()
+        matrix[np.diag_indices_from(matrix)] += alpha * n
+        factor_in_place(matrix.T)
+        solved = cho_solve((matrix.T, True), right, check_finite=False)
+        dual = solved[:, : target.shape[1]]
+        score = float("nan")
+        if len(alphas) > 1:
+            inverse = (right[:, target.shape[1] :] * solved[:, target.shape[1] :]).sum()
+            residual = (alpha * n) ** 2 * (dual**2).sum()
+            score = gcv(float(residual), float(len(x) - alpha * n * inverse), n)
+        candidates[alpha] = (score, dual)
+        del matrix
+    alpha, dual = _best(candidates)
+    dual_t = torch.from_numpy(np.ascontiguousarray(dual)).to(x.dtype)
+    coef = torch.cat(
+        [
+            (_standardized(x, mean, scale, root, c).T @ dual_t).double() / scale[c, None]
+            for c in (slice(s, s + columns) for s in starts)
+        ]
+    ).numpy()
+    intercept = mean_y.numpy() - mean.numpy() @ coef
+    return RidgeSolution(coef, intercept, alpha, {a: s for a, (s, _) in candidates.items()})
+
+
+def _standardized(x: Tensor, mean: Tensor, scale: Tensor, root: Tensor, columns: slice) -> Tensor:
+    """Weighted, standardized columns in the dtype of ``x``."""
+    shifted = x[:, columns] - mean[columns].to(x.dtype)
+    return shifted.div_(scale[columns].to(x.dtype)).mul_(root[:, None].to(x.dtype))
+
+
+def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    block = x.double()
+    mean = share @ block
+    return mean, share @ (block - mean).square_()
+
+
+def _scales(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviations; one where a feature is constant up to rounding."""
+    noise = 1e-12 * (1 + mean**2)
+    return np.sqrt(np.where(variance > noise, variance, 1.0))

@@ -1,0 +1,137 @@
+"""Transformers of random features: convolutional random patches."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from baselines.images import as_images, checked_image_shape
+from baselines.patches import patch_features, patch_filters
+
+
+def _check_positive(name: str, value: Any, kind: Any, *, zero: bool = False) -> None:
+    right = isinstance(value, kind) and not isinstance(value, bool)
+    if not right or value < 0 or (value == 0 and not zero):
+        what = "an integer" if kind is Integral else "a number"
+        rule = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be {what} {rule}; got {value!r}")
+
+
+class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Convolutional random features: random training patches, whitened, rectified and pooled.
+
+    A patch is normalized in contrast and ZCA-whitened, its product with each filter (a random
+    training patch, whitened as well) goes through max(z - bias, 0) and max(-z - bias, 0), and both
+    are summed over a grid of positions (Coates and Ng 2012; Recht et al. 2018).
+
+    Parameters
+    ----------
+    n_filters : int, default=256
+        Twice this times the cells of the grid is the number of features.
+    patch_size : int, default=6
+        Side of a patch; cut to the image where that is smaller.
+    grid : int, default=3
+        Cells along each side of the pooling grid; cut to the number of positions.
+    bias : float, default=0.5
+        Threshold of the rectifier, in units of a filter of norm one on whitened patches.
+    contrast : float, default=10/255
+        Standard deviation of a patch's pixels below which contrast counts as noise, in units of X.
+    whitening : float, default=1e-3
+        Added to the variances of the normalized patches before whitening divides by their roots.
+    n_whitening : int, default=100000
+        Patches that whitening is fitted on.
+    image_shape : tuple of (channels, height, width), optional
+        Shape of one row; ``None`` takes a row as a signal of one channel and height one.
+    random_state : int, RandomState or None
+        Chooses the patches. An int gives the same features twice.
+
+    Attributes
+    ----------
+    filters_ : PatchFilters
+    image_shape_ : tuple
+    n_features_in_ : int
+
+    Notes
+    -----
+    float32 in, float32 out; any other dtype is converted. A transform costs
+    2 * positions * (patch values) * n_filters multiply-adds an image (160 million for 1,024
+    filters on 32x32 RGB) and holds the result and the responses of two images.
+    """
+
+    def __init__(
+        self,
+        n_filters=256,
+        *,
+        patch_size=6,
+        grid=3,
+        bias=0.5,
+        contrast=10 / 255,
+        whitening=1e-3,
+        n_whitening=100_000,
+        image_shape=None,
+        random_state=None,
+    ):
+        self.n_filters = n_filters
+        self.patch_size = patch_size
+        self.grid = grid
+        self.bias = bias
+        self.contrast = contrast
+        self.whitening = whitening
+        self.n_whitening = n_whitening
+        self.image_shape = image_shape
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Draw the filters and fit the whitening on the images of ``X``; ``y`` is not used."""
+        for name in ("n_filters", "patch_size", "grid", "n_whitening"):
+            _check_positive(name, getattr(self, name), Integral)
+        for name in ("contrast", "whitening"):
+            _check_positive(name, getattr(self, name), Real)
+        _check_positive("bias", self.bias, Real, zero=True)
+        X = validate_data(self, X, dtype=[np.float32, np.float64])
+        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        _, height, width = self.image_shape_
+        patch = (min(self.patch_size, height), min(self.patch_size, width))
+        self._grid = (
+            min(self.grid, height - patch[0] + 1),
+            min(self.grid, width - patch[1] + 1),
+        )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.filters_ = patch_filters(
+            as_images(X, self.image_shape_),
+            n_filters=self.n_filters,
+            patch=patch,
+            contrast=self.contrast,
+            eps=self.whitening,
+            n_whitening=self.n_whitening,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self._n_features_out = 2 * self._grid[0] * self._grid[1] * self.n_filters
+        return self
+
+    def transform(self, X):
+        """The features of the images of ``X``, float32 of shape (n, 2 * cells * n_filters)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
+        cells = self._grid[0] * self._grid[1]
+        out = torch.empty(len(X), 2, cells, self.n_filters)
+        with torch.no_grad():
+            patch_features(
+                as_images(X, self.image_shape_),
+                self.filters_,
+                bias=self.bias,
+                grid=self._grid,
+                out=out,
+            )
+        return out.reshape(len(X), -1).numpy()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,196 @@
+"""Scattering coefficients of images as a transformer."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+
+# By the long path: kymatio.torch also imports its 3-D code, which SciPy >= 1.17 breaks.
+from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from baselines.images import as_images, checked_image_shape, yuv
+
+COLOURS = ("rgb", "yuv")
+BACKENDS = ("kymatio",)
+N_SCALE = 2000
+TINY = 1e-30
+MIN_DEVIATION = 1e-6
+
+
+class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Wavelet scattering of orders 0 to 2, each channel by itself, in logarithms, standardized.
+
+    Morlet wavelets of J scales and L angles; the coefficients of kymatio (Andreux et al. 2020).
+
+    Parameters
+    ----------
+    J : int, default=2
+        Scales; coefficients are averaged over 2^J pixels. Without ``image_shape``, cut to what
+        a row holds.
+    L : int, default=8
+        Angles.
+    colours : {"rgb", "yuv"}, default="rgb"
+        Channels that are transformed; "yuv" needs three.
+    log : float or None, default=1e-3
+        Orders 1 and 2 become log(S + log * scale), scale the mean of S over the training images
+        (2,000 of them) and positions for each path; ``None`` leaves them as they are.
+    standardize : bool, default=True
+        Give each path mean 0 and variance 1 over training images and positions.
+    backend : {"kymatio"}, default="kymatio"
+        Whose transform computes the coefficients.
+    batch_size : int, default=128
+        Images handled at once; bounds the working memory, not the result.
+    image_shape : tuple of (channels, height, width), optional
+        Shape of one row; ``None`` takes a row as a signal of one channel and height one, and
+        lays it out as a square image, zeros at the end.
+
+    Attributes
+    ----------
+    scale_ : Tensor
+        Mean of each path over the training images, of shape (channels, paths).
+    mean_, deviation_ : Tensor
+        Of each path, after the logarithm, of shape (channels, paths).
+    image_shape_ : tuple
+    n_features_in_ : int
+
+    Notes
+    -----
+    float32 in, float32 out. 1 + J L + L^2 J (J - 1) / 2 paths of (height / 2^J) x (width / 2^J)
+    positions a channel: 15,552 features for J = 2, L = 8 on 32x32 RGB. The order of a row's
+    features is (channel, path, row, column).
+    """
+
+    def __init__(
+        self,
+        J=2,
+        *,
+        L=8,
+        colours="rgb",
+        log=1e-3,
+        standardize=True,
+        backend="kymatio",
+        batch_size=128,
+        image_shape=None,
+    ):
+        self.J = J
+        self.L = L
+        self.colours = colours
+        self.log = log
+        self.standardize = standardize
+        self.backend = backend
+        self.batch_size = batch_size
+        self.image_shape = image_shape
+
+    def fit(self, X, y=None):
+        """Build the wavelets and measure each path's mean and spread; ``y`` is not used."""
+        self._measured(self._prepared(X))
+        return self
+
+    def fit_transform(self, X, y=None):
+        """As ``fit(X).transform(X)``, with the coefficients computed once."""
+        X = self._prepared(X)
+        size = self._coefficients(X[:1]).numel()
+        out = np.empty((len(X), size), dtype=np.float32)
+        self._measured(X, out)
+        return self._standardized(torch.from_numpy(out))
+
+    def transform(self, X):
+        """The coefficients of the images of ``X``, float32 of shape (n, features)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
+        out = np.empty((len(X), self._n_features_out), dtype=np.float32)
+        for start in range(0, len(X), self.batch_size):
+            s = self._logarithms(self._coefficients(X[start : start + self.batch_size]))
+            out[start : start + len(s)] = s.flatten(1).numpy()
+        return self._standardized(torch.from_numpy(out))
+
+    def _check(self) -> None:
+        for name in ("J", "L", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        for name, known in (("colours", COLOURS), ("backend", BACKENDS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        if self.log is not None and not self.log > 0:
+            raise ValueError(f"log must be a number above 0 or None; got {self.log!r}")
+
+    def _prepared(self, X) -> np.ndarray:
+        """Checked rows, with the transform and the paths' scales set up for them."""
+        self._check()
+        X = validate_data(self, X, dtype=[np.float32, np.float64])
+        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        channels, height, width = self.image_shape_
+        if self.colours == "yuv" and channels != 3:
+            raise ValueError(f"colours='yuv' needs three channels; image_shape has {channels}")
+        if self.image_shape is None:
+            height = width = max(8, int(np.ceil(np.sqrt(width))))
+        largest = int(np.log2(min(height, width)))
+        if self.image_shape is not None and largest < self.J:
+            raise ValueError(
+                f"J must be at most {largest} for images of {height}x{width}; got {self.J}"
+            )
+        self._canvas = (channels, height, width)
+        shape = (height, width)
+        self._transform = ScatteringTorch2D(J=min(int(self.J), largest), shape=shape, L=self.L)
+        some = X[:: -(-len(X) // N_SCALE)]
+        self.scale_ = self._coefficients(some).mean(dim=(0, 3, 4))
+        return X
+
+    def _measured(self, X: np.ndarray, out: np.ndarray | None = None) -> None:
+        """Mean and deviation of each path in one pass, keeping the logarithms in ``out``."""
+        count = 0
+        total = torch.zeros(self.scale_.shape, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for start in range(0, len(X), self.batch_size):
+            s = self._logarithms(self._coefficients(X[start : start + self.batch_size]))
+            if start == 0:
+                self._paths_shape = tuple(s.shape[1:])
+                self._n_features_out = s[0].numel()
+                shift = s.mean(dim=(0, 3, 4), keepdim=True)
+            if out is not None:
+                out[start : start + len(s)] = s.flatten(1).numpy()
+            count += s.numel() // total.numel()
+            away = (s - shift).double()
+            total += away.sum(dim=(0, 3, 4))
+            squares += away.square().sum(dim=(0, 3, 4))
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+        self.mean_ = (mean + shift[0, :, :, 0, 0]).float()
+        self.deviation_ = torch.where(deviation > MIN_DEVIATION, deviation, 1.0).float()
+
+    def _coefficients(self, X: np.ndarray) -> Tensor:
+        """Coefficients of shape (n, channels, paths, rows, columns), as they come."""
+        if self.image_shape is None:
+            missing = math.prod(self._canvas) - X.shape[1]
+            X = np.pad(X, ((0, 0), (0, missing)))
+        images = as_images(X, self._canvas)
+        if self.colours == "yuv":
+            images = yuv(images)
+        with torch.no_grad():
+            return self._transform(images.contiguous())
+
+    def _logarithms(self, s: Tensor) -> Tensor:
+        """Orders 1 and 2 in logarithms, in place; order 0 as it is."""
+        if self.log is not None:
+            floor = (self.log * self.scale_[:, 1:, None, None]).clamp_min(TINY)
+            s[:, :, 1:].add_(floor).clamp_min_(TINY).log_()
+        return s
+
+    def _standardized(self, rows: Tensor) -> np.ndarray:
+        """Rows of logarithms with each path's mean and deviation taken out, in place."""
+        if self.standardize:
+            s = rows.view(len(rows), *self._paths_shape)
+            s.sub_(self.mean_[:, :, None, None]).div_(self.deviation_[:, :, None, None])
+        return rows.numpy()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,72 @@
+"""Scattering features."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from baselines.scattering import ScatteringFeatures
+
+
+@parametrize_with_checks([ScatteringFeatures(1, L=2)])
+def test_scattering_features_follow_the_estimator_contract(estimator, check):
+    check(estimator)
+
+
+def rows(n, shape=(3, 16, 16), seed=0):
+    return np.random.default_rng(seed).random((n, *shape), dtype=np.float32).reshape(n, -1)
+
+
+def test_plain_coefficients_are_those_of_kymatio():
+    x = rows(3)
+    model = ScatteringFeatures(2, L=4, log=None, standardize=False, image_shape=(3, 16, 16))
+    oracle = ScatteringTorch2D(2, (16, 16), L=4)(torch.from_numpy(x).view(3, 3, 16, 16))
+    np.testing.assert_allclose(
+        model.fit_transform(x), oracle.flatten(1).numpy(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_standardized_paths_have_mean_zero_and_variance_one():
+    model = ScatteringFeatures(2, L=4, batch_size=3, image_shape=(3, 16, 16))
+    s = model.fit_transform(rows(8)).reshape(8, 3, -1, 16)
+    np.testing.assert_allclose(s.mean(axis=(0, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(s.std(axis=(0, 3)), 1, atol=1e-3)
+
+
+def test_fit_transform_is_fit_then_transform_and_does_not_depend_on_the_batch_size():
+    x = rows(7)
+    whole = ScatteringFeatures(2, L=2, image_shape=(3, 16, 16))
+    parts = ScatteringFeatures(2, L=2, batch_size=2, image_shape=(3, 16, 16))
+    expected = whole.fit_transform(x)
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(parts.fit(x).transform(x), expected, atol=2e-4)
+
+
+def test_a_clone_and_a_pickle_give_the_same_features():
+    x = rows(4)
+    model = ScatteringFeatures(1, L=2, colours="yuv", image_shape=(3, 16, 16))
+    first = model.fit_transform(x)
+    np.testing.assert_array_equal(clone(model).fit_transform(x), first)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).transform(x), first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"J": 5}, "J must be at most 4 for images of 16x16; got 5"),
+        ({"J": 0}, "J must be an integer above 0; got 0"),
+        ({"colours": "hsv"}, r"colours must be one of \('rgb', 'yuv'\); got 'hsv'"),
+        ({"backend": "fast"}, "backend must be one of .*; got 'fast'"),
+        ({"log": -1.0}, "log must be a number above 0 or None; got -1.0"),
+        ({"colours": "yuv", "image_shape": (1, 16, 48)}, "needs three channels; image_shape has 1"),
+    ],
+)
+def test_bad_arguments_are_named_with_rule_and_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ScatteringFeatures(**{"image_shape": (3, 16, 16), **arguments}).fit(rows(2))
