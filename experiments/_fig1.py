@@ -148,7 +148,7 @@ def paths(run: dict[str, Any], context: Context) -> Outcome:
         "train": result.train_loss[0],
         "test": result.test_loss[0],
     }
-    metrics = {}
+    metrics: dict[str, float] = {}
     for s, value in enumerate(run["taus"]):
         measured = _movement(path_b[s], path_a[s], task)
         measured["train_loss"] = float(result.train_loss[0, s, -1])
