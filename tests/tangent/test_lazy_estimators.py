@@ -55,9 +55,9 @@ def test_images_are_learned_at_every_alpha(model, alpha):
     X, y = small_images()
     classifier = LazyClassifier(
         model, alpha=alpha, width=0.1, epochs=5, batch_size=10, image_shape=(3, 32, 32),
-        loss="square", lr=0.05, random_state=0,
+        loss="square", lr=0.02, random_state=0,
     ).fit(X, y)  # fmt: skip
-    assert classifier.score(X, y) > 0.55  # a third by chance
+    assert classifier.score(X, y) > 0.8
     stability = classifier.stability_of_activations(X)
     assert min(stability.values()) == 1.0 if math.isinf(alpha) else True
     if alpha == 1e7:
