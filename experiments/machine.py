@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from experiments.usage import UsageError
+
 __all__ = ["PeakMemory", "provenance", "resolve_device", "settled", "with_seed"]
 
 _PACKAGES = ("tangent-lazy", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "kymatio")
@@ -79,7 +81,7 @@ def resolve_device(device: str) -> str:
 
     Raises
     ------
-    ValueError
+    UsageError
         When torch knows no such device or this machine has none.
     """
     import torch
@@ -90,7 +92,7 @@ def resolve_device(device: str) -> str:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {device!r} cannot be used ({reason}); take auto") from error
+        raise UsageError(f"--device {device!r} cannot be used ({reason}); take auto") from error
     return device
 
 

@@ -18,8 +18,9 @@ An experiment is a module of this package that has
 ``draw(results, folder) -> list[Path]``
     Makes figures and tables (CSV, Markdown) of a DataFrame with a row a run, and of nothing else.
 
-and may have ``DTYPE`` ("float32" when left out), what ``--dtype auto`` stands for. A module
-imports torch inside its functions only, so that ``--help`` answers at once.
+and may have ``DTYPE``, what ``--dtype auto`` stands for ("float32" when left out), and
+``DATASETS``, the names that its ``--dataset`` takes (those of `experiments.data` when left out).
+A module imports torch inside its functions only, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import importlib.util
 from types import ModuleType
 from typing import Any
 
+from experiments.data import DATASETS
 from experiments.usage import UsageError, one_of
 
 __all__ = ["EXPERIMENTS", "available", "experiment", "preset"]
@@ -64,10 +66,12 @@ def preset(module: ModuleType, name: str, dataset: str | None = None) -> Any:
     Raises
     ------
     UsageError
-        When there is no such preset, or when the experiment takes no data set.
+        When there is no such preset or data set, or when the experiment takes no data set.
     """
     presets = module.PRESETS
     one_of("preset", name, [key for key in presets if "/" not in key])
+    if dataset is not None and hasattr(presets[name], "dataset"):
+        one_of("dataset", dataset, getattr(module, "DATASETS", DATASETS))
     if dataset is None or dataset == getattr(presets[name], "dataset", None):
         return presets[name]
     if not hasattr(presets[name], "dataset"):

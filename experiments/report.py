@@ -63,9 +63,9 @@ def mean_and_range(values: Iterable[float | None], digits: int = 1) -> str:
 
 def markdown(table: Table) -> str:
     """Return the table as aligned Markdown, which reads well on a screen too."""
-    frame = table.shown.astype(str)
-    head = [str(column) for column in frame.columns]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in frame.to_numpy().tolist()]
+    head = [str(column) for column in table.shown.columns]
+    cells = table.shown.astype(object).to_numpy().tolist()
+    rows = [[_cell(value) for value in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -75,6 +75,11 @@ def markdown(table: Table) -> str:
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     lines = [f"### {table.title}", "", line(head), rule, *map(line, rows), ""]
     return "\n".join([*lines, *(f"{note}\n" for note in table.notes)])
+
+
+def _cell(value: object) -> str:
+    missing = value is None or value != value
+    return "–" if missing else str(value).replace("|", "\\|")
 
 
 def write_table(table: Table, folder: Path, stem: str) -> list[Path]:

@@ -12,11 +12,16 @@ import pytest
 from experiments import registry
 
 ROOT = Path(__file__).parents[2]
-# What `python -m experiments` does, with the toy in the table.
+# What `python -m experiments` does, with the toy in the table; without torch, which takes seconds
+# to import and which the toy does not use (tests in this process go through it).
 _MAIN = """
-import sys
-from experiments import cli, registry
+import contextlib, sys
+import numpy as np
+from experiments import cli, machine, registry
 registry.EXPERIMENTS["toy"] = "tests.experiments.toy"
+machine.settled = lambda threads: contextlib.nullcontext(1)
+machine.resolve_device = lambda device: "cpu"
+machine.with_seed = np.random.seed
 sys.exit(cli.run(sys.argv[1:]))
 """
 
