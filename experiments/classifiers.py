@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -33,27 +34,39 @@ def classifier(
             device=device,
             dtype=dtype,
             random_state=seed,
+            verbose=sys.stderr.isatty(),
         )
     import baselines
 
     if method == "random-features":
         return baselines.random_patch_classifier(
-            image_shape=image_shape, n_filters=run["n_filters"], random_state=seed
+            run["n_filters"], image_shape=image_shape, random_state=seed
         )
     if method == "scattering":
-        return baselines.scattering_classifier(image_shape=image_shape, scale=run["scale"])
-    return baselines.gaussian_kernel_classifier(n_components=run["n_components"], random_state=seed)
+        return baselines.scattering_classifier(
+            run["scale"], image_shape=image_shape, random_state=seed
+        )
+    return baselines.gaussian_kernel_classifier(run["n_components"], random_state=seed)
 
 
 def size(model: Any) -> int:
     """Parameters of a fitted network; features of any other fitted classifier."""
     if hasattr(model, "n_parameters_"):
         return int(model.n_parameters_)
+    if hasattr(model, "features_"):
+        return len(model.features_.get_feature_names_out())
     return int(model[-1].n_features_in_)
 
 
 def stability(model: Any, X: np.ndarray) -> dict[str, float] | None:
-    """Fraction of activations that keep their sign, layer by layer; None without a network."""
+    """Fraction of activations that keep their sign, ReLU by ReLU; None without a network.
+
+    As in the paper's figure, max pooling is left out.
+    """
     if not hasattr(model, "stability_of_activations"):
         return None
-    return {str(k): float(v) for k, v in model.stability_of_activations(X).items()}
+    from torch import nn
+
+    modules = dict(model.module_.network.named_modules())
+    stable = model.stability_of_activations(X)
+    return {name: value for name, value in stable.items() if isinstance(modules[name], nn.ReLU)}

@@ -143,11 +143,13 @@ def result_path(
         Of the data, where the run uses a data set.
     dtype : str
     """
-    key = {"experiment": experiment, "run": run, "data": fingerprint, "dtype": dtype}
-    text = json.dumps(jsonable(key), sort_keys=True, separators=(",", ":"))
+    whole = {"experiment": experiment, "run": run, "data": fingerprint, "dtype": dtype}
+    text = json.dumps(jsonable(whole), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     words = [str(run[k]) for k in ("dataset", "method", "figure", "part") if k in run]
-    words += [f"{k}{run[k]:g}" for k in ("alpha", "seed") if isinstance(run.get(k), int | float)]
+    for key in ("alpha", "seed"):
+        if isinstance(run.get(key), int | float):
+            words.append(f"{key}{run[key]:g}".replace("e+0", "e").replace("e+", "e"))
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*words, digest])).strip("-")
     return folder / experiment / "runs" / f"{stem}.json"
 
