@@ -154,8 +154,8 @@ def _notes(results: pd.DataFrame, paper: dict[str, dict[str, Any]]) -> list[str]
     count = results["seed"].nunique()
     mark = results["data_fingerprint"].iloc[0]
     notes = [
-        f"Measured: mean [least, greatest] over {count} seed{'s' * (count > 1)}; a seed draws images "
-        "and weights. Stable: ReLUs with the sign they had at initialization, on test images. "
+        f"Measured: mean [least, greatest] over {count} seed{'s' * (count > 1)}; a seed draws "
+        "images and weights. Stable: ReLUs with the sign they had at initialization, on test images. "
         "Seconds of one run (fit and scores); peak memory of the whole process. "
         f"Data {str(mark)[:12]}.",
         "Paper: Chizat, Oyallon and Bach 2019, Figure 3(b): CIFAR-10, all 50,000 lossless "
