@@ -1,0 +1,109 @@
+"""Layers in the standard and in the NTK parametrization, and their initialization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = [
+    "Parametrization",
+    "ScaledConv2d",
+    "ScaledLinear",
+    "channels",
+    "check_sizes",
+    "constructors",
+    "initialize",
+    "one_of",
+]
+
+Parametrization = Literal["standard", "ntk"]
+
+
+class ScaledConv2d(nn.Conv2d):
+    """Convolution with weight ``scale * weight``: the NTK parametrization keeps weights N(0, 1).
+
+    ``scale`` is gain / sqrt(fan_in). The bias is not scaled.
+    """
+
+    def __init__(self, *args, gain: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = gain / math.sqrt(self.weight[0].numel())
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o i j"]:
+        """Return the convolution of ``x`` with the scaled weight."""
+        return F.conv2d(
+            x,
+            self.weight * self.scale,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+class ScaledLinear(nn.Linear):
+    """Linear layer with weight ``scale * weight`` (NTK parametrization), as `ScaledConv2d`."""
+
+    def __init__(self, *args, gain: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = gain / math.sqrt(self.in_features)
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n o"]:
+        """Return the product of ``x`` with the scaled weight."""
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+def constructors(parametrization: Parametrization, gain: float):
+    """The convolution and linear constructors of a parametrization."""
+    one_of("parametrization", parametrization, ("standard", "ntk"))
+    if parametrization == "standard":
+        return nn.Conv2d, nn.Linear
+
+    def conv(*args, **kwargs):
+        return ScaledConv2d(*args, gain=gain, **kwargs)
+
+    def linear(*args, **kwargs):
+        return ScaledLinear(*args, gain=gain, **kwargs)
+
+    return conv, linear
+
+
+@torch.no_grad()
+def initialize(
+    model: nn.Module, gain: float, parametrization: Parametrization, generator
+) -> nn.Module:
+    """Draw the weights in place: Xavier normal, or N(0, 1) for the NTK; zero biases."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if parametrization == "ntk":
+                module.weight.normal_(generator=generator)
+            else:
+                nn.init.xavier_normal_(module.weight, gain, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()
+    return model
+
+
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise a ValueError that lists ``allowed`` when ``value`` is none of them."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def check_sizes(**sizes: float) -> None:
+    """Raise a ValueError that names the first size that is not positive and finite."""
+    for name, value in sizes.items():
+        if not value > 0 or math.isinf(value):
+            raise ValueError(f"{name} must be positive and finite; got {value!r}")
+
+
+def channels(width: float, base: int) -> int:
+    """Return ``base`` channels times ``width``, at least one."""
+    return max(1, round(base * width))
