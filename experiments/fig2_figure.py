@@ -58,7 +58,7 @@ def _by_width(results: pd.DataFrame) -> dict[int, dict[str, np.ndarray]]:
     found = {}
     for m, some in rows.groupby("m"):
         groups = [read_arrays(Path(path)) for path in some["path"]]
-        found[int(str(m))] = _joined([{name: g[name] for name in names} for g in groups])
+        found[round(float(str(m)))] = _joined([{name: g[name] for name in names} for g in groups])
     return dict(sorted(found.items()))
 
 
