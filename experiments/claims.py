@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.results import said
 
-__all__ = ["claimed", "owner", "sweep", "wait_for"]
+__all__ = ["claimed", "owner", "release", "sweep", "wait_for"]
 
 _BEAT = 30.0  # seconds between touches
 _STALE = 600.0  # seconds without a touch: twenty beats, for a slow network folder
@@ -37,6 +37,8 @@ def _started(pid: int) -> str | None:
 
 
 def _alive(pid: int, started: str | None) -> bool:
+    if os.name == "nt":  # there os.kill ends the process; its touches have to tell
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -98,7 +100,7 @@ def _take(path: Path) -> bool:
             with os.fdopen(handle, "w") as file:
                 me = {"pid": os.getpid(), "host": socket.gethostname()}
                 json.dump({**me, "started": _started(os.getpid())}, file)
-        except OSError:
+        except BaseException:
             claim.unlink(missing_ok=True)
             raise
     return True
@@ -138,6 +140,15 @@ def wait_for(path: Path, *, seconds: float = 1.0) -> None:
     """Return when the run of ``path`` is finished or nobody computes it any more."""
     while not path.exists() and owner(path) is not None:
         time.sleep(seconds)
+
+
+def release(path: Path) -> None:
+    """Take this process's claim of a run away, if one was left by an interrupt.
+
+    Ctrl-C can come between any two instructions, also before `claimed` has entered its block.
+    """
+    if owner(path) == f"process {os.getpid()} on {socket.gethostname()}":
+        _claim_path(path).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

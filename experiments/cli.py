@@ -140,12 +140,13 @@ def _parse(kind: Any, argv: list[str], prog: str, **more: Any) -> Any:
 
 def _peek(argv: list[str], option: str) -> str | None:
     """The value of ``--option`` in ``argv``, needed before the whole line is parsed."""
-    for at, word in enumerate(argv):
-        if word == f"--{option}" and at + 1 < len(argv):
-            return argv[at + 1]
-        if word.startswith(f"--{option}="):
-            return word.partition("=")[2]
-    return None
+    value = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word == f"--{option}":
+            value = following
+        elif word.startswith(f"--{option}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def _experiment(name: str, argv: list[str]) -> int:
@@ -154,7 +155,7 @@ def _experiment(name: str, argv: list[str]) -> int:
     default = registry.preset(module, preset, _peek(argv, "dataset"))
     parts: list[tuple[str, type, Any]] = [
         ("settings", module.Settings, default),
-        ("options", RunOptions, RunOptions(preset=preset)),
+        ("run", RunOptions, RunOptions(preset=preset)),
     ]
     if hasattr(default, "dataset"):
         parts.append(("data", DataOptions, DataOptions()))
@@ -164,7 +165,7 @@ def _experiment(name: str, argv: list[str]) -> int:
     given = _parse(command, argv, name)
     data = getattr(given, "data", DataOptions())
     study = _study_name(given.settings, default, preset)
-    return _run(module, name, study, given.settings, given.options, data, argv)
+    return _run(module, name, study, given.settings, given.run, data, argv)
 
 
 def _study_name(settings: Any, default: Any, preset: str) -> str:
@@ -199,7 +200,8 @@ def _run(
 
     made = runner.save_study(plan, options.out)
     report = runner.Report(skipped=plan.paths)
-    if options.force or not all(runner.finished(path, _say) for path in plan.paths):
+    # Not said here: what is damaged is said where it is computed again.
+    if options.force or not all(runner.finished(path, lambda _: None) for path in plan.paths):
         try:
             report = _compute(module, plan, context, options, argv=[name, *argv])
         except KeyboardInterrupt:
@@ -318,12 +320,16 @@ def _all(argv: list[str]) -> int:
     data = DataOptions(**_fields(options, DataOptions))
     worst = 0
     for name in registry.available():
-        module = registry.experiment(name)
-        settings = registry.preset(module, options.preset)
         _say(f"== {name}")
-        study = _study_name(settings, settings, options.preset)
-        words = [name, "--preset", options.preset]
-        status = _run(module, name, study, settings, run_options, data, words[1:])
+        module = registry.experiment(name)
+        words = ["--preset", options.preset]
+        try:
+            settings = registry.preset(module, options.preset)
+            study = _study_name(settings, settings, options.preset)
+            status = _run(module, name, study, settings, run_options, data, words)
+        except UsageError as error:  # its data is missing, say; the others go on
+            _say(f"{name}: {error}")
+            status = 1
         if status == 130:
             return status
         worst = max(worst, status)

@@ -86,6 +86,11 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _rise(rows: pd.DataFrame) -> float:
+    """The largest rise of the process's memory during a run."""
+    return float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
+
+
 def _dagger(number: Any) -> str:
     if number is None:
         return "–"
@@ -106,6 +111,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
         known = paper.get(method, {})
         stable, size = _mean(_known(rows, "stability")), _mean(_known(rows, "size"))
         seconds, memory = _mean(_known(rows, "seconds")), max(_known(rows, "peak_memory_bytes"))
+        rise = _rise(rows)
         record: dict[str, Any] = {"method": method, "alpha": _alpha(rows), "runs": len(rows)}
         record["diverged"] = int((rows["status"] == "diverged").sum())
         for metric in ("train_accuracy", "test_accuracy"):
@@ -122,6 +128,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
                 "stability": stable,
                 "seconds": seconds,
                 "peak_memory_bytes": memory,
+                "memory_rise_bytes": rise,
                 "parameters_or_features": size,
             }
         )
@@ -132,7 +139,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
                 "test %": mean_and_range(_all(rows, "test_accuracy")),
                 "stable %": percent(stable, 2),
                 "seconds": "–" if seconds is None else f"{seconds:.1f}",
-                "peak MB": f"{memory / 2**20:.0f}",
+                "peak MB": f"{memory / 2**20:.0f} [+{rise / 2**20:.0f}]",
                 "parameters or features": "–" if size is None else f"{size:,.0f}",
                 "paper: train %": _dagger(known.get("train_accuracy")),
                 "paper: test %": _dagger(known.get("test_accuracy")),
@@ -155,8 +162,9 @@ def _notes(results: pd.DataFrame, paper: dict[str, dict[str, Any]]) -> list[str]
     mark = results["data_fingerprint"].iloc[0]
     notes = [
         f"Measured: mean [least, greatest] over {count} seed{'s' * (count > 1)}; a seed draws "
-        "images and weights. Stable: ReLUs with the sign they had at initialization, on test images. "
-        "Seconds of one run (fit and scores); peak memory of the whole process. "
+        "images and weights. Stable: ReLUs with the sign they had at initialization, on test "
+        "images. Seconds of one run (fit and scores); peak memory of the whole process and, in "
+        "brackets, its rise during the run. "
         f"Data {str(mark)[:12]}.",
         "Paper: Chizat, Oyallon and Bach 2019, Figure 3(b): CIFAR-10, all 50,000 lossless "
         "training images, networks 8 (VGG-11) and 7 (ResNet-18) times as wide.",

@@ -161,9 +161,9 @@ class PeakMemory:
     """Peak memory of one run: make it before, read it after.
 
     On Linux the kernel's high-water mark of resident memory is reset first, so every run has its
-    own peak, interpreter, libraries and data included. Elsewhere (or where the kernel refuses) it
-    is the peak of the process so far, and ``own`` is False. On CUDA ``gpu`` is the peak that
-    torch allocated.
+    own peak, interpreter, libraries and data included; ``before`` is what was resident at its
+    start. Elsewhere (or where the kernel refuses) it is the peak of the process so far, ``own`` is
+    False and ``before`` may be None. On CUDA ``gpu`` is the peak that torch allocated.
     """
 
     def __init__(self, device: str = "cpu"):
@@ -174,19 +174,22 @@ class PeakMemory:
         self.own = False
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-            self.own = _high_water_mark() is not None
+            self.own = _status("VmHWM") is not None
+        self.before = _status("VmRSS")
         if device.startswith("cuda"):
             import torch
 
             torch.cuda.reset_peak_memory_stats(device)
 
-    def host(self) -> int:
-        """Bytes of resident memory at the peak."""
-        mark = _high_water_mark() if self.own else None
+    def host(self) -> int | None:
+        """Bytes of resident memory at the peak; None where the system does not say (Windows)."""
+        mark = _status("VmHWM") if self.own else None
         if mark is not None:
             return mark
-        import resource
-
+        try:
+            import resource
+        except ImportError:
+            return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
@@ -199,9 +202,10 @@ class PeakMemory:
         return torch.cuda.max_memory_allocated(self._device)
 
 
-def _high_water_mark() -> int | None:
+def _status(entry: str) -> int | None:
+    """Bytes of an entry of Linux's description of this process."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{entry}:"):
                 return int(line.split()[1]) * 1024
     return None

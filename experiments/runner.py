@@ -131,6 +131,23 @@ def execute(
     """
     report = Report()
     claims.sweep(plan.paths[0].parent)
+    try:
+        _execute(module, plan, context, force, recorded or {}, report)
+    except BaseException:
+        for path in plan.paths:
+            claims.release(path)
+        raise
+    return report
+
+
+def _execute(
+    module: ModuleType,
+    plan: Plan,
+    context: Context,
+    force: bool,
+    recorded: dict[str, Any],
+    report: Report,
+) -> None:
     pending = list(plan.entries)
     n = len(pending)
     while pending:
@@ -150,14 +167,13 @@ def execute(
                     continue
                 number = plan.paths.index(path) + 1
                 context.log(f"[{number}/{n}] {path.stem}")
-                _one(module, plan.name, run, path, data, context, recorded or {}, report)
+                _one(module, plan.name, run, path, data, context, recorded, report)
         pending = elsewhere
         if pending:
             path = pending[0][1]
             context.log(f"waiting for {path.stem}, which {claims.owner(path)} computes")
             claims.wait_for(path)
             force = False  # what the other process wrote is as new as ours
-    return report
 
 
 def _one(
@@ -196,6 +212,7 @@ def _one(
         data=data,
         seconds=time.perf_counter() - start,
         peak_memory_bytes=memory.host(),
+        memory_before_bytes=memory.before,
         peak_memory_is_of_this_run=memory.own,
         peak_gpu_memory_bytes=memory.gpu(),
         dtype=context.dtype,

@@ -50,6 +50,15 @@ def test_a_claim_is_given_back_after_an_error(path):
     assert list(path.parent.iterdir()) == []
 
 
+def test_a_claim_left_by_an_interrupt_is_released_and_others_are_not(path):
+    leave_claim(path)
+    claims.release(path)
+    assert list(path.parent.iterdir()) == []
+    claim = leave_claim(path, host="elsewhere")
+    claims.release(path)
+    assert claim.exists()
+
+
 def test_many_threads_get_one_claim(path):
     path.parent.mkdir()
     barrier, held = threading.Barrier(8), []

@@ -253,6 +253,15 @@ def test_all_runs_every_experiment(toy, tmp_path, capsys, monkeypatch):
     assert len(runs_in(tmp_path)) == 3
 
 
+def test_all_goes_on_after_an_experiment_without_its_data(toy, tmp_path, capsys, monkeypatch):
+    table = {"fig3b": "experiments.fig3b", "toy": "tests.experiments.toy"}
+    monkeypatch.setattr(registry, "EXPERIMENTS", table)
+    monkeypatch.setitem(toy.PRESETS, "paper", toy.Settings((2,)))
+    assert cli.run(["all", "--preset", "paper", "--out", str(tmp_path)]) == 1
+    assert "fig3b: cifar10 does not come with this package" in capsys.readouterr().err
+    assert len(runs_in(tmp_path)) == 1
+
+
 def wait_for_runs(out: Path, count: int) -> None:
     for _ in range(600):
         if (out / "toy" / "runs").is_dir() and len(runs_in(out)) >= count:

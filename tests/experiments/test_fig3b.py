@@ -28,6 +28,7 @@ def frame(settings, **columns):
             "size": 1234.0,
             "seconds": 2.0,
             "peak_memory_bytes": 3 * 2**20,
+            "memory_before_bytes": 2**20,
             "status": "done",
             "data_label": "CIFAR-10, JPEG-75",
             "data_fingerprint": "0123456789abcdef",
@@ -129,7 +130,7 @@ def test_the_table_shows_mean_and_range_beside_the_paper(results):
     assert shown.loc["VGG-11, linearized (α = ∞)", "paper: test %"] == "–"
     assert shown.loc["VGG-11, α = 1", "stable %"] == "87.50"
     assert shown.loc["scattering", "stable %"] == "–"
-    assert shown.loc["scattering", "peak MB"] == "3"
+    assert shown.loc["scattering", "peak MB"] == "3 [+2]"
     assert table.title == ("Figure 3(b) on CIFAR-10, JPEG-75 (5,000 training, 2,000 test images)")
     assert any("† Recalled" in note and "not checked against print" in note for note in table.notes)
     assert any("0123456789ab" in note for note in table.notes)
