@@ -77,7 +77,13 @@ class Spectrum:
         filtered = self.eigenvectors @ (filter_of(self.eigenvalues)[:, None] * self.project(y))
         return self._system.unfold(filtered, y)
 
-    def ridge(self, y: Tensor, ridge: float | Sequence[float] | Tensor) -> RidgePath:
+    def ridge(
+        self,
+        y: Tensor,
+        ridge: float | Sequence[float] | Tensor,
+        *,
+        eliminated: Float[Tensor, " n"] | None = None,
+    ) -> RidgePath:
         """Kernel ridge regression at each value of ``ridge``.
 
         Parameters
@@ -87,6 +93,10 @@ class Spectrum:
             At least 0. At 0 the solution of least norm: directions whose eigenvalue is below
             the kernel's rounding are left out (and leave-one-out is then NaN if no direction
             is left unexplained).
+        eliminated : Tensor of shape (n,), optional
+            A unit vector that the kernel maps to 0 and that is fitted without penalty:
+            ``1 / sqrt(n)`` for a kernel centred by `tangent.centring`, whose constant is then
+            the mean of the targets. Leave-one-out takes it into account.
 
         Returns
         -------
@@ -100,36 +110,83 @@ class Spectrum:
         values = [check_ridge(r) for r in torch.as_tensor(ridge).reshape(-1).tolist()]
         if not values:
             raise ValueError("ridge must hold at least one value; got none")
-        paths = [self._ridge(torch.as_tensor(y), r) for r in values]
-        least = float(self.eigenvalues[0] / (self.eigenvalues[-1].clamp(min=0) + min(values)))
-        warn_if_rounding_rules(
-            min(least, float("inf")) if min(values) else 0.0, self._system.rounding, min(values)
-        )
+        y = torch.as_tensor(y)
+        least = min(values)
+        if least:
+            top, bottom = float(self.eigenvalues[0]), max(float(self.eigenvalues[-1]), 0.0)
+            warn_if_rounding_rules((top + least) / (bottom + least), self._system.rounding, least)
+        paths = []
+        for value in values:
+            gain, left = self._ridge_filter(value)
+            # Leave-one-out does not change when the filter of the residual is scaled: at ridge 0
+            # on a kernel of full rank its limit is the inverse itself.
+            slack = gain if value == 0 and not left.any() else left
+            paths.append(self.fit(y, gain, left, slack=slack, eliminated=eliminated))
         stacked = [torch.stack(parts) for parts in zip(*paths, strict=True)]
         return RidgePath(torch.tensor(values, dtype=torch.float64), *stacked)
 
-    def _ridge(self, y: Tensor, ridge: float) -> tuple[Tensor, ...]:
-        s, v = self._system, self.eigenvectors
+    def _ridge_filter(self, ridge: float) -> tuple[Tensor, Tensor]:
         lam = self.eigenvalues.clamp(min=0)
-        kept = lam + ridge > s.rounding * lam[0] if ridge == 0 else torch.ones_like(lam) > 0
-        gain = torch.where(kept, 1 / (lam + ridge), 0.0)
-        left = torch.where(kept, ridge * gain, 1.0)  # residual left in each direction
+        if ridge:
+            return 1 / (lam + ridge), ridge / (lam + ridge)
+        kept = lam > self._system.rounding * lam[0]
+        return torch.where(kept, 1 / lam, 0.0), torch.where(kept, 0.0, 1.0).to(lam)
+
+    def fit(
+        self,
+        y: Tensor,
+        gain: Float[Tensor, " m"],
+        left: Float[Tensor, " m"],
+        *,
+        slack: Float[Tensor, " m"] | None = None,
+        eliminated: Float[Tensor, " n"] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Fit by any filter: the fields of `RidgePath` after ``ridges``, for one filter.
+
+        Parameters
+        ----------
+        y : Tensor of shape (n,) or (n, k)
+        gain, left : Tensor of shape (m,)
+            Coefficients and residual that the fit leaves in each eigenvector:
+            ``left = 1 - lambda * gain``.
+        slack : Tensor of shape (m,), optional
+            In place of ``left`` in leave-one-out, which is exact for ridge regression and a
+            shortcut (each input's residual over one minus its leverage) for other filters.
+        eliminated : Tensor of shape (n,), optional
+            As in `ridge`.
+        """
+        s, v = self._system, self.eigenvectors
+        slack = left if slack is None else slack
         columns = s.columns(y)
-        projected = v.T @ columns
+        constant = None
+        kept = columns
+        if eliminated is not None:
+            constant = eliminated.to(v)
+            if s.k is not None:
+                constant = torch.kron(constant[:, None], torch.eye(s.k).to(v))
+            else:
+                constant = constant[:, None]
+            kept = columns - constant @ (constant.T @ columns)
+        projected = v.T @ kept
         coefficients = v @ (gain[:, None] * projected)
         residual = v @ (left[:, None] * projected)
-        # Leave-one-out residuals do not change when the filter of the residual is scaled: at
-        # ridge 0 on a kernel of full rank its limit is the inverse itself.
-        slack = gain if ridge == 0 and bool(kept.all()) else left
         loo = v @ (slack[:, None] * projected)
         if s.k is None:
-            loo = loo / (v**2 @ slack)[:, None]
+            leverage = v**2 @ slack
+            if constant is not None:
+                leverage = leverage - constant[:, 0] ** 2 * slack[-1]
+            loo = loo / leverage[:, None]
         else:
             rows = v.reshape(s.n, s.k, -1)
             blocks = torch.einsum("iam,m,ibm->iab", rows, slack, rows)
+            if eliminated is not None:
+                eye = torch.eye(s.k).to(v)
+                blocks = blocks - (eliminated.to(v) ** 2 * slack[-1])[:, None, None] * eye
             loo = torch.linalg.solve_ex(blocks, loo.reshape(s.n, s.k, 1))[0].reshape(-1, 1)
-        spent = len(lam) - left.sum()
-        gcv = (residual**2).mean() / (left.mean() ** 2)
+        spent = len(left) - left.sum()
+        if constant is not None:
+            spent = spent + constant.shape[1] * left[-1]
+        gcv = (residual**2).mean() / (1 - spent / len(left)) ** 2
         return (
             s.unfold(coefficients, y),
             s.unfold(columns - residual, y),

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
 from tangent._system import check_memory
+from tangent.centring import KernelCentring
 from tangent.ridge import IllConditionedWarning, kernel_ridge
 from tangent.spectrum import spectrum
 from tests.tangent.kernels import full, problem, trace
@@ -180,3 +181,23 @@ def test_float32_kernel_is_solved_in_float64(generator):
     fit = kernel_ridge(kernel.float(), y.float(), 0.5)
     assert fit.coefficients.dtype == torch.float64
     close(fit.coefficients, kernel_ridge(kernel, y, 0.5).coefficients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_of", [trace, full])
+def test_leave_one_out_of_a_centred_kernel_refits_the_constant(kernel_of, generator):
+    phi, _, y = problem(generator)
+    n = len(phi)
+
+    def fitted(rows, new):
+        """Ridge regression with an unpenalized constant, on the features."""
+        mean, middle = phi[rows].mean(0), y[rows].mean(0)
+        a = phi[rows] - mean
+        fit = kernel_ridge(kernel_of(a, a), y[rows] - middle, 0.7)
+        return fit.predict(kernel_of(phi[new] - mean, a)) + middle
+
+    expected = torch.cat([fitted([j for j in range(n) if j != i], [i]) for i in range(n)])
+    kernel = KernelCentring.fit(kernel_of(phi, phi)).train(kernel_of(phi, phi))
+    constant = torch.full((n,), n**-0.5, dtype=torch.float64)
+    path = spectrum(kernel).ridge(y, 0.7, eliminated=constant)
+    close(path.leave_one_out[0], expected)
+    close(path.train_predictions[0], fitted(list(range(n)), list(range(n))))
