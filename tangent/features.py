@@ -87,13 +87,20 @@ def tangent_features(
 
 
 def jacobian_batches(
-    model: nn.Module, params: dict[str, Tensor], x: Tensor, batch_size: int | None = None
+    model: nn.Module,
+    params: dict[str, Tensor],
+    x: Tensor,
+    batch_size: int | None = None,
+    *,
+    tensors: dict[str, Tensor] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the Jacobians of consecutive batches: a dict of tensors (b, k, p of the parameter).
 
     ``torch.func.vmap`` of ``jacrev``: exact for every model that torch.func can trace.
+    ``tensors`` are all parameters and buffers to run the model with, its own by default.
     """
-    frozen = {name: p.detach() for name, p in model.named_parameters() if name not in params}
+    frozen = {n: p.detach() for n, p in (tensors or dict(model.named_parameters())).items()}
+    frozen = {name: p for name, p in frozen.items() if name not in params}
     outputs = one_input(model)
 
     def selected(chosen: dict[str, Tensor], x_one: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tangent.engine.functional import check_inputs, selected_parameters
-from tangent.features import jacobian_batches
+from tangent.engine.cost import Problem
+from tangent.engine.engine import Engine
+from tangent.engine.functional import check_inputs, evaluating
 
 __all__ = ["tangent_kernel"]
 
@@ -82,16 +83,32 @@ def tangent_kernel(
         If an argument breaks its rule.
     """
     x1 = check_inputs(model, x1, "x1")
-    other = x1 if x2 is None else check_inputs(model, x2, "x2")
-    params = selected_parameters(model, parameters)
+    x2 = x2 if x2 is None else check_inputs(model, x2, "x2")
     _check_outputs(outputs)
-    phi1 = _features(model, params, x1, outputs)
-    phi2 = phi1 if x2 is None else _features(model, params, other, outputs)
-    total = accumulate or dtype or next(iter(params.values())).dtype
-    layers = {
-        name: _contracted(phi1[name].to(total), phi2[name].to(total), outputs) for name in phi1
-    }
-    return layers if per_layer else torch.stack(list(layers.values())).sum(0)
+    k = _number_of_outputs(model, x1, outputs)
+    full = outputs == "full"
+    groups = k if outputs == "diagonal" else 1
+    problem = Problem(len(x1), len(x1 if x2 is None else x2), x2 is None, full, groups)
+    engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
+    left = engine.factors(x1)
+    right = None if x2 is None else engine.factors(x2)
+    if per_layer:
+        return {n: _shaped(share, outputs) for n, share in engine.shares(left, right)}
+    return _shaped(engine.total(left, right), outputs)
+
+
+def _shaped(total: Tensor, outputs: str | int) -> Tensor:
+    if outputs == "full":
+        return total
+    return total.permute(1, 2, 0) if outputs == "diagonal" else total[0]
+
+
+def _number_of_outputs(model: nn.Module, x: Tensor, outputs: str | int) -> int:
+    with torch.no_grad(), evaluating(model):
+        k = model(x[:1]).numel()
+    if isinstance(outputs, int) and not -k <= outputs < k:
+        raise ValueError(f"outputs must be below the {k} outputs; got {outputs}")
+    return k
 
 
 def _check_outputs(outputs: str | int) -> None:
@@ -101,28 +118,3 @@ def _check_outputs(outputs: str | int) -> None:
         f"outputs must be one of {', '.join(map(repr, _NAMED))} or the index of an output; "
         f"got {outputs!r}"
     )
-
-
-def _features(
-    model: nn.Module, params: dict[str, Tensor], x: Tensor, outputs: str | int
-) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {name: [] for name in params}
-    for jacobians in jacobian_batches(model, params, x):
-        for name, j in jacobians.items():
-            k = j.shape[1]
-            if outputs == "pseudo":
-                j = j.sum(1, keepdim=True) / k**0.5
-            elif isinstance(outputs, int):
-                if not -k <= outputs < k:
-                    raise ValueError(f"outputs must be below the {k} outputs; got {outputs}")
-                j = j[:, outputs].unsqueeze(1)
-            parts[name].append(j)
-    return {name: torch.cat(js) for name, js in parts.items()}
-
-
-def _contracted(phi1: Tensor, phi2: Tensor, outputs: str | int) -> Tensor:
-    if outputs == "full":
-        return torch.einsum("iap,jbp->iajb", phi1, phi2)
-    if outputs == "diagonal":
-        return torch.einsum("iap,jap->ija", phi1, phi2)
-    return torch.einsum("iap,jap->ij", phi1, phi2)

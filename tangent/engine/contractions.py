@@ -1,0 +1,210 @@
+"""Contraction orders: three equal ways to sum a layer's gradients' inner products over pairs.
+
+With patches A_i (P, K) and cotangents D_i^a (P, C), the gradient of output a at input i is
+(D_i^a)^T A_i. The inner product of two of them is, equally,
+
+- ``jacobian``: the product of the gradients themselves, made in slices of A's columns;
+- ``half``: A_i A_j^T applied to D_j^b, then the product with D_i^a;
+- ``gram``: the elementwise product of A_i A_j^T with D_i^a (D_j^b)^T, summed.
+
+Where both sides are the same inputs, only pairs with j <= i are computed (in blocks of rows):
+`mirrored` fills in the rest, once for all layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangent.engine.factors import Factor
+
+__all__ = ["add_contribution", "mirrored"]
+
+_SLICE = 2**24  # bytes of gradients made at once on a CPU
+_CHUNK = 2**21  # bytes of the half-contracted array: about a core's cache
+
+
+def add_contribution(
+    total: Tensor, left: Factor, right: Factor, *, symmetric: bool, full: bool
+) -> None:
+    """Add a layer's share of the kernel to ``total``, in place.
+
+    Parameters
+    ----------
+    total : Tensor
+        Shape (n1, o, n2, o) where ``full``, else (groups, n1, n2), with one group that sums over
+        the outputs or one group an output.
+    left, right : Factor
+        Of the two sides; the same object where ``symmetric``.
+    """
+    if left.order == "dense":
+        _dense(total, left, right, symmetric, full)
+    elif left.order == "jacobian":
+        _jacobian(total, left, right, symmetric, full)
+    elif left.order == "half":
+        _half(total, left, right, symmetric)
+    elif full:
+        _gram_full(total, left, right, symmetric)
+    else:
+        _gram_paired(total, left, right, symmetric)
+
+
+def mirrored(total: Tensor, full: bool) -> Tensor:
+    """Copy the pairs j < i of a symmetric kernel onto the pairs j > i, in place.
+
+    Within a pair (i, i) the outputs below the diagonal are copied above it.
+    """
+    if full:
+        n, o = total.shape[:2]
+        matrices = [total.view(n * o, n * o)]
+    else:
+        matrices = list(total)
+    for matrix in matrices:
+        step = 1024
+        for start in range(0, len(matrix), step):
+            stop = min(len(matrix), start + step)
+            matrix[start:stop, stop:] = matrix[stop:, start:stop].t()
+            block = matrix[start:stop, start:stop]
+            block.copy_(block.tril() + block.tril(-1).t())
+    return total
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
+    """``total += alpha * a @ b``, the product in the factors' dtype."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, alpha=alpha)
+    else:
+        total.add_(torch.mm(a, b), alpha=alpha)
+
+
+def _add_gradients(
+    total: Tensor, g1: Tensor, g2: Tensor, alpha: float, symmetric: bool, full: bool
+) -> None:
+    """Inner products of gradients (n, o, p); rows in blocks, so that half of them are enough."""
+    if full:
+        pairs = [(total.view(total.shape[0] * total.shape[1], -1), g1.flatten(0, 1), None)]
+        others = [g2.flatten(0, 1)]
+    elif len(total) == 1:
+        pairs, others = [(total[0], g1.flatten(1), None)], [g2.flatten(1)]
+    else:
+        pairs = [(t, g1[:, a], None) for a, t in enumerate(total)]
+        others = [g2[:, a] for a in range(len(total))]
+    for (matrix, a, _), b in zip(pairs, others, strict=True):
+        step = len(a) if not symmetric else max(64, -(-len(a) // 8))
+        for start in range(0, len(a), step):
+            stop = min(len(a), start + step)
+            end = stop if symmetric else len(b)
+            _add_product(matrix[start:stop, :end], a[start:stop], b[:end].t(), alpha)
+
+
+def _dense(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool) -> None:
+    _add_gradients(total, left.gradients, right.gradients, 1.0, symmetric, full)
+
+
+def _jacobian(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool) -> None:
+    """Gradients in slices of input channels, so that they take little memory."""
+    n, o, c, _ = left.cotangents.shape
+    inputs = max(n, len(right.cotangents))
+    budget = _SLICE if total.device.type == "cpu" else 2**29
+    entries = max(1, budget // (inputs * o * c * left.cotangents.element_size()))
+    buffers: dict[str, Tensor] = {}
+    for start, stop in left.patches.slices(entries):
+        g1 = _gradient_slice(left, start, stop, "left", buffers)
+        g2 = g1 if symmetric else _gradient_slice(right, start, stop, "right", buffers)
+        _add_gradients(total, g1, g2, left.alpha, symmetric, full)
+
+
+def _gradient_slice(
+    factor: Factor, start: int, stop: int, side: str, buffers: dict[str, Tensor]
+) -> Float[Tensor, "n o p"]:
+    n, o, c, p = factor.cotangents.shape
+    columns = factor.patches.columns(start, stop).to(factor.cotangents.dtype)
+    shape = (n, o * c, columns.shape[1])
+    if side not in buffers or buffers[side].shape != shape:
+        buffers[side] = factor.cotangents.new_empty(shape)
+    product = torch.bmm(
+        factor.cotangents.view(n, o * c, p), columns.transpose(1, 2), out=buffers[side]
+    )
+    return product.view(n, o, -1)
+
+
+def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
+    """Row by row: one batched product over j, then one product for all pairs of outputs."""
+    n1, o, c, p = left.cotangents.shape
+    n2 = len(right.cotangents)
+    a1 = left.operand
+    a2 = a1 if symmetric else right.operand
+    d2 = right.cotangents.view(n2, o * c, p)
+    size = o * c * p * d2.element_size()
+    chunk = max(1, (_CHUNK if total.device.type == "cpu" else 2**28) // size)
+    buffer = d2.new_empty(min(chunk, n2), o * c, p)
+    rows = max(1, 64 // p)
+    for start in range(0, n2, chunk):
+        for first in range(start if symmetric else 0, n1, rows):
+            last = min(n1, first + rows)
+            stop = min(n2, start + chunk, last if symmetric else n2)
+            gram = left.patches.gram(a1[first:last], a2[start:stop], left.shifted)
+            for i in range(first, last):
+                end = min(stop, i + 1) if symmetric else stop
+                if end <= start:
+                    continue
+                applied = torch.bmm(
+                    d2[start:end], gram[: end - start, :, i - first], out=buffer[: end - start]
+                )
+                _add_product(
+                    total[i].view(o, -1)[:, start * o : end * o],
+                    left.cotangents[i].view(o, c * p),
+                    applied.view((end - start) * o, c * p).t(),
+                    left.alpha,
+                )
+
+
+def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
+    """For few positions. Cotangents are laid out (P, n, o, C)."""
+    p, n1, o, c = left.cotangents.shape
+    n2 = right.cotangents.shape[1]
+    a1 = left.operand
+    a2 = a1 if symmetric else right.operand
+    rows = max(1, (_SLICE if total.device.type == "cpu" else 2**28) // (4 * n2 * o * o * 4))
+    for first in range(0, n1, rows):
+        last = min(n1, first + rows)
+        end = last if symmetric else n2
+        gram = left.patches.gram(a1[first:last], a2[:end], left.shifted)  # j q i p
+        weights = gram.permute(3, 1, 2, 0).repeat_interleave(o, dim=3).unsqueeze(3)
+        block = total[first:last].view(last - first, o, n2 * o)[:, :, : end * o]
+        for u in range(p):
+            d1 = left.cotangents[u, first:last].reshape(-1, c)
+            for v in range(p):
+                product = torch.mm(d1, right.cotangents[v, :end].reshape(-1, c).t())
+                product = product.view(last - first, o, end * o)
+                if total.dtype == product.dtype:
+                    block.addcmul_(product, weights[u, v], value=left.alpha)
+                else:
+                    block.add_(product * weights[u, v], alpha=left.alpha)
+
+
+def _gram_paired(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
+    """Sums over outputs inside the product. Cotangents are laid out (n, P, o, C)."""
+    n1, p = left.cotangents.shape[:2]
+    n2 = len(right.cotangents)
+    groups = len(total)
+    a1 = left.operand
+    a2 = a1 if symmetric else right.operand
+    budget = _CHUNK if total.device.type == "cpu" else 2**28
+    rows = max(1, 64 // p)
+    chunk = max(1, budget // (rows * p * p * left.cotangents.element_size()))
+    for first in range(0, n1, rows):
+        last = min(n1, first + rows)
+        for start in range(0, last if symmetric else n2, chunk):
+            end = min(start + chunk, last if symmetric else n2)
+            gram = left.patches.gram(a1[first:last], a2[start:end], left.shifted)
+            gram = gram.reshape((end - start) * p, -1)
+            for g in range(groups):
+                part = slice(None) if groups == 1 else slice(g, g + 1)
+                d1 = left.cotangents[first:last, :, part].reshape((last - first) * p, -1)
+                d2 = right.cotangents[start:end, :, part].reshape((end - start) * p, -1)
+                product = torch.mm(d2, d1.t()).mul_(gram)
+                product = product.view(end - start, p, last - first, p)
+                summed = product.sum((1, 3), dtype=total.dtype).t()
+                total[g, first:last, start:end].add_(summed, alpha=left.alpha)

@@ -1,0 +1,262 @@
+"""The engine: from a network and inputs to factors, and from factors to blocks of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tangent.engine.contractions import add_contribution, mirrored
+from tangent.engine.cost import Problem, Rates, calibrated
+from tangent.engine.factors import Factor, Layer, Store, planned
+from tangent.engine.functional import evaluating, selected_parameters
+from tangent.engine.pieces import Piece, pieces_of
+from tangent.engine.rules import cotangents
+from tangent.engine.tape import Tape, recorded
+from tangent.features import jacobian_batches
+
+__all__ = ["Engine"]
+
+Factors = dict[str, Factor]
+
+
+@dataclass
+class Engine:
+    """A network, the part of its kernel that is wanted, and how it will be computed.
+
+    Parameters
+    ----------
+    model : nn.Module
+    outputs : str or int
+        As in `tangent.tangent_kernel`.
+    problem : Problem
+        What the orders are chosen for.
+    parameters : sequence of str, optional
+    dtype, accumulate : torch.dtype, optional
+        Of the factors (by default that of the weights) and of the kernel (that of the factors).
+    rates : Rates, optional
+        Speeds of the device, measured by default.
+    working : int
+        Bytes of the largest array of the backward pass.
+    """
+
+    model: nn.Module
+    outputs: str | int
+    problem: Problem
+    parameters: Sequence[str] | None = None
+    dtype: torch.dtype | None = None
+    accumulate: torch.dtype | None = None
+    rates: Rates | None = None
+    working: int = 2**24
+    layers: list[Layer] | None = None
+    opaque: set[str] = field(default_factory=set)
+    _largest: int = 0  # bytes a batch of one takes at its widest layer
+
+    def __post_init__(self) -> None:
+        self.names = list(selected_parameters(self.model, self.parameters))
+        tensors = {
+            **{n: p.detach() for n, p in self.model.named_parameters()},
+            **{n: b.detach() for n, b in self.model.named_buffers()},
+        }
+        weight = tensors[self.names[0]]
+        self.device = weight.device
+        self.kept: torch.dtype = self.dtype or weight.dtype
+        self.summed: torch.dtype = self.accumulate or self.kept
+        # The network itself runs in the wider of the two dtypes, its factors are kept in `dtype`.
+        self.run_dtype = torch.promote_types(weight.dtype, self.kept)
+        self.tensors = {
+            n: t.to(self.run_dtype) if t.is_floating_point() else t for n, t in tensors.items()
+        }
+        self.rates = self.rates or calibrated(self.device, self.kept)
+
+    # Factors
+
+    def factors(self, x: Tensor) -> Factors:
+        """Factors of every parameter over the inputs ``x``."""
+        x = x.to(self.run_dtype) if x.is_floating_point() else x
+        try:
+            found = self._structured(x)
+        except NotImplementedError:
+            if self.layers is not None:  # planned from other inputs, which are in use by now
+                raise
+            self.opaque = set(self.names)
+            self.layers = [Layer(name, "dense", self.problem.full) for name in self.names]
+            found = {}
+        found.update(self._opaque_factors(x))
+        return {layer.name: found[layer.name] for layer in self.layers or []}
+
+    def _structured(self, x: Tensor) -> Factors:
+        """Factors of the parameters that the backward rules know, in batches."""
+        stores: dict[str, Store] = {}
+        start = 0
+        while start < len(x):
+            part = x[start : start + (self._batch() if self._largest else 2)]
+            pieces = self._pieces(part)
+            if self.layers is None:
+                self.layers = self._plan(pieces, part)
+            if not stores:
+                stores = {
+                    layer.name: Store(layer, len(x), self.kept)
+                    for layer in self.layers
+                    if layer.name not in self.opaque
+                }
+            if set(stores) - set(pieces):
+                raise NotImplementedError("the network takes another path for other inputs")
+            for name, store in stores.items():
+                store.add(pieces[name])
+            start += len(part)
+        return {name: store.factor() for name, store in stores.items()}
+
+    def _batch(self) -> int:
+        return max(1, self.working // self._largest)
+
+    def _pieces(self, x: Tensor) -> dict[str, list[Piece]]:
+        wanted = set(self.names) - self.opaque
+        pieces: dict[str, list[Piece]] = {}
+        if not wanted:
+            return pieces
+        parameters = {name: self.tensors[name] for name in self.names}
+        tape = recorded(self.model, self.tensors, parameters, x)
+        seeds = self._seeds(tape)
+        largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)
+        self._largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
+
+        def visit(call, cotangent: Tensor) -> None:
+            found, unknown = pieces_of(tape, call, cotangent, wanted)
+            for piece in found:
+                pieces.setdefault(piece.name, []).append(piece)
+            self.opaque.update(unknown)
+
+        with torch.no_grad(), evaluating(self.model):
+            cotangents(tape, seeds, wanted, visit)
+        for name in self.opaque:
+            pieces.pop(name, None)
+        return pieces
+
+    @property
+    def tensors_size(self) -> int:
+        """Bytes of a number of the backward pass."""
+        return self.run_dtype.itemsize
+
+    def _seeds(self, tape: Tape) -> Tensor:
+        n = len(tape.output)
+        k = tape.output[0].numel()
+        if self.outputs == "pseudo":
+            seeds = torch.full((1, n, k), k**-0.5)
+        elif isinstance(self.outputs, int):
+            seeds = torch.zeros(1, n, k)
+            seeds[:, :, self.outputs] = 1
+        else:
+            seeds = torch.eye(k).unsqueeze(1).expand(k, n, k)
+        return seeds.to(tape.output).reshape(-1, *tape.output.shape)
+
+    # Plan
+
+    def _plan(self, pieces: dict[str, list[Piece]], x: Tensor) -> list[Layer]:
+        """Choose the orders; what the record got wrong, or cannot do, is made opaque."""
+        self._distrust(pieces, x[:1])
+        for name in self.opaque:
+            pieces.pop(name, None)
+        assert self.rates is not None
+        layers = {layer.name: layer for layer in planned(pieces, self.problem, self.rates)}
+        dense = {name: Layer(name, "dense", self.problem.full) for name in self.opaque}
+        unused = set(self.names) - set(layers) - set(dense)
+        if unused == set(self.names):
+            self.opaque.update(unused)
+            dense = {name: Layer(name, "dense", self.problem.full) for name in unused}
+        both = {**layers, **dense}
+        return [both[name] for name in self.names if name in both]
+
+    def _distrust(self, pieces: dict[str, list[Piece]], x: Tensor) -> None:
+        """Compare one combination of one input's gradients with autograd's.
+
+        The record cannot see everything: a detached branch, a custom backward pass, a batch that
+        is transposed before it is merged. One ordinary backward pass finds all of them.
+        """
+        leaves = {n: self.tensors[n].clone().requires_grad_() for n in self.names}
+        with torch.enable_grad(), evaluating(self.model):
+            output = functional_call(self.model, {**self.tensors, **leaves}, (x,)).flatten()
+            o = 1 if self.problem.groups == 1 and not self._all_outputs else len(output)
+            weights = torch.cos(torch.arange(o, device=output.device) + 1.0).to(output)
+            if self._all_outputs:
+                value = output @ weights
+            elif self.outputs == "pseudo":
+                value = output.sum() / len(output) ** 0.5 * weights[0]
+            else:
+                value = output[self.outputs] * weights[0]
+            expected = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        tolerance = 0.01 if torch.finfo(self.run_dtype).bits >= 32 else 0.1
+        for name, gradient in zip(leaves, expected, strict=True):
+            uses = pieces.get(name, [])
+            if gradient is None:
+                if uses:
+                    self.opaque.add(name)
+                continue
+            found = sum(
+                (use.first().dense(weights).flatten() for use in uses),
+                torch.zeros_like(gradient.flatten()),
+            )
+            if found.shape != gradient.flatten().shape:
+                self.opaque.add(name)
+                continue
+            error = (found - gradient.flatten()).norm()
+            if not error <= tolerance * gradient.norm():
+                self.opaque.add(name)
+
+    @property
+    def _all_outputs(self) -> bool:
+        return self.outputs in ("full", "diagonal", "trace")
+
+    def _opaque_factors(self, x: Tensor) -> Factors:
+        if not self.opaque:
+            return {}
+        chosen = {n: self.tensors[n] for n in self.names if n in self.opaque}
+        parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
+        for jacobians in jacobian_batches(self.model, chosen, x, tensors=self.tensors):
+            for name, j in jacobians.items():
+                if self.outputs == "pseudo":
+                    j = j.sum(1, keepdim=True) / j.shape[1] ** 0.5
+                elif isinstance(self.outputs, int):
+                    j = j[:, self.outputs].unsqueeze(1)
+                parts[name].append(j.to(self.kept))
+        factors = {}
+        for name, js in parts.items():
+            store = Store(Layer(name, "dense", self.problem.full), len(x), self.kept or js[0].dtype)
+            store.arrays["gradients"] = torch.cat(js)
+            store.filled = len(x)
+            factors[name] = store.factor()
+        return factors
+
+    # Blocks
+
+    def total(self, left: Factors, right: Factors | None = None) -> Tensor:
+        """Sum over the parameters; symmetric where ``right`` is left out."""
+        total = self._empty(left, right)
+        for name in left:
+            self._add(total, left[name], None if right is None else right[name])
+        return mirrored(total, self.problem.full) if right is None else total
+
+    def shares(self, left: Factors, right: Factors | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, share) of every parameter, zero where it is not used."""
+        for name in self.names:
+            total = self._empty(left, right)
+            if name in left:
+                self._add(total, left[name], None if right is None else right[name])
+            yield name, mirrored(total, self.problem.full) if right is None else total
+
+    def _add(self, total: Tensor, left: Factor, right: Factor | None) -> None:
+        symmetric = right is None
+        other = left if right is None else right
+        add_contribution(total, left, other, symmetric=symmetric, full=self.problem.full)
+        left.release()
+        other.release()
+
+    def _empty(self, left: Factors, right: Factors | None) -> Tensor:
+        one = next(iter(left.values()))
+        two = one if right is None else next(iter(right.values()))
+        n1, n2, o = one.inputs, two.inputs, one.outputs
+        shape = (n1, o, n2, o) if self.problem.full else (self.problem.groups, n1, n2)
+        return torch.zeros(shape, dtype=self.summed, device=self.device)
