@@ -15,9 +15,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.images import as_images, checked_image_shape, yuv
+from baselines.transform import FastScattering
 
 COLOURS = ("rgb", "yuv")
-BACKENDS = ("kymatio",)
+BACKENDS = ("torch", "kymatio")
 N_SCALE = 2000
 TINY = 1e-30
 MIN_DEVIATION = 1e-6
@@ -42,8 +43,9 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         (2,000 of them) and positions for each path; ``None`` leaves them as they are.
     standardize : bool, default=True
         Give each path mean 0 and variance 1 over training images and positions.
-    backend : {"kymatio"}, default="kymatio"
-        Whose transform computes the coefficients.
+    backend : {"torch", "kymatio"}, default="torch"
+        This package's own transform, or kymatio's: the same coefficients up to float32 rounding,
+        at several times the speed (``benchmarks/scattering.py``).
     batch_size : int, default=128
         Images handled at once; bounds the working memory, not the result.
     image_shape : tuple of (channels, height, width), optional
@@ -74,7 +76,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         colours="rgb",
         log=1e-3,
         standardize=True,
-        backend="kymatio",
+        backend="torch",
         batch_size=128,
         image_shape=None,
     ):
@@ -138,7 +140,9 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             )
         self._canvas = (channels, height, width)
         shape = (height, width)
-        self._transform = ScatteringTorch2D(J=min(int(self.J), largest), shape=shape, L=self.L)
+        scales = min(int(self.J), largest)
+        make = FastScattering if self.backend == "torch" else ScatteringTorch2D
+        self._transform = make(J=scales, shape=shape, L=self.L)
         some = X[:: -(-len(X) // N_SCALE)]
         self.scale_ = self._coefficients(some).mean(dim=(0, 3, 4))
         return X

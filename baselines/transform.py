@@ -1,0 +1,304 @@
+"""The scattering transform as products with small matrices, all filters at once.
+
+Images lie as (rows, columns, everything else), so that a discrete Fourier transform along rows or
+columns is a product with a small matrix from the left over long contiguous lines, which reaches a
+core's full rate where batches of small FFTs reach a tenth. What makes it small:
+
+- a signal is real, so half of the column frequencies is enough; a complex wavelet is a real even
+  and a real odd filter, which give the real and the imaginary part of the convolution apart, each
+  real again: nothing is interleaved, and the modulus is sqrt(re^2 + im^2) over planes;
+- row frequencies are taken even and odd apart: the sum and the difference of the two halves of
+  the rows have half the length, and so do the two halves of the result;
+- subsampling sums the aliases in frequency, in the same product that multiplies by all filters;
+- reflection at the border and averaging are folded into the matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
+
+
+def _single(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
+    return np.eye(size)[reflection(size, J).astype(int)]
+
+
+def _as_real(matrix: np.ndarray) -> np.ndarray:
+    """A complex matrix as a real one on (value, re/im) pairs; rows stay (value, re/im) too."""
+    out = np.empty((matrix.shape[0], 2, matrix.shape[1], 2))
+    out[:, 0, :, 0] = out[:, 1, :, 1] = matrix.real
+    out[:, 0, :, 1] = -matrix.imag
+    out[:, 1, :, 0] = matrix.imag
+    return out
+
+
+class Buffers:
+    """Working arrays that are taken again and again: fresh memory costs more than a product."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+        self._turn = False
+        self._views: dict[tuple, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """An array of this shape, with whatever it held before."""
+        view = self._views.get((name, shape))
+        if view is None:
+            size = math.prod(shape)
+            held = self._held.get(name)
+            if held is None or held.numel() < size:
+                held = self._held[name] = torch.empty(size)
+            view = self._views[name, shape] = held[:size].view(shape)
+        return view
+
+    def next(self, *shape: int) -> Tensor:
+        """One of two arrays in turn: each step reads what the step before wrote."""
+        self._turn = not self._turn
+        return self.take(f"turn {self._turn}", *shape)
+
+
+@dataclass(frozen=True)
+class WaveletModulus:
+    """|u * psi| on a grid ``step`` times coarser, for real images u and all filters psi.
+
+    Attributes hold the matrices; ``__call__`` applies them.
+    """
+
+    halves: bool
+    """Whether the input is split in sums and differences of its halves of rows."""
+    from_columns: Tensor
+    """(2 k2, columns): real columns to half the column frequencies, aliases kept."""
+    from_rows: Tensor
+    """(2 parities, re/im and k1, rows and re/im)."""
+    filters: Tensor
+    """(2 parities, k1' k2', even and odd filters, aliases)."""
+    to_rows: Tensor
+    """(2 parities, half the rows and re/im, re/im and k1')."""
+    to_columns: Tensor
+    """(2 parts, columns, re/im and k2')."""
+    sizes: tuple[int, int, int]
+    """Output rows and columns, and the step."""
+
+    @classmethod
+    def build(
+        cls, hats: Float[np.ndarray, "filters n m"], step: int, pad: tuple | None = None
+    ) -> WaveletModulus:
+        """For filters given in Fourier on the input's grid.
+
+        ``pad`` holds the matrices that bring an image's rows and columns onto that grid.
+        """
+        n, m = hats.shape[1:]
+        rows, columns = n // step, m // step
+        half = columns // 2 + 1
+        k2 = np.arange(half)[:, None] + columns * np.arange(step)  # (k2', b)
+        waves = np.exp(-2j * np.pi * np.outer(k2.ravel(), np.arange(m)) / m)
+        k1 = (
+            np.arange(2)[:, None, None] + 2 * np.arange(rows // 2)[:, None] + rows * np.arange(step)
+        )
+        length = n if pad else n // 2
+        row_waves = np.exp(-2j * np.pi * k1[..., None] * np.arange(length) / n)
+        if pad:
+            waves, row_waves = waves @ pad[1], row_waves @ pad[0]
+        from_rows = np.stack([_as_real(w.reshape(-1, w.shape[-1])) for w in row_waves])
+        # rows (q', a, re/im) to (re/im, q', a); columns (row, re/im) as they lie
+        from_rows = from_rows.transpose(0, 2, 1, 3, 4)
+        mirror = hats[:, -np.arange(n)][:, :, -np.arange(m)]
+        parts = np.stack([(hats + mirror) / 2, (hats - mirror) / 2])
+        chosen = parts[:, :, k1[:, :, :, None, None], k2] / (n * m)  # (part, f, p, q', a, k2', b)
+        filters = chosen.transpose(2, 3, 5, 0, 1, 4, 6)  # (p, q', k2', part, f, a, b)
+        position = np.arange(rows // 2)[:, None]
+        back = [
+            np.exp(2j * np.pi * position * (2 * np.arange(rows // 2) + p) / rows) for p in (0, 1)
+        ]
+        to_rows = np.stack([_as_real(b) for b in back]).transpose(0, 1, 2, 4, 3)
+        twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == columns), 1.0, 2.0)
+        phase = 2 * np.pi * np.outer(np.arange(columns), np.arange(half)) / columns
+        cos, sin = twice * np.cos(phase), twice * np.sin(phase)
+        to_columns = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)])
+        p = 2
+        return cls(
+            halves=pad is None,
+            from_columns=_single(np.stack([waves.real, waves.imag]).reshape(-1, waves.shape[1])),
+            from_rows=_single(from_rows.reshape(p, from_rows.shape[1] * from_rows.shape[2], -1)),
+            filters=_single(filters.reshape(p, rows // 2 * half, 2 * len(hats), step * step)),
+            to_rows=_single(to_rows.reshape(p, rows, rows)),
+            to_columns=_single(to_columns.reshape(2, columns, 2 * half)),
+            sizes=(rows, columns, step),
+        )
+
+    def __call__(
+        self, u: Float[Tensor, "n m batch"], buffers: Buffers
+    ) -> Float[Tensor, "rows columns filters batch"]:
+        """The moduli, in a buffer of their own."""
+        rows, columns, step = self.sizes
+        half, count = columns // 2 + 1, u.shape[2]
+        n_filters = self.filters.shape[2]
+        take = buffers.next
+        split = u[None]
+        if self.halves:
+            top, bottom = u[: len(u) // 2], u[len(u) // 2 :]
+            split = take(2, *top.shape)
+            torch.add(top, bottom, out=split[0])
+            torch.sub(top, bottom, out=split[1])
+        lines = split.flatten(0, 1)
+        hat = take(len(lines), len(self.from_columns), count)
+        torch.bmm(self.from_columns.expand(len(lines), -1, -1), lines, out=hat)
+        hat = hat.view(len(split), -1, half * step * count).expand(2, -1, -1)
+        both = take(2, self.from_rows.shape[1], half * step * count)
+        torch.bmm(self.from_rows, hat, out=both)
+        spectrum = both.view(2, 2, rows // 2, step, half, step, count)
+        if step > 1:
+            spectrum = take(2, 2, rows // 2, half, step, step, count).copy_(
+                spectrum.permute(0, 1, 2, 4, 3, 5, 6)
+            )
+        spectrum = spectrum.view(2, 2, rows // 2 * half, step * step, count)
+        product = take(2, 2, rows // 2 * half, n_filters, count)
+        if step == 1:  # one alias: an outer product, for which bmm is slow
+            torch.mul(self.filters[:, None], spectrum, out=product)
+        else:
+            for parity in range(2):
+                for part in range(2):
+                    out = product[parity, part]
+                    torch.bmm(self.filters[parity], spectrum[parity, part], out=out)
+        lined = take(2, rows, half * n_filters * count)
+        torch.bmm(self.to_rows, product.view(2, rows, -1), out=lined)
+        lined = lined.view(rows, 2 * half, 2, n_filters // 2 * count)
+        parts = take(2, rows, columns, n_filters // 2 * count)
+        for part in range(2):
+            matrix = self.to_columns[part].expand(rows, -1, -1)
+            torch.bmm(matrix, lined[:, :, part], out=parts[part])
+        even, odd = parts.view(2, 2, rows // 2, -1).unbind(1)
+        whole = take(2, 2, *even.shape[1:])
+        torch.add(even, odd, out=whole[:, 0])
+        torch.sub(even, odd, out=whole[:, 1])
+        out = buffers.take(f"moduli{columns}", rows, columns, n_filters // 2, count)
+        flat = out.view_as(whole[0])
+        torch.mul(whole[0], whole[0], out=flat)
+        flat.addcmul_(whole[1], whole[1]).sqrt_()
+        return out
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """The low-pass of scale 2^J on a coarser grid, subsampled, without the border: separable."""
+
+    rows: Tensor
+    """(output rows, rows)."""
+    columns: Tensor
+    """(output columns, columns)."""
+
+    @classmethod
+    def build(cls, hat: np.ndarray, J: int, level: int, pad: tuple | None = None) -> Averaging:
+        """For the low-pass on the full padded grid; the input is 2^level times coarser."""
+        kept = at_resolution(hat, level)
+        lines = (kept[:, 0], kept[0] / kept[0, 0])
+        matrices = [_averaged(line, 2 ** (J - level)) for line in lines]
+        if pad:
+            matrices = [m @ p for m, p in zip(matrices, pad, strict=True)]
+        return cls(*(_single(m) for m in matrices))
+
+    def __call__(self, u: Float[Tensor, "n m batch"], buffers: Buffers) -> Tensor:
+        """The averages, of shape (output rows, output columns, batch)."""
+        rows, columns = len(self.rows), len(self.columns)
+        lines = buffers.next(rows, u[0].numel())
+        torch.mm(self.rows, u.reshape(len(u), -1), out=lines)
+        out = buffers.next(rows, columns, u.shape[2])
+        return torch.bmm(self.columns.expand(rows, -1, -1), lines.view(rows, *u.shape[1:]), out=out)
+
+
+def _averaged(hat: np.ndarray, step: int) -> np.ndarray:
+    """One axis as a matrix: filter, keep every ``step``-th point, drop the first and the last."""
+    n = len(hat)
+    shift = np.arange(n // step)[1:-1, None] * step - np.arange(n)
+    waves = np.exp(2j * np.pi * shift[..., None] * np.arange(n) / n)
+    return (waves @ hat).real / n
+
+
+class FastScattering:
+    """Scattering of orders 0, 1 and 2, equal to kymatio's up to float32 rounding.
+
+    Called on float32 images of shape (n, channels, height, width) on the CPU, gives
+    (n, channels, paths, height / 2^J, width / 2^J), paths in kymatio's order.
+
+    Parameters
+    ----------
+    J : int
+        Scales.
+    shape : tuple of int
+        Height and width.
+    L : int, default=8
+        Angles.
+    planes : int, default=24
+        Channels of images whose first order is computed at once.
+    lines : int, default=48
+        First-order images (planes by angles) whose second order is computed at once; what is
+        between should stay in a core's cache.
+
+    References
+    ----------
+    Andreux et al. 2020 (kymatio); Bruna and Mallat 2013.
+    """
+
+    def __init__(
+        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 24, lines: int = 48
+    ) -> None:
+        self.J, self.L, self.planes, self.lines = J, L, planes, lines
+        padded = (padded_size(shape[0], J), padded_size(shape[1], J))
+        pad = (_reflecting(shape[0], J), _reflecting(shape[1], J))
+        hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
+        low = low_pass_hat(padded, J)
+        self._averages = [Averaging.build(low, J, j) for j in range(J)]
+        self._first_average = Averaging.build(low, J, 0, pad)
+        self._first = [WaveletModulus.build(h, 2**j, pad) for j, h in enumerate(hats)]
+        self._second = {
+            (j1, j2): WaveletModulus.build(
+                np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
+            )
+            for j1 in range(J)
+            for j2 in range(j1 + 1, J)
+        }
+        self.n_paths = 1 + L * J + L * L * J * (J - 1) // 2
+        self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
+
+    def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c paths h2 w2"]:
+        """The coefficients."""
+        planes = images.flatten(0, 1)
+        out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
+        buffers = Buffers()
+        for start in range(0, len(planes), self.planes):
+            part = planes[start : start + self.planes]
+            x = part.permute(1, 2, 0).contiguous()
+            self._scatter(x, out[start : start + self.planes], buffers)
+        return out.view(*images.shape[:2], *out.shape[1:])
+
+    def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers) -> None:
+        """Write the coefficients of a few planes, (rows, columns, planes), into ``out``."""
+        L, count = self.L, x.shape[2]
+        out[:, 0] = self._first_average(x, buffers).permute(2, 0, 1)
+        second = out[:, 1 + self.J * L :]
+        start = 0
+        for j1 in range(self.J):
+            u1 = self._first[j1](x, buffers).flatten(2)
+            s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
+            out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
+            later = self.J - 1 - j1
+            block = second[:, start : start + L * later * L].unflatten(1, (L, later, L))
+            angles = max(1, self.lines // count)
+            for i, j2 in enumerate(range(j1 + 1, self.J)):
+                for first in range(0, L, angles):
+                    some = u1[:, :, first * count : (first + angles) * count]
+                    u2 = self._second[j1, j2](some, buffers).flatten(2)
+                    s2 = self._averages[j2](u2, buffers).unflatten(2, (L, -1, count))
+                    block[:, first : first + angles, i] = s2.permute(4, 3, 2, 0, 1)
+            start += L * later * L
