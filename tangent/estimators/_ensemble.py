@@ -1,0 +1,115 @@
+"""The mean tangent kernel of a few networks, as the estimators use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tangent._system import check_memory
+from tangent.estimators._common import built_network
+from tangent.kernel import tangent_kernel
+
+__all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype", "members"]
+
+_ROWS = 512  # new inputs whose kernel with the training inputs is held at once
+
+Model = str | nn.Module | Callable[..., nn.Module]
+
+
+class EnsembleKernel:
+    """Mean over networks of their tangent kernel; of "trace", of its mean over outputs too.
+
+    Parameters
+    ----------
+    networks : sequence of nn.Module
+    outputs : {"trace", "pseudo", "full"} or int
+    dtype : torch.dtype
+        Of the tangent features; sums and result are float64.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], outputs: str | int, dtype: torch.dtype):
+        self.networks = [network.to("cpu", dtype) for network in networks]
+        self.outputs = outputs
+        self.dtype = dtype
+
+    def __call__(
+        self, x1: Tensor, x2: Tensor | None = None, device: str | torch.device = "cpu"
+    ) -> Tensor:
+        """Return the kernel, (n1, n2) or (n1, k, n2, k), in float64 on the CPU."""
+        total: Tensor | None = None
+        for network in self.networks:
+            network = network.to(device)
+            kernel = tangent_kernel(
+                network,
+                x1.to(device, self.dtype),
+                None if x2 is None else x2.to(device, self.dtype),
+                outputs=self.outputs,
+                accumulate=torch.float64,
+            )
+            assert isinstance(kernel, Tensor)
+            if self.outputs == "trace":
+                kernel = kernel / _output_count(network, x1[:1].to(device, self.dtype))
+            network.to("cpu")
+            total = kernel.cpu() if total is None else total.add_(kernel.cpu())
+        assert total is not None
+        return total / len(self.networks)
+
+    def diagonal(self, x: Tensor, device: str | torch.device = "cpu") -> Tensor:
+        """Return the kernel of every input with itself, (n,), for a shared kernel."""
+        parts = [self(part, None, device).diagonal() for part in x.split(64)]
+        return torch.cat(parts)
+
+    def rows(self, x1: Tensor, x2: Tensor, device: str | torch.device = "cpu"):
+        """Yield slices of ``x1`` and their kernel with ``x2``, a bounded number of rows each."""
+        for start in range(0, len(x1), _ROWS):
+            part = slice(start, start + _ROWS)
+            yield part, self(x1[part], x2, device)
+
+
+def _output_count(network: nn.Module, x: Tensor) -> int:
+    with torch.no_grad():
+        training = network.training
+        count = network.eval()(x).numel()
+        network.train(training)
+    return count
+
+
+def members(
+    model: Model,
+    count: int,
+    shape: tuple[int, ...],
+    k: int,
+    *,
+    width: float,
+    gain: float | None,
+    generator: torch.Generator,
+) -> list[nn.Module]:
+    """Return ``count`` independent initializations; a module passed in has only one."""
+    if isinstance(model, nn.Module):
+        count = 1
+    return [
+        built_network(model, shape, k, width=width, gain=gain, generator=generator)
+        for _ in range(count)
+    ]
+
+
+def check_kernel_memory(n: int, k: int | None) -> None:
+    """Refuse a kernel that would not fit before it is computed."""
+    check_memory(
+        n * (k or 1),
+        5,
+        "exact solution",
+        "take solver='cg', which never forms the kernel"
+        + ("" if k is None else ", or outputs='pseudo'"),
+    )
+
+
+def feature_dtype(dtype: str, image_shape: tuple[int, ...] | None) -> torch.dtype:
+    """Return the dtype of tangent features: float64 for vectors, float32 for images, if auto."""
+    if dtype not in ("auto", "float32", "float64"):
+        raise ValueError(f"dtype must be 'auto', 'float32' or 'float64'; got {dtype!r}")
+    if dtype == "auto":
+        return torch.float64 if image_shape is None else torch.float32
+    return torch.float64 if dtype == "float64" else torch.float32

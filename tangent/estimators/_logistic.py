@@ -1,0 +1,99 @@
+"""Cross entropy in the dual, and the calibration of scores by leaving one out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import brentq
+from torch import Tensor
+
+from tangent.leave_one_out import cross_entropy_leave_one_out
+from tangent.newton import cross_entropy_solution
+
+__all__ = ["LogisticFit", "calibration", "log_loss", "logistic_fit"]
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """Logits are ``cross_kernel @ coefficients + constant``; fields as those of `DualFit`.
+
+    ``error`` is the approximate leave-one-out log loss.
+    """
+
+    coefficients: Float[Tensor, "n k"]
+    constant: Float[Tensor, " k"]
+    leave_one_out: Float[Tensor, "n k"]
+    error: float
+    ridge: float
+    unit: float
+    temperature: None = None
+
+
+def logistic_fit(
+    kernel: Float[Tensor, "n n"],
+    target: Float[Tensor, "n k"],
+    weights: Float[Tensor, " n"],
+    *,
+    ridges: Sequence[float],
+    intercept: bool,
+) -> LogisticFit:
+    """Multinomial logistic regression at the ridge of least leave-one-out log loss.
+
+    From the largest ridge down, each starting at the one before, until the loss has risen
+    twice. ``intercept`` adds a constant to the kernel, of the size of its mean diagonal entry.
+    """
+    unit = float((weights / weights.sum()) @ kernel.diagonal()) or 1.0
+    shift = unit if intercept else 0.0
+    kernel = kernel + shift
+    best, previous, rises = None, None, 0
+    for ridge in sorted(ridges, reverse=True):
+        fit = cross_entropy_solution(
+            kernel.matmul,
+            target,
+            ridge * unit,
+            sample_weight=weights,
+            initial=previous,
+            tolerance=1e-4,
+            max_iterations=100,
+        )
+        previous = fit.coefficients
+        left = cross_entropy_leave_one_out(kernel, fit.outputs, target, ridge * unit, weights)
+        loss = log_loss(left, target, weights)
+        if best is None or loss < best.error:
+            rises = 0
+            constant = shift * fit.coefficients.sum(0)
+            best = LogisticFit(fit.coefficients, constant, left, loss, ridge, unit)
+        else:
+            rises += 1
+            if rises == 2:
+                break
+    assert best is not None
+    return best
+
+
+def log_loss(scores: Tensor, target: Tensor, weights: Tensor) -> float:
+    """Weighted mean cross entropy of ``softmax(scores)``."""
+    each = -(target * torch.log_softmax(scores, dim=1)).sum(1)
+    return float(weights @ each / weights.sum())
+
+
+def calibration(scores: Tensor, target: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Return the factor of the scores with the least log loss, and that loss."""
+    aimed = float((weights[:, None] * target * scores).sum())
+
+    def slope(log: float) -> float:
+        p = torch.softmax(np.exp(log) * scores, dim=1)
+        return float((weights[:, None] * p * scores).sum()) - aimed
+
+    low, high = np.log(0.1), np.log(1e4)
+    if slope(low) >= 0:
+        found = low
+    elif slope(high) <= 0:
+        found = high
+    else:
+        found = brentq(slope, low, high, xtol=1e-12)
+    return float(np.exp(found)), log_loss(np.exp(found) * scores, target, weights)

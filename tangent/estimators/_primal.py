@@ -1,0 +1,162 @@
+"""Fit by conjugate gradients on products that never form the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangent.conjugate import Iteration, conjugate_gradients
+from tangent.estimators._dual import DualFit
+from tangent.estimators._ensemble import EnsembleKernel
+from tangent.preconditioner import nystrom_preconditioner
+from tangent.products import KernelProduct
+
+__all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
+
+_SUBSET = 2000  # rows of the exact problem on which ridge and temperature are chosen
+
+
+@dataclass(frozen=True)
+class PrimalFit:
+    """As `DualFit`, from conjugate gradients.
+
+    ``displacements`` holds, network by network, one displacement of the weights for every column
+    of the coefficients; None where predictions go through the kernel with the training inputs.
+    """
+
+    coefficients: Float[Tensor, "n k"]
+    constant: Float[Tensor, " k"]
+    error: float
+    ridge: float
+    unit: float
+    condition_number: float
+    temperature: float | None
+    log: list[Iteration]
+    displacements: list[list[dict[str, Tensor]]] | None
+
+
+def subset_size(n: int, width: int) -> int:
+    """Rows of an exact problem small enough to choose the ridge on."""
+    return min(n, max(50, _SUBSET // width))
+
+
+def primal_fit(
+    kernel: EnsembleKernel,
+    x: Tensor,
+    y: Float[Tensor, "n k"],
+    weights: Float[Tensor, " n"],
+    chosen: DualFit,
+    *,
+    intercept: bool,
+    tolerance: float,
+    max_iterations: int,
+    rank: int,
+    batch_size: int,
+    device: torch.device,
+    generator: torch.Generator,
+) -> PrimalFit:
+    """Weighted kernel ridge regression with a free constant, at the ridge of ``chosen``.
+
+    ``chosen`` is the exact fit on a subset; its ridge is taken in absolute units.
+    """
+    products = [
+        KernelProduct(
+            network.to(device),
+            x.to(device),
+            outputs=kernel.outputs,
+            batch_size=batch_size,
+        )
+        for network in kernel.networks
+    ]
+    n, width = len(x), products[0].width
+    shares = weights / weights.sum()
+    root = weights.sqrt()
+    constant = shares @ y if intercept else torch.zeros(y.shape[1]).to(y)
+
+    def by_input(v: Tensor) -> Tensor:
+        return v.reshape(n, width, -1)
+
+    def raw(v: Tensor) -> Tensor:
+        """Coefficients of the features from those of the weighted, centred ones."""
+        u = root[:, None, None] * by_input(v)
+        if intercept:
+            u = u - shares[:, None, None] * u.sum(0)
+        return u.reshape(v.shape)
+
+    def plain(v: Tensor) -> Tensor:
+        total = products[0](v)
+        for product in products[1:]:
+            total = total + product(v)
+        return total / len(products)
+
+    def system(v: Tensor) -> Tensor:
+        u = by_input(plain(raw(v)))
+        if intercept:
+            u = u - torch.tensordot(shares, u, dims=1)
+        return (root[:, None, None] * u).reshape(v.shape)
+
+    ridge = chosen.ridge * chosen.unit
+    target = (root[:, None] * (y - constant)).reshape(n * width, -1)
+    preconditioner = None
+    if rank:
+        preconditioner = nystrom_preconditioner(
+            system, len(target), rank=min(rank, len(target)), ridge=ridge, generator=generator
+        )
+    solved = conjugate_gradients(
+        system,
+        target,
+        ridge=ridge,
+        preconditioner=preconditioner,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    coefficients = raw(solved.coefficients)
+    if intercept:
+        moved = by_input(plain(coefficients))
+        constant = constant - torch.tensordot(shares, moved, dims=1).reshape(-1)
+    displacements = None
+    if kernel.outputs != "trace":
+        displacements = [
+            [
+                {name: d.cpu() / len(products) for name, d in product.displacement(c).items()}
+                for c in coefficients.T
+            ]
+            for product in products
+        ]
+    for network in kernel.networks:
+        network.to("cpu")
+    return PrimalFit(
+        coefficients.reshape(n, -1),
+        constant,
+        chosen.error,
+        chosen.ridge,
+        chosen.unit,
+        float("nan"),
+        chosen.temperature,
+        solved.log,
+        displacements,
+    )
+
+
+def primal_outputs(
+    kernel: EnsembleKernel, fit: PrimalFit, x: Tensor, batch_size: int, device: torch.device
+) -> Tensor:
+    """Return the predictions (n_new, k) of the displaced, linearized networks."""
+    assert fit.displacements is not None
+    total = fit.constant.expand(len(x), -1).clone()
+    for network, columns in zip(kernel.networks, fit.displacements, strict=True):
+        product = KernelProduct(
+            network.to(device), x[:1].to(device), outputs=kernel.outputs, batch_size=batch_size
+        )
+        for j, delta in enumerate(columns):
+            on_device = {name: d.to(device) for name, d in delta.items()}
+            moved = product.linear_outputs(on_device, x.to(device)).to(total)
+            if kernel.outputs == "full":
+                total += moved
+            else:
+                total[:, j] += moved
+        network.to("cpu")
+    return total

@@ -1,0 +1,78 @@
+"""Rows, weights and normalization before a fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+__all__ = ["merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
+
+
+def sample_weights(sample_weight: ArrayLike | None, n: int) -> np.ndarray:
+    """Return the weights as float64 of shape (n,), checked; ones for None."""
+    if sample_weight is None:
+        return np.ones(n)
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n, float(weights))
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), as y; got {weights.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            "sample_weight must be finite and at least 0; got values from "
+            f"{weights.min():.3g} to {weights.max():.3g}"
+        )
+    if not weights.sum() > 0:
+        raise ValueError("sample_weight must be positive somewhere; every weight is zero")
+    return weights
+
+
+def merged_rows(
+    X: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge equal rows of ``X``: their weights add up, their targets (n, k) are averaged.
+
+    The fit is the same, the kernel is no longer singular, and leaving one out leaves out every
+    copy of a row, which would otherwise give its answer away. Rows of weight 0 are dropped.
+    """
+    kept = weights > 0
+    X, y, weights = X[kept], y[kept], weights[kept]
+    # Rows as opaque bytes: adding 0 turns -0.0 into 0.0, which compares equal.
+    keys = np.ascontiguousarray(X + 0).view(np.dtype((np.void, X.dtype.itemsize * X.shape[1])))
+    _, first, group = np.unique(keys.ravel(), return_index=True, return_inverse=True)
+    if len(first) == len(X):
+        return X, y, weights
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    group = place[group]
+    total = np.bincount(group, weights)
+    sums = np.zeros((len(first), y.shape[1]))
+    np.add.at(sums, group, weights[:, None] * y)
+    return X[first[order]], sums / total[:, None], total
+
+
+def weighted_normalization(
+    X: np.ndarray, weights: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale by feature, or by channel of images, repeated for every feature."""
+    share = weights / weights.sum()
+    mean = share @ X.astype(np.float64)
+    if len(shape) == 3:
+        mean = np.repeat(mean.reshape(shape[0], -1).mean(1), X.shape[1] // shape[0])
+    variance = share @ (X - mean) ** 2
+    if len(shape) == 3:
+        variance = np.repeat(variance.reshape(shape[0], -1).mean(1), X.shape[1] // shape[0])
+    scale = np.sqrt(variance)
+    # A constant feature, up to the rounding of its mean, has nothing to scale.
+    constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, scale)
+
+
+def row_tensor(
+    X: np.ndarray, mean: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Return normalized rows as inputs of ``shape``."""
+    return torch.from_numpy((X - mean) / scale).to(dtype).reshape(len(X), *shape)

@@ -1,0 +1,201 @@
+"""What `TangentKernelClassifier` and `TangentKernelRegressor` share: kernel, fit, prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from tangent._system import available_bytes
+from tangent.estimators._candidates import candidates
+from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
+from tangent.estimators._dual import DualFit, dual_fit
+from tangent.estimators._ensemble import (
+    EnsembleKernel,
+    check_kernel_memory,
+    feature_dtype,
+    members,
+)
+from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
+from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
+
+__all__ = ["FLOATS", "TangentModel"]
+
+FLOATS = [np.float64, np.float32]
+_EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
+_BATCH = 256  # inputs of one Jacobian-vector product
+_GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
+
+
+class TangentModel(BaseEstimator):
+    """Choice of network and ridge, exact or iterative fit, and predictions."""
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        """Fit targets (n, k), weighted."""
+        self._check_options()
+        shape = row_shape(self.image_shape, X.shape[1])
+        X, y, weights = merged_rows(X, y, weights)
+        self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        if self.normalize:
+            self.mean_, self.scale_ = weighted_normalization(X, weights, shape)
+        self.input_shape_ = shape
+        x = self._inputs(X)
+        self.solver_ = self._solver(len(x), y.shape[1])
+        self.inputs_ = x
+        if self.solver_ == "exact":
+            check_kernel_memory(len(x), y.shape[1] if self._full(y.shape[1]) else None)
+        generator = torch_generator(self.random_state)
+        targets, w = torch.from_numpy(y).double(), torch.from_numpy(weights)
+        best: tuple[Any, Any, Any] | None = None
+        for model in self._models(shape):
+            kernel = self._kernel(model, y.shape[1], generator)
+            for fit in self._fits(kernel, x, targets, w, generator):
+                if best is None or fit.error < best[0].error:
+                    best = fit, kernel, model
+        assert best is not None
+        self.fit_, self.kernel_, self.chosen_model_ = best
+        self.ridge_, self.loo_error_ = self.fit_.ridge, self.fit_.error
+        if self.solver_ == "cg":
+            self.n_iter_ = self.fit_.log[-1].step
+
+    def _fits(self, kernel: EnsembleKernel, x: Tensor, targets: Tensor, weights: Tensor, generator):
+        """Yield the fits with one kernel; the one of least ``error`` over all kernels is kept."""
+        if self.solver_ == "cg":
+            yield self._iterated(kernel, x, targets, weights, generator, lambda fit, *_: fit)
+        else:
+            yield self._dual_fit(kernel(x, device=self._device()), targets, weights)
+
+    def _iterated(self, kernel, x, targets, weights, generator, judged) -> PrimalFit:
+        """Choose the ridge by an exact fit on a subset, judge it there, and iterate on all."""
+        if self.time is not None:
+            raise ValueError(f"time needs solver='exact'; got time={self.time}, solver='cg'")
+        width = targets.shape[1] if self._full(targets.shape[1]) else 1
+        some = torch.randperm(len(x), generator=generator)[: subset_size(len(x), width)]
+        small = self._dual_fit(kernel(x[some], device=self._device()), targets[some], weights[some])
+        return primal_fit(
+            kernel,
+            x,
+            targets,
+            weights,
+            judged(small, targets[some], weights[some]),
+            intercept=self.fit_intercept,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            rank=self.rank,
+            batch_size=_BATCH,
+            device=self._device(),
+            generator=generator,
+        )
+
+    def _dual_fit(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> DualFit:
+        if matrix.ndim == 4 and matrix.shape[1] == 1:
+            matrix = matrix[:, 0, :, 0]
+        return dual_fit(
+            matrix,
+            targets,
+            weights,
+            ridges=self._ridges(),
+            time=self.time,
+            intercept=self.fit_intercept,
+        )
+
+    def _outputs(self, X) -> np.ndarray:
+        """Predictions of shape (n, k), float64."""
+        check_is_fitted(self)
+        X = validate_data(self, flat_rows(X), dtype=FLOATS, reset=False)
+        x = self._inputs(X)
+        if getattr(self.fit_, "displacements", None) is not None:
+            return primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device()).numpy()
+        coefficients, constant = self.fit_.coefficients, self.fit_.constant
+        parts = []
+        for _, cross in self.kernel_.rows(x, self.inputs_, self._device()):
+            if cross.ndim == 4:
+                k = cross.shape[1]
+                cross = cross.reshape(len(cross) * k, -1) @ coefficients.reshape(-1, 1)
+                parts.append(cross.reshape(-1, k) + constant)
+            else:
+                parts.append(cross @ coefficients + constant)
+        return torch.cat(parts).numpy()
+
+    def _kernel(self, model, k: int, generator: torch.Generator) -> EnsembleKernel:
+        networks = members(
+            model,
+            self.n_ensemble,
+            self.input_shape_,
+            k,
+            width=self.width,
+            gain=self.gain,
+            generator=generator,
+        )
+        dtype = self._dtype()
+        if self._full(k):
+            _check_output_count(networks[0].to(dtype), self.input_shape_, k, dtype)
+        return EnsembleKernel(networks, self.outputs, dtype)
+
+    def _inputs(self, X: np.ndarray) -> Tensor:
+        return row_tensor(X, self.mean_, self.scale_, self.input_shape_, self._dtype())
+
+    def _models(self, shape: tuple[int, ...]) -> list:
+        if isinstance(self.model, str) and self.model == "auto":
+            return list(candidates(shape, self.width))
+        if isinstance(self.model, list | tuple):
+            if not self.model:
+                raise ValueError("model must hold at least one network to choose from; got none")
+            return list(self.model)
+        return [self.model]
+
+    def _full(self, k: int) -> bool:
+        return self.outputs == "full" and k > 1
+
+    def _device(self) -> torch.device:
+        return torch_device(self.device)
+
+    def _dtype(self) -> torch.dtype:
+        return feature_dtype(self.dtype, self.image_shape)
+
+    def _ridges(self) -> Sequence[float]:
+        if isinstance(self.ridge, str):
+            return _GRID
+        return [float(r) for r in np.atleast_1d(np.asarray(self.ridge, dtype=np.float64))]
+
+    def _solver(self, n: int, k: int) -> str:
+        rows = n * (k if self._full(k) else 1)
+        if self.solver != "auto":
+            return self.solver
+        return "exact" if rows <= _EXACT_ROWS and 40 * rows**2 < available_bytes() else "cg"
+
+    def _check_options(self) -> None:
+        if isinstance(self.ridge, str) and self.ridge != "loo":
+            raise ValueError(f"ridge must be a number, several, or 'loo'; got {self.ridge!r}")
+        values = self._ridges()
+        if not values or not all(0 <= r < math.inf for r in values):
+            raise ValueError(f"ridge must be at least 0 and finite; got {self.ridge!r}")
+        if self.solver not in ("auto", "exact", "cg"):
+            raise ValueError(f"solver must be 'auto', 'exact' or 'cg'; got {self.solver!r}")
+        named = ("trace", "pseudo", "full")
+        if self.outputs not in named and not isinstance(self.outputs, int):
+            raise ValueError(
+                f"outputs must be 'trace', 'pseudo', 'full' or the index of an output; "
+                f"got {self.outputs!r}"
+            )
+        if self.time is not None and not self.time >= 0:
+            raise ValueError(f"time must be at least 0, or None for no stopping; got {self.time}")
+        if not isinstance(self.n_ensemble, int | np.integer) or self.n_ensemble < 1:
+            raise ValueError(f"n_ensemble must be an integer, at least 1; got {self.n_ensemble!r}")
+        feature_dtype(self.dtype, self.image_shape)
+
+
+def _check_output_count(network: nn.Module, shape: tuple[int, ...], k: int, dtype) -> None:
+    with torch.no_grad():
+        got = tuple(network(torch.zeros(1, *shape, dtype=dtype)).shape)
+    if got != (1, k):
+        raise ValueError(
+            f"model must return (n, {k}) outputs for this problem with outputs='full'; got {got} "
+            "for one input; outputs='trace' takes any number"
+        )

@@ -1,0 +1,164 @@
+"""Products with a tangent kernel that is never formed, on one machine or many.
+
+``K v = J (J^T v)``: one backward pass for ``J^T v``, one forward-mode pass for ``J``, batch by
+batch. The memory is that of a batch and of one displacement a column; it does not grow with n
+but for the vectors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+
+from tangent.engine.functional import check_inputs, evaluating
+
+__all__ = ["KernelProduct"]
+
+Displacement = dict[str, Tensor]
+
+
+class KernelProduct:
+    """The tangent kernel of a network on fixed inputs, as a function of columns.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Read at its present weights, in evaluation mode, and left as found.
+    x : Tensor of shape (n, *input)
+        All inputs, or this rank's share of them with ``group``.
+    outputs : {"full", "pseudo", "trace"} or int
+        As in `tangent.tangent_kernel`, except that "trace" is the mean over the k outputs; it
+        costs k times what "pseudo" does. ``"full"`` takes and returns n * k rows, the outputs
+        of an input together.
+    batch_size : int
+        Inputs handled at once.
+    group : torch.distributed.ProcessGroup or "world", optional
+        Ranks among which the inputs are divided, in the order of the ranks. Vectors hold the
+        rows of all ranks on every rank; ``J^T v`` is summed over them.
+
+    Attributes
+    ----------
+    rows : int
+        Of the vectors, over all ranks.
+    products : int
+        Columns multiplied so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        *,
+        outputs: str | int = "full",
+        batch_size: int = 256,
+        group: dist.ProcessGroup | str | None = None,
+    ):
+        if outputs not in ("full", "pseudo", "trace") and not isinstance(outputs, int):
+            raise ValueError(
+                f"outputs must be 'full', 'pseudo', 'trace' or the index of an output; "
+                f"got {outputs!r}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        self.model, self.x = model, check_inputs(model, x)
+        self.outputs, self.batch_size = outputs, batch_size
+        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self.group = dist.group.WORLD if isinstance(group, str) else group
+        with torch.no_grad(), evaluating(model):
+            self.k = model(self.x[:1]).numel()
+        self.width = self.k if outputs == "full" else 1
+        self.start, self.rows = 0, len(self.x) * self.width
+        if self.group is not None:
+            counts: list = [None] * dist.get_world_size(self.group)
+            dist.all_gather_object(counts, self.rows, self.group)
+            rank = dist.get_rank(self.group)
+            self.start, self.rows = sum(counts[:rank]), sum(counts)
+        self.products = 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
+        columns = v.reshape(len(v), -1)
+        self._check_rows(columns)
+        image = torch.zeros_like(columns)
+        own = slice(self.start, self.start + len(self.x) * self.width)
+        for j in range(columns.shape[1]):
+            for read in self._reads():
+                delta = self._pulled(columns[:, j], read)
+                image[own, j] += self._pushed(delta, self.x, read).to(image)
+        if self.group is not None:
+            dist.all_reduce(image, group=self.group)
+        self.products += columns.shape[1]
+        return image.reshape(v.shape)
+
+    def displacement(self, v: Float[Tensor, " rows"]) -> Displacement:
+        """Return ``J^T v``: the displacement of the weights, by parameter name.
+
+        Not for "trace", whose features are those of k networks side by side.
+        """
+        self._check_rows(v[:, None])
+        if self.outputs == "trace":
+            raise ValueError("outputs='trace' has no one displacement; take 'pseudo' or 'full'")
+        (read,) = self._reads()
+        return self._pulled(v, read)
+
+    def linear_outputs(self, delta: Displacement, x: Tensor) -> Tensor:
+        """Return ``J(x) delta``, (n_new,), or (n_new, k) for "full"."""
+        (read,) = self._reads()
+        pushed = self._pushed(delta, check_inputs(self.model, x), read)
+        return pushed.reshape(len(x), -1) if self.outputs == "full" else pushed
+
+    def _check_rows(self, columns: Tensor) -> None:
+        if len(columns) != self.rows:
+            raise ValueError(f"v must have the {self.rows} rows of the kernel; got {len(columns)}")
+
+    def _reads(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield functions of the outputs (b, k) to (b, width); the kernel sums over them."""
+        if self.outputs == "full":
+            yield lambda f: f
+        elif self.outputs == "pseudo":
+            yield lambda f: f.sum(1, keepdim=True) / self.k**0.5
+        elif self.outputs == "trace":
+            for a in range(self.k):
+                yield lambda f, a=a: f[:, a : a + 1] / self.k**0.5
+        else:
+            index = int(self.outputs)
+            yield lambda f: f[:, index].unsqueeze(1)
+
+    def _function(self, x: Tensor, read: Callable[[Tensor], Tensor]):
+        return lambda params: read(functional_call(self.model, params, (x,)).reshape(len(x), -1))
+
+    def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
+        total: Displacement | None = None
+        weight = next(iter(self.parameters.values()))
+        start = self.start
+        with evaluating(self.model):
+            for x in self.x.split(self.batch_size):
+                _, pullback = vjp(self._function(x, read), self.parameters)
+                part = v[start : start + len(x) * self.width].to(weight)
+                start += len(part)
+                (delta,) = pullback(part.reshape(len(x), self.width))
+                if total is None:
+                    total = {name: d.detach() for name, d in delta.items()}
+                else:
+                    for name, d in delta.items():
+                        total[name] += d.detach()
+        assert total is not None
+        if self.group is not None:
+            for d in total.values():
+                dist.all_reduce(d, group=self.group)
+        return total
+
+    def _pushed(
+        self, delta: Displacement, x: Tensor, read: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, " rows"]:
+        parts = []
+        with evaluating(self.model), torch.no_grad():
+            for part in x.split(self.batch_size):
+                _, moved = jvp(self._function(part, read), (self.parameters,), (delta,))
+                parts.append(moved.reshape(-1))
+        return torch.cat(parts)
