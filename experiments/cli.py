@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ def run(argv: list[str]) -> int:
         return 2
     except (ResultError, OutputError) as error:
         _say(f"experiments: {error}")
+        return 1
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         _say("experiments: interrupted")

@@ -60,14 +60,18 @@ class Settings:
     """Xavier gain of ResNet-18's weights"""
     loss: Literal["cross_entropy", "square"] = "cross_entropy"
     """cross entropy or square loss, scaled by 1/alpha^2"""
-    epochs: int = 10
+    epochs: int = 6
     """passes over the training images at alpha = 1"""
-    lazy_epochs: int = 10
+    lazy_epochs: int = 6
     """passes of the lazy and linearized networks"""
-    lr: float = 0.01
-    """learning rate at alpha = 1"""
-    lazy_lr: float | Literal["auto"] = "auto"
-    """learning rate of the lazy and linearized networks; auto measures the largest stable one"""
+    vgg11_lr: float = 0.01
+    """learning rate of VGG-11 at alpha = 1"""
+    vgg11_lazy_lr: float | Literal["auto"] = 0.2
+    """learning rate of VGG-11, lazy and linearized; auto takes a tenth of the stability edge"""
+    resnet18_lr: float = 0.005
+    """learning rate of ResNet-18 at alpha = 1"""
+    resnet18_lazy_lr: float | Literal["auto"] = 0.03
+    """learning rate of ResNet-18, lazy and linearized"""
     lr_decay: float = 0.0
     """beta in lr / (1 + beta t), t in epochs"""
     momentum: float = 0.9
@@ -101,6 +105,9 @@ PRESETS = {
         dataset="cifar10",
         n_train=5000,
         n_test=2000,
+        vgg11_width=0.25,
+        epochs=8,
+        lazy_epochs=8,
         n_filters=256,
         n_components=2000,
     ),
@@ -113,8 +120,10 @@ PRESETS = {
         resnet18_width=7,
         epochs=70,
         lazy_epochs=70,
-        lr=0.01,
-        lazy_lr=1.0,
+        vgg11_lr=0.01,
+        vgg11_lazy_lr=1.0,
+        resnet18_lr=0.01,
+        resnet18_lazy_lr=1.0,
         lr_decay=1 / 3,
         batch_size=8,
         n_filters=4096,
@@ -160,7 +169,7 @@ def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
         "gain": getattr(settings, f"{model}_gain"),
         "loss": settings.loss,
         "epochs": settings.lazy_epochs if kind else settings.epochs,
-        "lr": settings.lazy_lr if kind else settings.lr,
+        "lr": getattr(settings, f"{model}_lazy_lr" if kind else f"{model}_lr"),
         "lr_decay": settings.lr_decay,
         "momentum": settings.momentum,
         "batch_size": settings.batch_size,

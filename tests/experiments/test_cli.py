@@ -236,6 +236,12 @@ def test_an_unknown_device_is_an_error_before_any_work(toy, tmp_path, capsys):
     assert "--device 'cud' cannot be used" in capsys.readouterr().err
 
 
+def test_a_reader_that_stops_reading_is_no_error(start):
+    process = start("fig3b", "--help")
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+
+
 def test_report_has_every_table_and_figure(toy, tmp_path, capsys):
     cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)])
     (tmp_path / "toy" / "smoke" / "toy.png").write_bytes(b"")
