@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tangent.batches import Inputs
+from tangent.checkpoint import Checkpoint
 from tangent.difference import ScaledDifference
+from tangent.direct import Scaled
+from tangent.layout import channels_last, like_weights
 from tangent.losses import loss_named
+from tangent.parallel import Share
+from tangent.run import DivergenceError, History, Run
 
 __all__ = [
     "DivergenceError",
@@ -23,10 +27,6 @@ __all__ = [
     "stability_of_activations",
     "train",
 ]
-
-
-class DivergenceError(ArithmeticError):
-    """The loss became infinite, not a number, or larger than any training recovers from."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class LazySettings:
     batch_size: int = 128
     augment: bool = False
     """Random crops (4 pixels) and mirror images of the inputs, drawn anew every epoch."""
+    micro_batch_size: int | None = None
+    """Inputs that pass the network at once; the gradient is that of the whole batch."""
+    patience: int | None = None
+    """Stop when the loss has been steady for so many epochs; None trains all epochs."""
+    tolerance: float = 1e-3
+    """A loss is steady that falls by less than this fraction of itself."""
 
     def __post_init__(self) -> None:
         loss_named(self.loss)
@@ -53,41 +59,44 @@ class LazySettings:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum!r}")
         if not (self.decay >= 0 and math.isfinite(self.decay)):
             raise ValueError(f"decay must be at least 0; got {self.decay!r}")
-        for name in ("epochs", "batch_size"):
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be at least 0; got {self.tolerance!r}")
+        for name in ("epochs", "batch_size", "micro_batch_size", "patience"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            optional = name in ("micro_batch_size", "patience")
+            if not (optional and value is None) and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
         return self.lr / (1 + self.decay * epoch)
 
-
-@dataclass
-class History:
-    """What training went through, an entry an epoch."""
-
-    loss: list[float] = field(default_factory=list)
-    """Mean of the mini-batches' losses during the epoch."""
-    lr: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    def steady(self, losses: list[float]) -> bool:
+        """Whether the best loss fell by less than the tolerance over the last epochs."""
+        if self.patience is None or len(losses) <= self.patience:
+            return False
+        before = min(losses[: -self.patience])
+        return min(losses[-self.patience :]) > (1 - self.tolerance) * before
 
 
 def train(
-    model: ScaledDifference,
+    model: Scaled,
     inputs: Inputs,
     targets: Tensor,
     settings: LazySettings,
     *,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
+    share: Share | None = None,
 ) -> History:
     """Train the displacement in place and return its history.
 
     Parameters
     ----------
-    model : ScaledDifference
-        Goes on from its present ``delta``.
+    model : ScaledDifference or DirectScaling
+        Goes on from its present parameters. Its convolutions' weights are laid out anew, with
+        channels last (the values stay).
     inputs : Inputs
         n inputs on the model's device.
     targets : Tensor of shape (n, k) or (n,)
@@ -98,6 +107,11 @@ def train(
         order on every device.
     progress : bool
         Show a bar on standard error.
+    checkpoint : Checkpoint, optional
+        Where training keeps its state. An interrupted training called again with the same
+        arguments goes on and ends with the same bits as one in a piece.
+    share : Share, optional
+        Of this process under `torch.distributed` (see `tangent.parallel.my_share`).
 
     Returns
     -------
@@ -107,56 +121,39 @@ def train(
     ------
     DivergenceError
         When the loss is no longer finite, with the step, alpha and lr.
+    CheckpointError
+        When the checkpoint is damaged, belongs to another training, or cannot be written.
 
     Notes
     -----
     Momentum is torch's: velocity = momentum * velocity + gradient, delta -= lr * velocity. The
     last, smaller batch of an epoch counts like the others, as in the published code.
     """
-    loss = loss_named(settings.loss)
-    optimizer = torch.optim.SGD(
-        list(model.delta), lr=settings.lr, momentum=settings.momentum, foreach=True
-    )
-    history = History()
-    n = len(inputs)
-    steps = math.ceil(n / settings.batch_size)
-    with tqdm(total=settings.epochs * steps, disable=not progress, unit="step", leave=False) as bar:
-        for epoch in range(settings.epochs):
-            started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr_at(epoch)
-            order = torch.randperm(n, generator=generator).to(inputs.x.device)
-            total = torch.zeros((), dtype=torch.float64)
-            for step, index in enumerate(order.split(settings.batch_size), epoch * steps + 1):
-                x = inputs.batch(index, augment=settings.augment, generator=generator)
-                value = loss.value(model(x), targets[index])
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                optimizer.step()
-                total += value.detach().double().cpu()
+    channels_last(model)
+    run = Run(model, inputs, targets, settings, generator, share or Share())
+    if checkpoint is not None:
+        run.resume(checkpoint)
+    total = settings.epochs * run.steps
+    with tqdm(total=total, disable=not progress, unit="step", leave=False) as bar:
+        bar.update(run.epoch * run.steps + run.done)
+        while run.epoch < settings.epochs and not settings.steady(run.history.loss):
+            run.begin_epoch()
+            while run.done < run.steps:
+                run.step()
                 bar.update()
-                _check_finite(total, step, model.alpha, settings)
-            history.loss.append(float(total) / steps)
-            history.lr.append(settings.lr_at(epoch))
-            history.seconds.append(time.perf_counter() - started)
-            bar.set_postfix(epoch=epoch + 1, loss=f"{history.loss[-1]:.4g}")
-    return history
-
-
-def _check_finite(total: Tensor, step: int, alpha: float, settings: LazySettings) -> None:
-    if not torch.isfinite(total):
-        raise DivergenceError(
-            f"loss is {float(total)} at step {step} (alpha={alpha:g}, lr={settings.lr:g}, "
-            f"loss={settings.loss!r}); take a smaller lr, or lr='auto'"
-        )
+                if checkpoint is not None and checkpoint.due():
+                    run.keep(checkpoint)
+            run.end_epoch()
+            bar.set_postfix(epoch=run.epoch, loss=f"{run.history.loss[-1]:.4g}")
+    if checkpoint is not None:
+        run.keep(checkpoint)
+    return run.history
 
 
 @torch.no_grad()
-def outputs(
-    model: ScaledDifference, inputs: Inputs, *, batch_size: int = 256
-) -> Float[Tensor, "n k"]:
+def outputs(model: Scaled, inputs: Inputs, *, batch_size: int = 256) -> Float[Tensor, "n k"]:
     """Scaled, centred outputs alpha (h(w0 + delta/alpha) - h(w0)) of all inputs, in order."""
-    return torch.cat([model(x) for x in inputs.in_order(batch_size)])
+    return torch.cat([model(like_weights(x, model)) for x in inputs.in_order(batch_size)])
 
 
 @torch.no_grad()
@@ -186,5 +183,5 @@ def stability_of_activations(
         count[name] = count.get(name, 0) + decided.numel()
 
     for x in inputs.in_order(batch_size):
-        model.pair(x, on_gate=add)
+        model.pair(like_weights(x, model), on_gate=add)
     return {name: stable[name] / count[name] for name in stable}

@@ -40,12 +40,11 @@ class _ReLUDifference(torch.autograd.Function):
             mask = z > 0
             ctx.save_for_backward(mask)
             return v * mask
-        scaled = z * alpha
-        # In one expression: max(v, -alpha z) + min(alpha z, 0); the second term is zero on the
+        # In one expression: max(v, -alpha z) - max(-alpha z, 0); the second term is zero on the
         # active side, and on the other the sum is exact where the unit stays off.
-        out = torch.maximum(v, scaled.neg())
-        ctx.save_for_backward(v > -scaled)
-        return out.add_(scaled.clamp_(max=0))
+        edge = z * -alpha
+        ctx.save_for_backward(v > edge)
+        return torch.maximum(v, edge).sub_(edge.relu_())
 
     @staticmethod
     def backward(ctx, *grads):

@@ -28,13 +28,14 @@ def _moved(base: Tensor, difference: Tensor, alpha: float) -> Tensor:
 
 
 class _ConvolutionDifference(torch.autograd.Function):
-    """W' u + dW x for a convolution, with the two-product backward."""
+    """W' u + dW x + db for a convolution, with the two-product backward."""
 
     @staticmethod
-    def forward(ctx, u, dw, x, w, alpha, options):
+    def forward(ctx, u, dw, db, x, w, alpha, options):
+        # W' is made anew for the backward pass: kept for all layers it would double the weights.
         ctx.save_for_backward(u, dw, x, w)
         ctx.alpha, ctx.options = alpha, options
-        out = _convolution(x, dw, options)
+        out = _convolution(x, dw, options, db)
         return out.add_(_convolution(u, _moved(w, dw, alpha), options))
 
     @staticmethod
@@ -42,27 +43,26 @@ class _ConvolutionDifference(torch.autograd.Function):
         (grad,) = grads
         u, dw, x, w = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
-        needs_u, needs_dw = ctx.needs_input_grad[:2]
-        gu, gdw, _ = torch.ops.aten.convolution_backward(
+        gu, gdw, gdb = torch.ops.aten.convolution_backward(
             grad,
             _moved(x, u, ctx.alpha),
             _moved(w, dw, ctx.alpha),
-            None,
+            [w.shape[0]],
             stride,
             padding,
             dilation,
             False,
             [0] * len(stride),
             groups,
-            [needs_u, needs_dw, False],
+            list(ctx.needs_input_grad[:3]),
         )
-        return gu, gdw, None, None, None, None
+        return gu, gdw, gdb, None, None, None, None
 
 
-def _convolution(x: Tensor, w: Tensor, options) -> Tensor:
+def _convolution(x: Tensor, w: Tensor, options, bias: Tensor | None = None) -> Tensor:
     stride, padding, dilation, groups = options
     return torch.ops.aten.convolution(
-        x, w, None, stride, padding, dilation, False, [0] * len(stride), groups
+        x, w, bias, stride, padding, dilation, False, [0] * len(stride), groups
     )
 
 
@@ -107,25 +107,15 @@ def _convolution_pair(alpha, x, weight, bias, stride, padding, dilation, groups)
             f"a convolution takes a batch, {spatial + 2} dimensions; got {tuple(x.base.shape)}"
         )
     options = (*_options(spatial, stride, padding, dilation, weight.base), groups)
-    z = torch.ops.aten.convolution(
-        x.base,
-        weight.base,
-        None if bias is None else bias.base,
-        *options[:3],
-        False,
-        [0] * spatial,
-        groups,
-    )
-    v = None
-    if x.difference is not None and weight.difference is not None:
-        v = _ConvolutionDifference.apply(
-            x.difference, weight.difference, x.base, weight.base, alpha, options
-        )
-    elif x.difference is not None:
-        v = _convolution(x.difference, weight.base, options)
-    elif weight.difference is not None:
-        v = _convolution(x.base, weight.difference, options)
-    return Pair(z, _with_bias(v, bias, z, (-1,) + (1,) * spatial))
+    z = _convolution(x.base, weight.base, options, None if bias is None else bias.base)
+    db = None if bias is None else bias.difference
+    if weight.difference is None:
+        v = None if x.difference is None else _convolution(x.difference, weight.base, options)
+        return Pair(z, _with_bias(v, bias, z, (-1,) + (1,) * spatial))
+    if x.difference is None:
+        return Pair(z, _convolution(x.base, weight.difference, options, db))
+    args = (x.difference, weight.difference, db, x.base, weight.base)
+    return Pair(z, _ConvolutionDifference.apply(*args, alpha, options))
 
 
 def _options(spatial: int, stride, padding, dilation, weight: Tensor):

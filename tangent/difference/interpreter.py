@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from tangent.difference.pair import Pair, gate_for, rule_for
+from tangent.difference.rewrite import pooled_before_relu
 
 __all__ = ["ScaledDifference", "linearize"]
 
@@ -27,8 +28,6 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(model: nn.Module) -> fx.Graph:
-    if rule_for(type(model)) is not None:
-        model = nn.Sequential(model)
     try:
         return _Tracer().trace(model)
     except Exception as error:
@@ -83,6 +82,8 @@ class ScaledDifference(nn.Module):
     the network and infinity takes the slope 0, as PyTorch does.
     """
 
+    loss_scale = 1.0  # training in delta absorbs the 1/alpha**2 of the loss
+
     def __init__(self, model: nn.Module, alpha: float):
         super().__init__()
         if not (isinstance(alpha, int | float) and alpha > 0):
@@ -133,7 +134,9 @@ class ScaledDifference(nn.Module):
         weights = self._weights(self.delta if delta is None else delta)
         values: dict[fx.Node, Any] = {}
         feed = iter(inputs)
-        for node in self.graph.nodes:
+        # Whoever watches the gates sees them in the network's own order.
+        graph, last_use = self._fast if on_gate is None else (self.graph, self._last_use)
+        for node in graph.nodes:
             if node.op == "placeholder":
                 values[node] = _input(node, feed)
             elif node.op == "get_attr":
@@ -144,9 +147,13 @@ class ScaledDifference(nn.Module):
                 return _output(fx.node.map_arg(node.args[0], values.__getitem__))
             else:
                 values[node] = self._call(node, values, weights, alpha, on_gate)
-            for used in self._last_use.get(node, ()):
+            for used in last_use.get(node, ()):
                 del values[used]
         raise AssertionError("a traced graph ends with its output")
+
+    def initial_weights(self) -> Iterator[Tensor]:
+        """Yield the weights at w0."""
+        return iter(self.network.parameters())
 
     @torch.no_grad()
     def displaced(self) -> nn.Module:
@@ -162,7 +169,7 @@ class ScaledDifference(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A graph does not pickle: it is traced again from the network.
         state = dict(self.__dict__)
-        del state["graph"], state["_last_use"]
+        del state["graph"], state["_last_use"], state["_fast"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -170,8 +177,10 @@ class ScaledDifference(nn.Module):
         self._trace()
 
     def _trace(self) -> None:
-        self.graph = _traced(self.network)
+        self.graph = _traced(self._root())
         self._last_use = _last_uses(self.graph.nodes)
+        fast = pooled_before_relu(self.graph, self._root())
+        self._fast = fast, _last_uses(fast.nodes)
         moving: set[fx.Node] = set()
         for node in self.graph.nodes:  # fail here, not in the middle of a run
             if node.op.startswith("call_") and moving.intersection(node.all_input_nodes):
@@ -189,9 +198,13 @@ class ScaledDifference(nn.Module):
             for name, moved in zip(self.names, delta, strict=True)
         }
 
+    def _root(self) -> nn.Module:
+        """The module that was traced: a network that has a rule sits inside a sequence of one."""
+        whole = rule_for(type(self.network)) is not None
+        return nn.Sequential(self.network) if whole else self.network
+
     def _module(self, node: fx.Node) -> nn.Module:
-        whole = rule_for(type(self.network)) is not None  # traced inside a sequence of one
-        return self.network if whole else self.network.get_submodule(str(node.target))
+        return self._root().get_submodule(str(node.target))
 
     def _rule(self, node: fx.Node) -> tuple[Any, Callable[..., Any]]:
         target: Any = type(self._module(node)) if node.op == "call_module" else node.target

@@ -21,28 +21,67 @@ def _two(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+class _Gathered(torch.autograd.Function):
+    """The entries of v at the winners of z, and the gradient back to them."""
+
+    @staticmethod
+    def forward(ctx, v, z, winner, options):
+        ctx.save_for_backward(z, winner)
+        ctx.options = options
+        if v.is_contiguous(memory_format=torch.channels_last):  # gather and give back that layout
+            rows = v.permute(0, 2, 3, 1).flatten(1, 2)
+            at = winner.permute(0, 2, 3, 1)
+            return rows.gather(1, at.flatten(1, 2)).view(at.shape).permute(0, 3, 1, 2)
+        return v.flatten(2).gather(2, winner.flatten(2)).view(winner.shape)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        z, winner = ctx.saved_tensors
+        backward = torch.ops.aten.max_pool2d_with_indices_backward
+        return backward(grads[0], z, *ctx.options, winner), None, None, None
+
+
+def _candidates(v: Tensor, z: Tensor, base: Tensor, kernel: tuple[int, int], alpha: float):
+    """v + alpha (z - its window's maximum), for windows that tile z."""
+    tiled = (base.shape[2], kernel[0], base.shape[3], kernel[1])
+    deficit = z.reshape(*z.shape[:2], *tiled) - base[:, :, :, None, :, None]
+    # Flat again before v comes in: the gradient of v then passes without a copy.
+    return torch.add(v, deficit.reshape(z.shape), alpha=alpha)
+
+
+def _whole_tiles(z: Pair, kernel: tuple[int, int]) -> Pair:
+    """Leave out the rows and columns at the border that fill no window."""
+    height, width = z.base.shape[2:]
+    if height % kernel[0] == width % kernel[1] == 0:
+        return z
+    rows, columns = height - height % kernel[0], width - width % kernel[1]
+    base, v = (None if t is None else t[:, :, :rows, :columns] for t in z)
+    assert base is not None
+    return Pair(base, v)
+
+
 def _max_pool2d(
     alpha: float, z: Pair, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
-) -> tuple[Pair, Tensor | None]:
-    """Return the pooled pair and where the winner stayed the base's (None when nothing moved)."""
+) -> tuple[Pair, Tensor | None, Tensor | None]:
+    """Return the pooled pair, its base's winners and its own (None when nothing moved)."""
     if z.base.dim() != 4:
         raise ValueError(f"max pooling takes (n, c, h, w); got shape {tuple(z.base.shape)}")
     kernel, padding, dilation = _two(kernel_size), _two(padding), _two(dilation)
     stride = kernel if stride is None or stride == [] else _two(stride)
     options = (kernel, stride, padding, dilation, ceil_mode)
+    tiles = kernel == stride and padding == (0, 0) and dilation == (1, 1) and not ceil_mode
+    if tiles:
+        z = _whole_tiles(z, kernel)
     base, winner = F.max_pool2d(z.base, *options, return_indices=True)
     v = z.difference
     if v is None:
-        return Pair(base), None
+        return Pair(base), None, None
     if math.isinf(alpha):
-        pooled = v.flatten(2).gather(2, winner.flatten(2)).view_as(base)
-        return Pair(base, pooled), torch.ones_like(winner, dtype=torch.bool)
-    tiles = kernel == stride and padding == (0, 0) and dilation == (1, 1) and not ceil_mode
+        return Pair(base, _Gathered.apply(v, z.base, winner, options)), winner, winner
     if tiles:
-        best = _spread(base, kernel, z.base.shape[-2:])
-        deficit = torch.sub(z.base, best).mul_(alpha)
-        pooled, moved = F.max_pool2d(v + deficit, *options, return_indices=True)
-        return Pair(base, pooled), moved == winner
+        candidates = _candidates(v, z.base, base, kernel, alpha)
+        pooled, moved = F.max_pool2d(candidates, kernel, return_indices=True)
+        return Pair(base, pooled), winner, moved
     # Windows that overlap have several winners to compare with: one copy of each window.
     where = _windows(z.base.shape, options, base.shape, z.base.device)
     outside = where < 0
@@ -54,14 +93,7 @@ def _max_pool2d(
     candidates = (v_windows + deficit).masked_fill(outside, -math.inf)
     pooled, choice = candidates.max(dim=-1)
     moved = where.expand(shape).gather(-1, choice.unsqueeze(-1)).squeeze(-1)
-    return Pair(base, pooled.view_as(base)), moved.view_as(base) == winner
-
-
-def _spread(base: Tensor, kernel: tuple[int, int], size: torch.Size) -> Tensor:
-    """Each window's maximum at every position of the window; borders no window covers get any."""
-    spread = base.repeat_interleave(kernel[0], 2).repeat_interleave(kernel[1], 3)
-    rest = (size[1] - spread.shape[3], size[0] - spread.shape[2])
-    return F.pad(spread, (0, rest[0], 0, rest[1])) if any(rest) else spread
+    return Pair(base, pooled.view_as(base)), winner, moved.view_as(base)
 
 
 def _windows(shape, options, out_shape, device) -> Tensor:
@@ -77,15 +109,22 @@ def _windows(shape, options, out_shape, device) -> Tensor:
     return flat.reshape(out_shape[2] * out_shape[3], kernel[0] * kernel[1])
 
 
+def _stable(pooled: tuple[Pair, Tensor | None, Tensor | None]) -> Tensor | None:
+    _, winner, moved = pooled
+    return None if winner is None or moved is None else winner == moved
+
+
 @register_gate(nn.MaxPool2d)
 def _max_pool2d_module_gate(alpha, module, weights, x) -> Tensor | None:
     options = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _max_pool2d(alpha, x, *options, module.ceil_mode)[1]
+    return _stable(_max_pool2d(alpha, x, *options, module.ceil_mode))
 
 
 @register_gate(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d_function_gate(alpha, input, *args, **kwargs) -> Tensor | None:
-    return _max_pool2d(alpha, input, *args, **kwargs)[1]
+def _max_pool2d_function_gate(
+    alpha, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **kwargs
+) -> Tensor | None:
+    return _stable(_max_pool2d(alpha, input, kernel_size, stride, padding, dilation, ceil_mode))
 
 
 @register_rule(nn.MaxPool2d)

@@ -3,163 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from tangent.batches import Inputs
-from tangent.difference import ScaledDifference
-from tangent.estimators._common import (
-    INPUT_DTYPES,
-    built_network,
-    flat_rows,
-    normalization,
-    normalized_inputs,
-    parameter_count,
-    row_shape,
-    torch_device,
-    torch_dtype,
-    torch_generator,
-)
-from tangent.lazy import LazySettings, outputs, stability_of_activations, train
-from tangent.learning_rate import stability_edge
-from tangent.losses import Loss, loss_named
+from tangent.estimators._common import INPUT_DTYPES, flat_rows
+from tangent.estimators._lazy import Lazy
+from tangent.losses import loss_named
 
 __all__ = ["LazyClassifier", "LazyRegressor"]
 
-# Of the heavy-ball edge of one mini-batch. Mini-batches differ and momentum remembers: at half of
-# the edge VGG-11 oscillates, at a tenth every alpha trains.
-_AUTO_FRACTION = 0.1
 
-
-class _Lazy(BaseEstimator):
-    """What classifier and regressor share: the network, its training and its outputs."""
-
-    # Set by the subclasses' __init__, which scikit-learn reads the parameters from.
-    model: Any
-    alpha: Any
-    width: Any
-    gain: Any
-    lr: Any
-    momentum: Any
-    lr_decay: Any
-    epochs: Any
-    batch_size: Any
-    augment: Any
-    image_shape: Any
-    normalize: Any
-    device: Any
-    dtype: Any
-    random_state: Any
-    verbose: Any
-
-    def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
-        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
-        generator = torch_generator(self.random_state)
-        self.input_shape_ = row_shape(self.image_shape, X.shape[1])
-        if self.augment and len(self.input_shape_) != 3:
-            raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
-        self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
-        model = built_network(
-            self.model,
-            self.input_shape_,
-            k,
-            width=self.width,
-            gain=self.gain,
-            generator=generator,
-        )
-        module = ScaledDifference(model.to(dtype), self.alpha).to(device)
-        inputs = self._inputs(X, device, dtype)
-        self._check_outputs(module, inputs, k)
-        settings = self._settings(module, inputs, loss, generator)
-        history = train(
-            module,
-            inputs,
-            targets(dtype).to(device),
-            settings,
-            generator=generator,
-            progress=bool(self.verbose),
-        )
-        self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
-        self.lr_ = settings.lr
-        self.n_iter_ = settings.epochs
-        self.n_parameters_ = parameter_count(module.network)
-        self.module_ = module.cpu()
-
-    def _settings(self, module, inputs: Inputs, loss: Loss, generator) -> LazySettings:
-        options: dict[str, Any] = {
-            "loss": loss.name,
-            "momentum": self.momentum,
-            "decay": self.lr_decay,
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "augment": self.augment,
-        }
-        if not (self.lr == "auto" or isinstance(self.lr, int | float)):
-            raise ValueError(f"lr must be a positive number or 'auto'; got {self.lr!r}")
-        LazySettings(**options)  # the other settings, before anything is computed
-        if self.lr != "auto":
-            return LazySettings(lr=float(self.lr), **options)
-        some = torch.randperm(len(inputs), generator=generator)[: self.batch_size]
-        edge = stability_edge(
-            module,
-            inputs.batch(some.to(inputs.x.device)),
-            loss,
-            momentum=self.momentum,
-            generator=generator,
-        )
-        self.stability_edge_ = edge
-        # Below alpha = 1 the weights move so far that the kernel grows with the outputs.
-        lr = _AUTO_FRACTION * min(1.0, self.alpha) * edge if math.isfinite(edge) else 1.0
-        return LazySettings(lr=lr, **options)
-
-    def _check_outputs(self, module: ScaledDifference, inputs: Inputs, k: int) -> None:
-        with torch.no_grad():
-            shape = tuple(module.network(inputs.batch(slice(0, 1))).shape)
-        if shape != (1, k):
-            raise ValueError(
-                f"model must return (n, {k}) outputs for this problem; got {shape} for one input"
-            )
-
-    def _inputs(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Inputs:
-        shape = self.input_shape_
-        return normalized_inputs(X, shape, self.mean_, self.scale_, device, dtype)
-
-    def _checked_inputs(self, X) -> Inputs:
-        check_is_fitted(self)
-        X = validate_data(self, flat_rows(X), dtype=INPUT_DTYPES, reset=False)
-        return self._inputs(X, torch_device(self.device), torch_dtype(self.dtype))
-
-    def _outputs(self, X) -> np.ndarray:
-        inputs = self._checked_inputs(X)
-        module = self.module_.to(inputs.x.device)
-        return outputs(module, inputs).double().cpu().numpy()
-
-    def stability_of_activations(self, X) -> dict[str, float]:
-        """Fraction of gate decisions on ``X`` that training left as at initialization.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-
-        Returns
-        -------
-        dict
-            From each ReLU's and max pooling's name to a fraction in [0, 1]; empty for networks
-            without such gates (see `tangent.lazy.stability_of_activations`).
-        """
-        inputs = self._checked_inputs(X)
-        return stability_of_activations(self.module_.to(inputs.x.device), inputs)
-
-
-class LazyClassifier(ClassifierMixin, _Lazy):
+class LazyClassifier(ClassifierMixin, Lazy):
     """Classifier: a network scaled by alpha, centred at initialization, trained by SGD.
 
     It learns the scaled displacement delta = alpha (w - w0) by difference propagation, which keeps
@@ -199,20 +59,35 @@ class LazyClassifier(ClassifierMixin, _Lazy):
     dtype : {"float32", "float64", "bfloat16"}, default="float32"
     random_state : int, RandomState instance or None, default=None
         Weights, order of the data and augmentation. An int gives the same model twice.
+    parametrization : {"difference", "direct"}, default="difference"
+        What is trained: the scaled displacement, or w itself with a subtraction of outputs as in
+        published code. The latter needs float64 at large alpha, and warns where it does.
+    check_lr : bool, default=True
+        Measure the stability edge before training also when ``lr`` is a number, and warn above
+        it. Costs about as much as ten steps; training is the same with and without.
+    micro_batch_size : int, optional
+        Inputs that pass the network at once; bounds the memory, not the result.
+    patience : int, optional
+        Stop when the loss of an epoch has been steady (to 0.1%) for so many epochs.
+    checkpoint : path, optional
+        File of the training's state, written every ten minutes and at the end. A `fit` that was
+        interrupted goes on from it, with the same bits, if called again with the same arguments
+        and an int as ``random_state``.
     verbose : bool, default=False
-        A progress bar on standard error.
+        A progress bar on standard error, and the stability edge on standard output.
 
     Attributes
     ----------
     classes_ : ndarray of shape (k,)
-    module_ : ScaledDifference
+    module_ : ScaledDifference or DirectScaling
         The trained model, on the CPU.
     history_ : dict of ndarray
         loss, lr and seconds, an entry an epoch.
     lr_ : float
         The learning rate used.
     stability_edge_ : float
-        Only with ``lr="auto"``.
+        Learning rate above which the linearized problem diverges, on one mini-batch; absent if
+        it was not measured.
     n_iter_, n_parameters_, n_features_in_ : int
     input_shape_, mean_, scale_
         Shape of one input and its normalization.
@@ -255,6 +130,11 @@ class LazyClassifier(ClassifierMixin, _Lazy):
         device="auto",
         dtype="float32",
         random_state=None,
+        parametrization="difference",
+        check_lr=True,
+        micro_batch_size=None,
+        patience=None,
+        checkpoint=None,
         verbose=False,
     ):
         self.model = model
@@ -273,6 +153,11 @@ class LazyClassifier(ClassifierMixin, _Lazy):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.parametrization = parametrization
+        self.check_lr = check_lr
+        self.micro_batch_size = micro_batch_size
+        self.patience = patience
+        self.checkpoint = checkpoint
         self.verbose = verbose
 
     def fit(self, X, y):
@@ -321,7 +206,7 @@ class LazyClassifier(ClassifierMixin, _Lazy):
         return torch.softmax(torch.from_numpy(self._outputs(X)), dim=1).numpy()
 
 
-class LazyRegressor(RegressorMixin, _Lazy):
+class LazyRegressor(RegressorMixin, Lazy):
     """Regressor: a network scaled by alpha, centred at initialization, trained by SGD.
 
     Targets are centred and scaled to unit variance for training (by output) and predictions are
@@ -352,6 +237,11 @@ class LazyRegressor(RegressorMixin, _Lazy):
         device="auto",
         dtype="float32",
         random_state=None,
+        parametrization="difference",
+        check_lr=True,
+        micro_batch_size=None,
+        patience=None,
+        checkpoint=None,
         verbose=False,
     ):
         self.model = model
@@ -369,6 +259,11 @@ class LazyRegressor(RegressorMixin, _Lazy):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.parametrization = parametrization
+        self.check_lr = check_lr
+        self.micro_batch_size = micro_batch_size
+        self.patience = patience
+        self.checkpoint = checkpoint
         self.verbose = verbose
 
     def fit(self, X, y):

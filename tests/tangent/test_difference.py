@@ -403,3 +403,51 @@ def test_training_mode_is_refused_with_the_way_out(layer, message):
 def test_a_network_with_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match="nothing can move"):
         ScaledDifference(nn.Linear(2, 2).requires_grad_(False), 1.0)
+
+
+class TwoReaders(nn.Module):
+    """A ReLU that a pooling and a sum read: it has to stay where it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return F.max_pool2d(x, 2) + F.avg_pool2d(x, 2)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e4, math.inf])
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 3, 3)
+        ),
+        lambda: Function(lambda x: F.max_pool2d(x.relu(), 4)),
+        TwoReaders,
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_before_relu_changes_no_value_and_no_gradient(generator, model, alpha, layout):
+    module = ScaledDifference(model().double(), alpha).to(memory_format=layout)
+    for delta in module.delta:
+        nn.init.normal_(delta, generator=generator)
+    x = torch.randn(3, *IMAGE, generator=generator, dtype=torch.float64)
+    x = x.contiguous(memory_format=layout)
+    fast = module(x)
+    slow = module.pair(x, on_gate=lambda name, stable: None).difference
+    torch.testing.assert_close(fast, slow)
+    weights = torch.randn(fast.shape, generator=generator, dtype=torch.float64)
+    grads = [torch.autograd.grad(u, list(module.delta), weights) for u in (fast, slow)]
+    torch.testing.assert_close(*grads)
+
+
+def test_the_gates_are_watched_in_the_order_of_the_network():
+    seen = []
+    module = ScaledDifference(vgg11(width=0.02, generator=torch.Generator().manual_seed(0)), 10.0)
+    with torch.no_grad():
+        module.delta[0].normal_(generator=torch.Generator().manual_seed(1))
+        module.pair(torch.ones(1, 3, 32, 32), on_gate=lambda name, stable: seen.append(stable))
+    assert [tuple(s.shape[2:]) for s in seen[:4]] == [(32, 32), (16, 16), (16, 16), (8, 8)]

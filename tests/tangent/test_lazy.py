@@ -9,6 +9,7 @@ from torch import nn
 
 from tangent import ScaledDifference, linearize, mlp, stability_edge, vgg11
 from tangent.batches import Inputs, crop_and_flip
+from tangent.layout import channels_last, like_weights
 from tangent.lazy import DivergenceError, LazySettings, outputs, stability_of_activations, train
 from tangent.learning_rate import largest_kernel_eigenvalue
 from tangent.losses import loss_named
@@ -173,3 +174,56 @@ def test_the_same_seed_augments_alike(generator):
 def test_bad_settings_are_named(option, message):
     with pytest.raises(ValueError, match=message):
         LazySettings(**option)
+
+
+def test_channels_last_changes_the_layout_and_no_value(generator):
+    network = vgg11(width=0.05, generator=generator)
+    module = ScaledDifference(network, 1e3)
+    for delta in module.delta:
+        nn.init.normal_(delta, generator=generator)
+    x = torch.randn(2, 3, 32, 32, generator=generator)
+    before = module(x)
+    channels_last(module)
+    assert not module.delta[2].is_contiguous()
+    assert not like_weights(x, module).is_contiguous()
+    torch.testing.assert_close(module(like_weights(x, module)), before, rtol=1e-3, atol=1e-3)
+
+
+def test_float64_weights_keep_their_layout(generator):
+    module = linearize(vgg11(width=0.02, generator=generator).double())
+    channels_last(module)
+    assert all(p.is_contiguous() for p in module.parameters())
+    x = torch.randn(2, 3, 32, 32)
+    assert like_weights(x, module) is x
+
+
+@pytest.mark.parametrize("micro", [1, 3, 100])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(generator, micro):
+    x, labels = problem(generator)
+    target = loss_named("cross_entropy").targets(labels, 3, torch.float64)
+    network = mlp(5, 3, hidden=(8,), generator=generator).double()
+    trained = []
+    for size in (None, micro):
+        module = ScaledDifference(network, 10.0)
+        settings = LazySettings("cross_entropy", 0.1, batch_size=7, epochs=2, micro_batch_size=size)
+        seed = torch.Generator().manual_seed(3)
+        history = train(module, plain_inputs(x), target, settings, generator=seed)
+        trained.append((history.loss, [d.detach() for d in module.delta]))
+    torch.testing.assert_close(*trained)
+
+
+def test_training_stops_when_the_loss_is_steady(generator):
+    x, labels = problem(generator)
+    target = loss_named("square").targets(labels, 3, torch.float64)
+    module = linearize(mlp(5, 3, hidden=(4,), generator=generator).double())
+    settings = LazySettings(lr=1e-9, epochs=50, batch_size=24, patience=3, tolerance=1e-3)
+    history = train(module, plain_inputs(x), target, settings)
+    assert len(history.loss) == 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "steady"),
+    [([1.0, 0.9], False), ([1.0, 0.9, 0.8], False), ([1.0, 0.9999, 1.2], True)],
+)
+def test_a_loss_is_steady_when_its_best_stays(losses, steady):
+    assert LazySettings(patience=2, tolerance=1e-3).steady(losses) is steady

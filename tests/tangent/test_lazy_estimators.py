@@ -196,7 +196,45 @@ def test_one_class_and_nan_are_refused():
 
 def test_divergence_leaves_the_estimator_unfitted():
     X, y = load_iris(return_X_y=True)
-    classifier = LazyClassifier(small_mlp, loss="square", lr=1e4, epochs=30)
+    classifier = LazyClassifier(small_mlp, loss="square", lr=1e4, epochs=30, check_lr=False)
     with pytest.raises(DivergenceError, match="take a smaller lr"):
         classifier.fit(X, y)
     assert not hasattr(classifier, "module_")
+
+
+def test_a_rate_above_the_stability_edge_is_warned_of_and_the_edge_kept(capsys):
+    X, y = load_iris(return_X_y=True)
+    options = {"loss": "square", "epochs": 2, "random_state": 0}
+    edge = LazyClassifier(small_mlp, **options).fit(X, y).stability_edge_
+    bold = LazyClassifier(small_mlp, lr=1.1 * edge, verbose=True, **options)
+    with pytest.warns(UserWarning, match=r"lr=.* is above the stability edge .*lr='auto'"):
+        bold.fit(X, y)
+    assert bold.stability_edge_ == pytest.approx(edge, rel=0.3)  # of another mini-batch
+    assert "stability edge" in capsys.readouterr().out
+
+
+def test_looking_at_the_edge_changes_no_bit_of_the_training():
+    X, y = load_iris(return_X_y=True)
+    fits = [
+        LazyClassifier(small_mlp, lr=0.01, epochs=2, check_lr=check, random_state=0).fit(X, y)
+        for check in (True, False)
+    ]
+    np.testing.assert_array_equal(*(fit.decision_function(X) for fit in fits))
+    assert not hasattr(fits[1], "stability_edge_")
+
+
+def test_a_fit_goes_on_from_its_checkpoint(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    options = {"epochs": 4, "random_state": 0}
+    whole = LazyClassifier(small_mlp, **options).fit(X, y)
+    kept = LazyClassifier(small_mlp, checkpoint=tmp_path / "fit", **options)
+    kept.set_params(epochs=2).fit(X, y)
+    kept.set_params(epochs=4).fit(X, y)
+    np.testing.assert_array_equal(whole.decision_function(X), kept.decision_function(X))
+    assert kept.n_iter_ == 4
+
+
+def test_early_stopping_shows_in_the_number_of_epochs():
+    X, y = load_iris(return_X_y=True)
+    fit = LazyClassifier(small_mlp, lr=1e-9, epochs=30, patience=2, random_state=0).fit(X, y)
+    assert fit.n_iter_ == 3

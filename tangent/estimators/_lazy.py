@@ -1,0 +1,218 @@
+"""What lazily trained classifiers and regressors share: network, training and outputs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from tangent.batches import Inputs
+from tangent.checkpoint import Checkpoint
+from tangent.difference import ScaledDifference
+from tangent.direct import DirectScaling, Scaled, update_size
+from tangent.estimators._common import (
+    INPUT_DTYPES,
+    built_network,
+    flat_rows,
+    normalization,
+    normalized_inputs,
+    parameter_count,
+    row_shape,
+    torch_device,
+    torch_dtype,
+    torch_generator,
+)
+from tangent.lazy import LazySettings, outputs, stability_of_activations, train
+from tangent.learning_rate import stability_edge
+from tangent.losses import Loss
+
+__all__ = ["Lazy"]
+
+# Of the heavy-ball edge of one mini-batch. Mini-batches differ and momentum remembers: at half of
+# the edge VGG-11 oscillates, at a tenth every alpha trains.
+_AUTO_FRACTION = 0.1
+
+
+class Lazy(BaseEstimator):
+    """What classifier and regressor share: the network, its training and its outputs."""
+
+    # Set by the subclasses' __init__, which scikit-learn reads the parameters from.
+    model: Any
+    alpha: Any
+    width: Any
+    gain: Any
+    lr: Any
+    momentum: Any
+    lr_decay: Any
+    epochs: Any
+    batch_size: Any
+    augment: Any
+    image_shape: Any
+    normalize: Any
+    device: Any
+    dtype: Any
+    random_state: Any
+    parametrization: Any
+    check_lr: Any
+    micro_batch_size: Any
+    patience: Any
+    checkpoint: Any
+    verbose: Any
+
+    module_: Scaled
+
+    def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
+        device, dtype = torch_device(self.device), torch_dtype(self.dtype)
+        generator = torch_generator(self.random_state)
+        self.input_shape_ = row_shape(self.image_shape, X.shape[1])
+        if self.augment and len(self.input_shape_) != 3:
+            raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
+        self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
+        model = built_network(
+            self.model,
+            self.input_shape_,
+            k,
+            width=self.width,
+            gain=self.gain,
+            generator=generator,
+        )
+        module = _scaled(self.parametrization, model.to(dtype), self.alpha).to(device)
+        inputs = self._inputs(X, device, dtype)
+        self._check_outputs(module, inputs, k)
+        y = targets(dtype).to(device)
+        settings = self._settings(module, inputs, loss, generator)
+        if isinstance(module, DirectScaling):
+            some = slice(0, settings.batch_size)
+            _warn_if_rounded(module, inputs.batch(some), y[some], loss, settings.lr, self.dtype)
+        history = train(
+            module,
+            inputs,
+            y,
+            settings,
+            generator=generator,
+            progress=bool(self.verbose),
+            checkpoint=None if self.checkpoint is None else Checkpoint(self.checkpoint),
+        )
+        self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
+        self.lr_ = settings.lr
+        self.n_iter_ = len(history.loss)
+        self.n_parameters_ = parameter_count(module.network)
+        self.module_ = module.cpu()
+
+    def _settings(self, module, inputs: Inputs, loss: Loss, generator) -> LazySettings:
+        options: dict[str, Any] = {
+            "loss": loss.name,
+            "momentum": self.momentum,
+            "decay": self.lr_decay,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "augment": self.augment,
+            "micro_batch_size": self.micro_batch_size,
+            "patience": self.patience,
+        }
+        if not (self.lr == "auto" or isinstance(self.lr, int | float)):
+            raise ValueError(f"lr must be a positive number or 'auto'; got {self.lr!r}")
+        settings = LazySettings(lr=1.0 if self.lr == "auto" else float(self.lr), **options)
+        if self.lr == "auto" or self.check_lr:
+            edge = self._edge(module, inputs, loss, generator)
+            # Below alpha = 1 the weights move so far that the kernel grows with the outputs.
+            safe = _AUTO_FRACTION * min(1.0, self.alpha) * edge if math.isfinite(edge) else 1.0
+            if self.lr == "auto":
+                settings = LazySettings(lr=safe, **options)
+            self._say_edge(settings.lr, edge, safe)
+        return settings
+
+    def _edge(self, module, inputs: Inputs, loss: Loss, generator: torch.Generator) -> float:
+        if self.lr != "auto":  # a check leaves the training as it would be without
+            generator = torch.Generator().manual_seed(generator.initial_seed())
+        some = torch.randperm(len(inputs), generator=generator)[: self.batch_size]
+        x = inputs.batch(some.to(inputs.x.device))
+        if isinstance(module, DirectScaling):
+            module = module.difference()
+        self.stability_edge_ = stability_edge(
+            module, x, loss, momentum=self.momentum, generator=generator
+        )
+        return self.stability_edge_
+
+    def _say_edge(self, lr: float, edge: float, safe: float) -> None:
+        if self.verbose:
+            print(f"stability edge of the linearized problem: lr {edge:.3g}; lr {lr:.3g} is used")
+        if lr > edge:
+            warnings.warn(
+                f"lr={lr:g} is above the stability edge {edge:.3g} of the linearized problem "
+                f"(alpha={self.alpha:g}, momentum={self.momentum:g}): training may diverge or "
+                f"oscillate; take lr='auto' ({safe:.3g} here), or check_lr=False for no check",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _check_outputs(self, module: Scaled, inputs: Inputs, k: int) -> None:
+        with torch.no_grad():
+            shape = tuple(module.network(inputs.batch(slice(0, 1))).shape)
+        if shape != (1, k):
+            raise ValueError(
+                f"model must return (n, {k}) outputs for this problem; got {shape} for one input"
+            )
+
+    def _inputs(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Inputs:
+        shape = self.input_shape_
+        return normalized_inputs(X, shape, self.mean_, self.scale_, device, dtype)
+
+    def _checked_inputs(self, X) -> Inputs:
+        check_is_fitted(self)
+        X = validate_data(self, flat_rows(X), dtype=INPUT_DTYPES, reset=False)
+        return self._inputs(X, torch_device(self.device), torch_dtype(self.dtype))
+
+    def _outputs(self, X) -> np.ndarray:
+        inputs = self._checked_inputs(X)
+        module = self.module_.to(inputs.x.device)
+        return outputs(module, inputs).double().cpu().numpy()
+
+    def stability_of_activations(self, X) -> dict[str, float]:
+        """Fraction of gate decisions on ``X`` that training left as at initialization.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+
+        Returns
+        -------
+        dict
+            From each ReLU's and max pooling's name to a fraction in [0, 1]; empty for networks
+            without such gates (see `tangent.lazy.stability_of_activations`).
+        """
+        inputs = self._checked_inputs(X)
+        module = self.module_.to(inputs.x.device)
+        if isinstance(module, DirectScaling):
+            module = module.difference()
+        return stability_of_activations(module, inputs)
+
+
+def _scaled(parametrization: str, model: nn.Module, alpha: float) -> Scaled:
+    if parametrization == "difference":
+        return ScaledDifference(model, alpha)
+    if parametrization == "direct":
+        return DirectScaling(model, alpha)
+    raise ValueError(
+        f"parametrization must be one of 'difference', 'direct'; got {parametrization!r}"
+    )
+
+
+def _warn_if_rounded(module: DirectScaling, x, y: Tensor, loss: Loss, lr: float, dtype) -> None:
+    size = update_size(module, x, y, loss, lr)
+    if size.ratio < 1:
+        warnings.warn(
+            f"at alpha={module.alpha:g} in {dtype} the median update of a weight is "
+            f"{size.ratio:.2g} of half the spacing of numbers there, and rounds away "
+            f"({size.moved:.1%} of the weights move at the first step); take "
+            f"parametrization='difference', or dtype='float64'",
+            UserWarning,
+            stacklevel=4,
+        )
