@@ -47,6 +47,8 @@ class RunOptions:
     """precision; auto is the experiment's own"""
     threads: int | None = None
     """threads of torch and of the matrix library; all cores when left out"""
+    jobs: int = 1
+    """processes that share the runs; they share the threads too"""
     force: bool = False
     """compute finished runs again"""
     dry_run: bool = False
@@ -194,10 +196,13 @@ def _run(
 ) -> int:
     from experiments import runner
 
+    for option, value in (("jobs", options.jobs), ("threads", options.threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} must be at least 1; got {value}")
     if not options.dry_run:
         runner.check_writable(options.out / name)
     dtype = getattr(module, "DTYPE", "float32") if options.dtype == "auto" else options.dtype
-    context = Context(device="cpu", dtype=dtype, load=_loader(data), log=_say)
+    context = _context("cpu", dtype, data)
     plan = runner.plan(module, name, study, settings, options.out, context)
     if options.dry_run:
         return _dry_run(plan, options.force)
@@ -207,7 +212,7 @@ def _run(
     # Not said here: what is damaged is said where it is computed again.
     if options.force or not all(runner.finished(path, lambda _: None) for path in plan.paths):
         try:
-            report = _compute(module, plan, context, options, argv=[name, *argv])
+            report = _compute(module, plan, context, options, data, argv=[name, *argv])
         except KeyboardInterrupt:
             done = sum(path.exists() for path in plan.paths)
             _say(
@@ -219,17 +224,39 @@ def _run(
     return _account(report)
 
 
+def _context(device: str, dtype: str, data: DataOptions) -> Context:
+    return Context(device=device, dtype=dtype, load=_loader(data), log=_say)
+
+
 def _compute(
-    module: ModuleType, plan: Any, context: Context, options: RunOptions, argv: list[str]
+    module: ModuleType,
+    plan: Any,
+    context: Context,
+    options: RunOptions,
+    data: DataOptions,
+    argv: list[str],
 ) -> Any:
     """Compute what is missing. Here torch is imported, and no earlier."""
-    from experiments import runner
-    from experiments.machine import provenance, resolve_device, settled
+    from experiments import jobs, runner
+    from experiments.machine import cores, provenance, resolve_device, settled
 
     context = dataclasses.replace(context, device=resolve_device(options.device))
-    with settled(options.threads) as threads:
-        recorded = {"command": _command(argv), **provenance(context.device, threads)}
-        return runner.execute(module, plan, context, force=options.force, recorded=recorded)
+    threads = max(1, (options.threads or cores()) // options.jobs)
+    recorded = {"command": _command(argv), **provenance(context.device, threads)}
+    force = options.force
+    with (
+        jobs.helpers(
+            options.jobs - 1,
+            module=module.__name__,
+            plan=plan,
+            context=functools.partial(_context, context.device, context.dtype, data),
+            threads=threads,
+            recorded=recorded,
+            force=force,
+        ),
+        settled(threads),
+    ):
+        return runner.execute(module, plan, context, force=force, recorded=recorded)
 
 
 def _dry_run(plan: Any, force: bool) -> int:

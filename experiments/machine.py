@@ -21,23 +21,23 @@ from typing import Any
 
 from experiments.usage import UsageError
 
-__all__ = ["PeakMemory", "provenance", "resolve_device", "settled", "with_seed"]
+__all__ = ["PeakMemory", "cores", "provenance", "resolve_device", "settled", "with_seed"]
 
 _PACKAGES = ("tangent-lazy", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "kymatio")
 
 
-@contextlib.contextmanager
-def settled(threads: int | None = None) -> Iterator[int]:
-    """Set threads and determinism for what runs inside; gives the number of threads.
+def cores() -> int:
+    """``OMP_NUM_THREADS`` where that is set, else the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    return int(os.environ.get("OMP_NUM_THREADS") or usable)
 
-    Parameters
-    ----------
-    threads : int, optional
-        ``OMP_NUM_THREADS`` where that is set, else all cores this process may use.
-    """
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or cores or 1
+
+@contextlib.contextmanager
+def settled(threads: int) -> Iterator[None]:
+    """Set threads and determinism for what runs inside; what was set before comes back."""
     # Read when CUDA's matrix library starts: needed for the same bits twice.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import threadpoolctl
@@ -58,7 +58,7 @@ def settled(threads: int | None = None) -> Iterator[int]:
         fill.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = False
         with threadpoolctl.threadpool_limits(threads):
-            yield threads
+            yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])

@@ -118,11 +118,12 @@ def execute(
     *,
     force: bool = False,
     recorded: dict[str, Any] | None = None,
+    once: bool = False,
 ) -> Report:
     """Compute the runs of ``plan`` that have no result; return what became of them.
 
     A run that fails is listed and the others go on. Runs that another process computes now are
-    waited for at the end, and taken over if that process dies.
+    waited for at the end, and taken over if that process dies; with ``once`` they are left to it.
 
     Raises
     ------
@@ -132,7 +133,7 @@ def execute(
     report = Report()
     claims.sweep(plan.paths[0].parent)
     try:
-        _execute(module, plan, context, force, recorded or {}, report)
+        _execute(module, plan, context, force, recorded or {}, report, once)
     except BaseException:
         for path in plan.paths:
             claims.release(path)
@@ -147,6 +148,7 @@ def _execute(
     force: bool,
     recorded: dict[str, Any],
     report: Report,
+    once: bool,
 ) -> None:
     pending = list(plan.entries)
     n = len(pending)
@@ -168,7 +170,7 @@ def _execute(
                 number = plan.paths.index(path) + 1
                 context.log(f"[{number}/{n}] {path.stem}")
                 _one(module, plan.name, run, path, data, context, recorded, report)
-        pending = elsewhere
+        pending = [] if once else elsewhere
         if pending:
             path = pending[0][1]
             context.log(f"waiting for {path.stem}, which {claims.owner(path)} computes")

@@ -19,7 +19,7 @@ import contextlib, sys
 import numpy as np
 from experiments import cli, machine, registry
 registry.EXPERIMENTS["toy"] = "tests.experiments.toy"
-machine.settled = lambda threads: contextlib.nullcontext(1)
+machine.settled = lambda threads: contextlib.nullcontext()
 machine.resolve_device = lambda device: "cpu"
 machine.with_seed = np.random.seed
 sys.exit(cli.run(sys.argv[1:]))

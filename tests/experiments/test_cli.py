@@ -78,6 +78,8 @@ def test_every_experiment_has_the_parts_of_one():
         (["toy", "--preset", "smok"], "unknown preset 'smok': did you mean 'smoke'"),
         (["toy", "--preset=papr"], "unknown preset 'papr'"),
         (["toy", "--dataset", "digits"], "toy takes no --dataset"),
+        (["toy", "--jobs", "0"], "--jobs must be at least 1; got 0"),
+        (["toy", "--threads", "-1"], "--threads must be at least 1; got -1"),
         (["toy", "--numbers"], "--numbers needs one value at least"),
         (["fig3b", "--dataset", "cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
         (["fig3b", "--dataset=dijits"], "unknown dataset 'dijits': did you mean 'digits'"),
@@ -310,6 +312,27 @@ def test_a_killed_command_goes_on_to_the_same_numbers(start, tmp_path):
     assert runs_in(tmp_path / "killed") == runs_in(tmp_path / "straight")
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not list((tmp_path / "killed").rglob("*.claim"))
+
+
+def test_jobs_share_the_runs(start, tmp_path):
+    counter = tmp_path / "computed"
+    words = ["toy", "--numbers", 1, 2, 3, 4, "--seconds", 1.5, "--out", tmp_path / "out"]
+    process = start(*words, "--jobs", 2, env={"TOY_COUNTER": str(counter)})
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 0, said
+    assert sorted(counter.read_text().split()) == ["1", "2", "3", "4"]
+    assert len(runs_in(tmp_path / "out")) == 4
+
+
+def test_ctrl_c_ends_the_helpers_too(start, tmp_path):
+    words = ["toy", "--numbers", *range(1, 9), "--seconds", 1, "--out", tmp_path, "--jobs", 2]
+    process = start(*words, preexec_fn=sigint_as_usual)
+    wait_for_runs(tmp_path, 2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)  # ends only when no helper holds its stderr
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert len(runs_in(tmp_path)) < 8
 
 
 def test_two_commands_on_one_folder_share_the_runs(start, tmp_path):

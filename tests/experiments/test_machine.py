@@ -35,8 +35,7 @@ def test_where_the_mark_cannot_be_reset_the_peak_is_that_of_the_process(monkeypa
 
 def test_settings_hold_inside_and_are_given_back():
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
-    with machine.settled(2) as threads:
-        assert threads == 2
+    with machine.settled(2):
         assert torch.get_num_threads() == 2
         assert torch.are_deterministic_algorithms_enabled()
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
@@ -44,8 +43,9 @@ def test_settings_hold_inside_and_are_given_back():
 
 def test_threads_follow_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with machine.settled() as threads:
-        assert threads == 1
+    assert machine.cores() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert 1 <= machine.cores() <= 4096
 
 
 def test_a_seed_reaches_the_global_generators():

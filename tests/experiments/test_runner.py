@@ -174,6 +174,16 @@ def test_a_run_whose_process_died_is_taken_over(go, computed, monkeypatch):
     assert computed() == [1, 2, 1]
 
 
+def test_a_helper_leaves_to_others_what_they_compute(go, computed):
+    plan, _ = go(1, 2)
+    plan.paths[0].unlink()
+    with claims.claimed(plan.paths[0]):
+        _, report = go(1, 2, 3, once=True)
+    assert computed() == [1, 2, 3]
+    assert not plan.paths[0].exists()
+    assert len(report.computed) == 1
+
+
 def test_two_paths_are_never_the_same(go):
     plan, _ = go(*range(1, 8))
     assert len(set(plan.paths)) == 7
