@@ -17,6 +17,7 @@ from baselines.linear import (
     Block,
     checked_alphas,
     checked_classes,
+    gathered,
     indicators,
     scores_to_decision,
     tensor,
@@ -97,7 +98,7 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
             raise ValueError(f"n_landmarks must be an integer above 0 or None; got {landmarks!r}")
         alphas = checked_alphas(self.alpha)
         self.classes_ = classes
-        x, y, weight = _gathered(blocks, n_rows)
+        x, y, weight = gathered(blocks, n_rows)
         self.n_features_in_ = x.shape[1]
         targets = indicators(y, classes)
         share = weight / weight.sum()
@@ -192,21 +193,6 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
 def _blocks_of(n: int, size: int = 2048) -> Iterator[slice]:
     for start in range(0, n, size):
         yield slice(start, start + size)
-
-
-def _gathered(blocks: Iterable[Block], n_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows in one array that is ours to change."""
-    x, labels, weight, filled = np.empty((0, 0)), [], np.ones(n_rows), 0
-    for block in blocks:
-        if filled == 0:
-            x = np.empty((n_rows, block.X.shape[1]), block.X.dtype)
-        rows = slice(filled, filled + len(block.X))
-        x[rows] = block.X
-        labels.append(block.y)
-        if block.sample_weight is not None:
-            weight[rows] = block.sample_weight
-        filled += len(block.X)
-    return x, np.concatenate(labels), weight
 
 
 def _jittered_factor(kernel: np.ndarray) -> tuple[np.ndarray, float]:

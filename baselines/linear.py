@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,21 @@ def indicators(y: np.ndarray, classes: np.ndarray) -> Tensor:
 def tensor(X: np.ndarray) -> Tensor:
     """The array as a tensor, copied only where torch could not share it."""
     return torch.from_numpy(X if X.flags.writeable and X.flags.c_contiguous else X.copy())
+
+
+def gathered(blocks: Iterable[Block], n_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All rows, labels and weights; the rows in one array that is ours to change."""
+    x, labels, weight, filled = np.empty((0, 0)), [], np.ones(n_rows), 0
+    for block in blocks:
+        if filled == 0:
+            x = np.empty((n_rows, block.X.shape[1]), block.X.dtype)
+        rows = slice(filled, filled + len(block.X))
+        x[rows] = block.X
+        labels.append(block.y)
+        if block.sample_weight is not None:
+            weight[rows] = block.sample_weight
+        filled += len(block.X)
+    return x, np.concatenate(labels), weight
 
 
 def scores_to_decision(scores: np.ndarray) -> np.ndarray:
@@ -135,16 +151,16 @@ class RidgeHead(ClassifierMixin, BaseEstimator):
         alphas = checked_alphas(self.alpha)
         self.classes_ = classes
         self._moments: Moments | None = None
-        kept: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        for block in blocks:
-            self.n_features_in_ = block.X.shape[1]
-            if n_rows < self.n_features_in_:
-                kept.append(self._tensors(block))
-            else:
-                self._add(block)
-        if kept:
-            self._store(self._dual(kept, alphas))
+        remaining = iter(blocks)
+        first = next(remaining)
+        self.n_features_in_ = first.X.shape[1]
+        if n_rows < self.n_features_in_:
+            x, labels, weight = gathered(chain([first], remaining), n_rows)
+            y, w = indicators(labels, classes), torch.from_numpy(weight)
+            self._store(dual_ridge(tensor(x), y, w, alphas, standardize=self.standardize))
         else:
+            for block in chain([first], remaining):
+                self._add(block)
             assert self._moments is not None
             self._store(primal_ridge(self._moments, alphas, standardize=self.standardize))
         del self._moments
@@ -194,13 +210,6 @@ class RidgeHead(ClassifierMixin, BaseEstimator):
         if self._moments is None:
             self._moments = Moments.like(x, len(self.classes_))
         self._moments.add(x, y, weight)
-
-    def _dual(self, kept: list, alphas: tuple[float, ...]) -> RidgeSolution:
-        x, y, weight = kept[0]
-        if len(kept) > 1:
-            x, y = torch.cat([k[0] for k in kept]), torch.cat([k[1] for k in kept])
-            weight = None if weight is None else torch.cat([k[2] for k in kept])
-        return dual_ridge(x, y, weight, alphas, standardize=self.standardize)
 
     def _store(self, solution: RidgeSolution) -> None:
         self.coef_ = solution.coef

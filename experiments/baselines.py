@@ -1,0 +1,192 @@
+"""The non-learned competitors at full strength: accuracy against features and training images.
+
+Each run fits one classifier on a draw of the training images and scores it on the test images;
+time and memory are recorded with it. Published points, on the lossless images, stand beside ours.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results import Context, Outcome
+from experiments.usage import UsageError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sklearn.base import BaseEstimator
+
+SUMMARY = "Random patches, scattering and kernels: accuracy against features and training images"
+
+# What a method's sizes count.
+SIZES = {
+    "random-patches": "filters",
+    "random-patches-gaussian": "filters",
+    "scattering-ridge": "scales",
+    "scattering-gaussian": "scales",
+    "roto-translation": "selected",
+    "gaussian-nystroem": "components",
+    "gaussian-fourier": "components",
+}
+METHODS = tuple(SIZES)
+FLIPS = ("none", "average", "double")
+_EXACT = 12_000  # training rows up to which a Gaussian kernel machine is solved exactly
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the comparison of baselines."""
+
+    dataset: str = "digits"
+    """data set"""
+    methods: tuple[str, ...] = METHODS
+    """rows"""
+    n_train: tuple[int, ...] = (300, 1_200)
+    """training images, a run each"""
+    n_test: int = 500
+    """test images"""
+    filters: tuple[int, ...] = (64, 256)
+    """random patch filters, a run each"""
+    patch_size: int = 6
+    """side of a patch"""
+    scales: tuple[int, ...] = (2,)
+    """scattering scales J, a run each"""
+    components: tuple[int, ...] = (500,)
+    """landmarks or random frequencies on pixels, a run each"""
+    selected: tuple[int, ...] = (20,)
+    """roto-translation features selected for each class and round, a run each"""
+    landmarks: int = 10_000
+    """landmarks of a Gaussian kernel machine with more than 12,000 training images"""
+    flips: str = "none"
+    """mirror images: none, average or double"""
+    seeds: tuple[int, ...] = (0,)
+    """draws of images and of random features"""
+
+
+PRESETS = {
+    "smoke": Settings(
+        n_train=(60,), n_test=40, filters=(8,), components=(30,), scales=(1,), selected=(3,)
+    ),
+    "laptop": Settings(),
+    "laptop/cifar10": Settings(
+        dataset="cifar10",
+        n_train=(2_000, 10_000),
+        n_test=10_000,
+        filters=(256, 1_024),
+        components=(2_000,),
+        selected=(200,),
+    ),
+    # Not in the paper, which quotes the competitors from elsewhere: all of CIFAR-10.
+    "paper": Settings(
+        dataset="cifar10",
+        n_train=(10_000, 50_000),
+        n_test=10_000,
+        filters=(256, 1_024, 4_096),
+        components=(4_000,),
+        scales=(2, 3),
+        selected=(400,),
+    ),
+}
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    """One run a method, a size, a number of training images and a seed."""
+    for method in settings.methods:
+        one_of("method", method, METHODS)
+    one_of("flips", settings.flips, FLIPS)
+    for name in ("n_train", "filters", "scales", "components", "selected"):
+        if min(getattr(settings, name), default=0) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be numbers above 0")
+    return [
+        {
+            "dataset": settings.dataset,
+            "method": method,
+            "size": size,
+            "n_train": n_train,
+            "n_test": settings.n_test,
+            **_only_where_used(settings, method, n_train),
+            "flips": settings.flips,
+            "seed": seed,
+        }
+        for method in settings.methods
+        for size in getattr(settings, SIZES[method])
+        for n_train in settings.n_train
+        for seed in settings.seeds
+    ]
+
+
+def _only_where_used(settings: Settings, method: str, n_train: int) -> dict[str, Any]:
+    used: dict[str, Any] = {}
+    if method.startswith("random-patches"):
+        used["patch_size"] = settings.patch_size
+    if _is_gaussian_machine(method) and n_train > _EXACT:
+        used["landmarks"] = settings.landmarks
+    return used
+
+
+def _is_gaussian_machine(method: str) -> bool:
+    return method in ("random-patches-gaussian", "scattering-gaussian", "roto-translation")
+
+
+def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEstimator:
+    """The classifier of a run, not fitted."""
+    import baselines
+
+    method, seed = run["method"], run["seed"]
+    common = {"flips": run["flips"], "image_shape": image_shape, "random_state": seed}
+    if method in ("gaussian-nystroem", "gaussian-fourier"):
+        kind = method.removeprefix("gaussian-")
+        return baselines.gaussian_kernel_classifier(run["size"], method=kind, random_state=seed)
+    if _is_gaussian_machine(method):
+        head: Any = baselines.GaussianKernelHead(
+            n_landmarks=run.get("landmarks"), random_state=seed
+        )
+    else:
+        head = baselines.RidgeHead()
+    if method.startswith("random-patches"):
+        return baselines.random_patch_classifier(
+            run["size"], head=head, patch_size=run["patch_size"], **common
+        )
+    if method.startswith("scattering"):
+        return baselines.scattering_classifier(run["size"], head=head, **common)
+    return baselines.roto_translation_classifier(run["size"], head=head, **common)
+
+
+def compute(run: dict[str, Any], context: Context) -> Outcome:
+    """Fit one classifier and score it."""
+    import numpy as np
+
+    data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], seed=run["seed"])
+    X, y, X_test, y_test = data.arrays()
+    model: Any = classifier(run, data.image_shape)
+    context.log(f"{run['method']}, {SIZES[run['method']]} {run['size']}, {len(X)} images")
+    start, start_cpu = time.perf_counter(), time.process_time()
+    model.fit(X, y)
+    fitted, fitted_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    start = time.perf_counter()
+    predicted = model.predict(X_test)
+    head = getattr(model, "head_", None)
+    return Outcome(
+        {
+            "test_accuracy": float(np.mean(predicted == y_test)),
+            "n_features": int(run["size"] if head is None else head.n_features_in_),
+            "fit_seconds": fitted,
+            "fit_cpu_seconds": fitted_cpu,
+            "predict_seconds": time.perf_counter() - start,
+            "ridge": None if head is None else float(head.alpha_),
+        }
+    )
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw accuracy against features and images; write the table."""
+    from experiments import plots
+    from experiments.baselines_figure import accuracy_figure, accuracy_table
+    from experiments.report import write_table
+
+    paths = write_table(accuracy_table(results), folder, "baselines")
+    with plots.style():
+        paths += plots.save_figure(accuracy_figure(results), folder, "baselines")
+    return paths

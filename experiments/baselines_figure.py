@@ -1,0 +1,151 @@
+"""The table and the picture of the baselines, made from results and published numbers only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from baselines import published
+from experiments import plots
+from experiments.report import Table, mean_and_range, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracy_figure", "accuracy_table", "published_points"]
+
+_NAMES = {
+    "random-patches": "random patches, ridge",
+    "random-patches-gaussian": "random patches, Gaussian kernel",
+    "scattering-ridge": "scattering, ridge",
+    "scattering-gaussian": "scattering, Gaussian kernel",
+    "roto-translation": "roto-translation scattering, selection, Gaussian kernel",
+    "gaussian-nystroem": "pixels, Gaussian kernel (Nystroem), ridge",
+    "gaussian-fourier": "pixels, random Fourier features, ridge",
+}
+_MARKERS = dict(zip(_NAMES, "oDs^vPX", strict=True))
+_DASHES = {"random-patches": "-", "random-patches-gaussian": "--", "scattering-ridge": "--"}
+_KEYS = ["data_label", "method", "size", "n_features", "n_train", "flips"]
+
+
+def published_points() -> list[published.Published]:
+    """What the literature prints for competitors of this kind, on 50,000 lossless images."""
+    return [*published.load("baselines"), *published.load("text")]
+
+
+def accuracy_table(results: pd.DataFrame) -> Table:
+    """Test accuracy, time and memory of every baseline, then the published numbers."""
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, str]] = []
+    for values, group in results.groupby(_KEYS, sort=False):
+        key = dict(zip(_KEYS, values, strict=True))
+        accuracy = group["test_accuracy"].dropna()
+        numbers = {
+            **key,
+            "test_accuracy": accuracy.mean(),
+            "least": accuracy.min(),
+            "greatest": accuracy.max(),
+            "seeds": len(group),
+            "seconds": group["seconds"].mean(),
+            "fit_cpu_seconds": group["fit_cpu_seconds"].mean(),
+            "peak_memory_bytes": group["peak_memory_bytes"].max(),
+            "source": "measured",
+        }
+        rows.append(numbers)
+        shown.append(
+            {
+                "method": _NAMES[key["method"]] + _size(key["method"], key["size"]),
+                "flips": key["flips"],
+                "features": f"{key['n_features']:,}",
+                "training images": f"{key['n_train']:,}",
+                "test accuracy": mean_and_range(group["test_accuracy"]),
+                "seconds": f"{numbers['seconds']:.0f}",
+                "CPU seconds to fit": f"{numbers['fit_cpu_seconds']:.0f}",
+                "peak GiB": _gib(numbers["peak_memory_bytes"]),
+            }
+        )
+    for point in published_points():
+        dagger = "†" if point.status == "recalled" else ""
+        rows.append(
+            {"method": point.key, "test_accuracy": point.value, "source": f"{point.source}{dagger}"}
+        )
+        shown.append(
+            {
+                "method": f"{point.method} ({point.source}){dagger}",
+                "test accuracy": percent(point.value),
+            }
+        )
+    labels = ", ".join(dict.fromkeys(results["data_label"].dropna()))
+    return Table(
+        f"Baselines on {labels}: test accuracy in percent",
+        pd.DataFrame(rows),
+        pd.DataFrame(shown),
+        notes=[
+            "Published numbers were obtained on CIFAR-10 itself, from 50,000 training images unless "
+            "their source says otherwise; JPEG-75 costs scattering 3 to 5 points and random patches "
+            "0 to 3.",
+            "† recalled, not checked against print.",
+        ],
+    )
+
+
+def _size(method: str, size: int) -> str:
+    if method.startswith("scattering"):
+        return f", J = {size}"
+    return ""
+
+
+def _gib(size: float) -> str:
+    return "–" if size != size else f"{size / 2**30:.1f}"
+
+
+def accuracy_figure(results: pd.DataFrame) -> Figure:
+    """Test accuracy against the number of features (left) and of training images (right).
+
+    On the left the runs with the most training images; on the right each method at the size that
+    has the most runs. Published accuracies are marks at the right edge.
+    """
+    fig, (left, right) = plots.figure(1, 2, size=(8.4, 3.8), sharey=True)
+    most = results[results["n_train"] == results["n_train"].max()]
+    for method, name in _NAMES.items():
+        look: dict[str, Any] = {
+            "marker": _MARKERS[method],
+            "linestyle": _DASHES.get(method, "-"),
+            "color": plots.colour(method),
+            "markersize": 5,
+        }
+        mine = most[most["method"] == method]
+        if len(mine):
+            line = mine.groupby("n_features")["test_accuracy"].mean() * 100
+            left.plot(line.index, line, label=name, **look)
+        mine = results[results["method"] == method]
+        if len(mine):
+            size = mine.groupby("size")["n_train"].nunique().sort_index(ascending=False).idxmax()
+            line = mine[mine["size"] == size].groupby("n_train")["test_accuracy"].mean() * 100
+            label = f"{name}, {int(mine[mine['size'] == size]['n_features'].iloc[0]):,} features"
+            right.plot(line.index, line, label=label, **look)
+    if "cifar10" in set(results["dataset"]):
+        _mark_published(right)
+    left.set(
+        xscale="log",
+        xlabel=f"features (from {int(results['n_train'].max()):,} training images)",
+        ylabel="test accuracy (%)",
+    )
+    right.set(xscale="log", xlabel="training images")
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    return fig
+
+
+def _mark_published(ax: Any) -> None:
+    for point in published_points():
+        ax.plot(50_000, 100 * point.value, marker="_", color="black", markersize=9)
+        dagger = "†" if point.status == "recalled" else ""
+        ax.annotate(
+            f"{point.source.split(',')[0]}{dagger}",
+            (50_000, 100 * point.value),
+            xytext=(7, -2),
+            textcoords="offset points",
+            fontsize=5.5,
+            annotation_clip=False,
+        )
