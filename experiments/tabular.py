@@ -1,0 +1,141 @@
+"""Small tables: tangent kernels beside scikit-learn's classifiers, tuned alike.
+
+Every method sees the same outer folds. scikit-learn's methods, and the support vector machine on
+the tangent kernel, are tuned by cross validation inside each training fold;
+`tangent.TangentKernelClassifier` is taken as it comes and tunes itself by leaving one out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results import Context, Outcome
+from experiments.usage import UsageError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "Small tables: tangent-kernel classifiers beside SVC, kernel ridge, forest and boosting"
+DTYPE = "float64"
+
+PROBLEMS = (
+    "iris",
+    "wine",
+    "breast-cancer",
+    "digits",
+    "moons",
+    "circles",
+    "clusters-20",
+    "clusters-50",
+    "shells",
+    "hastie",
+    "blobs",
+)
+METHODS = (
+    "tangent-kernel",
+    "tangent-kernel-svc",
+    "svc",
+    "kernel-ridge",
+    "random-forest",
+    "gradient-boosting",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the tabular comparison."""
+
+    problems: tuple[str, ...] = PROBLEMS
+    """the classification sets that scikit-learn ships, and make_* problems"""
+    methods: tuple[str, ...] = METHODS
+    """rows of the table"""
+    folds: int = 5
+    """outer folds; each is tested once"""
+    inner_folds: int = 3
+    """folds of the cross validation that tunes the others"""
+    max_rows: int = 600
+    """rows of a problem, drawn in the classes' shares when it has more"""
+    seed: int = 0
+    """problems, folds, initial weights, forests"""
+
+
+PRESETS = {
+    "smoke": Settings(
+        problems=("iris", "moons"),
+        methods=("tangent-kernel", "svc", "kernel-ridge"),
+        folds=2,
+        inner_folds=2,
+        max_rows=80,
+    ),
+    "laptop": Settings(),
+    # Not in the paper; every row of every problem, with a longer inner cross validation.
+    "paper": Settings(folds=10, inner_folds=5, max_rows=100_000),
+}
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    """One run a problem, a method and an outer fold."""
+    for problem in settings.problems:
+        one_of("problem", problem, PROBLEMS)
+    for method in settings.methods:
+        one_of("method", method, METHODS)
+    if settings.folds < 2 or settings.inner_folds < 2:
+        raise UsageError("--folds and --inner-folds must be at least 2")
+    return [
+        {
+            "problem": problem,
+            "method": method,
+            "fold": fold,
+            "folds": settings.folds,
+            "inner_folds": settings.inner_folds,
+            "max_rows": settings.max_rows,
+            "seed": settings.seed,
+        }
+        for problem in settings.problems
+        for method in settings.methods
+        for fold in range(settings.folds)
+    ]
+
+
+def compute(run: dict[str, Any], context: Context) -> Outcome:
+    """Fit one method on one outer fold and score it on the rest."""
+    import numpy as np
+    from sklearn.model_selection import StratifiedKFold
+
+    from experiments.tabular_data import table
+    from experiments.tabular_methods import chosen, method
+
+    X, y = table(run["problem"], run["max_rows"], run["seed"])
+    splits = StratifiedKFold(run["folds"], shuffle=True, random_state=run["seed"])
+    train, test = list(splits.split(X, y))[run["fold"]]
+    model = method(run["method"], run["inner_folds"], run["seed"], X.shape[1])
+    start = time.perf_counter()
+    model.fit(X[train], y[train])
+    seconds = time.perf_counter() - start
+    predicted = model.predict(X[test])
+    return Outcome(
+        {
+            "test_accuracy": float(np.mean(predicted == y[test])),
+            "fit_seconds": seconds,
+            "n_train": len(train),
+            "n_test": len(test),
+            "n_features": X.shape[1],
+            "n_classes": len(np.unique(y)),
+            "chosen": chosen(model),
+        }
+    )
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the accuracies of all problems and write the table of accuracies and ranks."""
+    from experiments import plots
+    from experiments.report import write_table
+    from experiments.tabular_figure import accuracies, accuracy_table
+
+    paths = write_table(accuracy_table(results), folder, "tabular")
+    with plots.style():
+        paths += plots.save_figure(accuracies(results), folder, "tabular")
+    return paths
