@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -113,7 +114,10 @@ def jacobian_batches(
             one = k * sum(p.numel() * p.element_size() for p in params.values())
             batch_size = max(1, _BUDGET // max(1, one))
         for part in x.split(batch_size):
-            jacobians = vmap(jacrev(selected), in_dims=(None, 0))(params, part)
+            with warnings.catch_warnings():
+                # An operation without a batching rule is slow, not wrong.
+                warnings.filterwarnings("ignore", message=".*performance drop.*")
+                jacobians = vmap(jacrev(selected), in_dims=(None, 0))(params, part)
             yield {name: j.detach().flatten(start_dim=2) for name, j in jacobians.items()}
 
 

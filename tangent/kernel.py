@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
-from tangent.engine.functional import check_inputs, evaluating
+from tangent.engine.functional import check_inputs
 
 __all__ = ["tangent_kernel"]
 
@@ -85,10 +85,8 @@ def tangent_kernel(
     x1 = check_inputs(model, x1, "x1")
     x2 = x2 if x2 is None else check_inputs(model, x2, "x2")
     _check_outputs(outputs)
-    k = _number_of_outputs(model, x1, outputs)
-    full = outputs == "full"
-    groups = k if outputs == "diagonal" else 1
-    problem = Problem(len(x1), len(x1 if x2 is None else x2), x2 is None, full, groups)
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
     left = engine.factors(x1)
     right = None if x2 is None else engine.factors(x2)
@@ -101,14 +99,6 @@ def _shaped(total: Tensor, outputs: str | int) -> Tensor:
     if outputs == "full":
         return total
     return total.permute(1, 2, 0) if outputs == "diagonal" else total[0]
-
-
-def _number_of_outputs(model: nn.Module, x: Tensor, outputs: str | int) -> int:
-    with torch.no_grad(), evaluating(model):
-        k = model(x[:1]).numel()
-    if isinstance(outputs, int) and not -k <= outputs < k:
-        raise ValueError(f"outputs must be below the {k} outputs; got {outputs}")
-    return k
 
 
 def _check_outputs(outputs: str | int) -> None:

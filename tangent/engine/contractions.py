@@ -83,19 +83,28 @@ def _add_gradients(
 ) -> None:
     """Inner products of gradients (n, o, p); rows in blocks, so that half of them are enough."""
     if full:
-        pairs = [(total.view(total.shape[0] * total.shape[1], -1), g1.flatten(0, 1), None)]
-        others = [g2.flatten(0, 1)]
+        products = [(total.flatten(2).flatten(0, 1), g1.flatten(0, 1), g2.flatten(0, 1))]
     elif len(total) == 1:
-        pairs, others = [(total[0], g1.flatten(1), None)], [g2.flatten(1)]
+        products = [(total[0], g1.flatten(1), g2.flatten(1))]
     else:
-        pairs = [(t, g1[:, a], None) for a, t in enumerate(total)]
-        others = [g2[:, a] for a in range(len(total))]
-    for (matrix, a, _), b in zip(pairs, others, strict=True):
-        step = len(a) if not symmetric else max(64, -(-len(a) // 8))
-        for start in range(0, len(a), step):
-            stop = min(len(a), start + step)
-            end = stop if symmetric else len(b)
-            _add_product(matrix[start:stop, :end], a[start:stop], b[:end].t(), alpha)
+        products = [(t, g1[:, a], g2[:, a]) for a, t in enumerate(total)]
+    for matrix, a, b in products:
+        if symmetric:
+            _add_lower(matrix, a, alpha)
+        else:
+            _add_product(matrix, a, b.t(), alpha)
+
+
+def _add_lower(total: Tensor, a: Tensor, alpha: float, smallest: int = 96) -> None:
+    """Add ``alpha * a @ a.T`` on and below the diagonal, half of the work at every halving."""
+    n = len(a)
+    if n <= smallest:
+        _add_product(total, a, a.t(), alpha)
+        return
+    half = n // 2
+    _add_lower(total[:half, :half], a[:half], alpha)
+    _add_product(total[half:, :half], a[half:], a[:half].t(), alpha)
+    _add_lower(total[half:, half:], a[half:], alpha)
 
 
 def _dense(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool) -> None:
@@ -144,7 +153,7 @@ def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
         for first in range(start if symmetric else 0, n1, rows):
             last = min(n1, first + rows)
             stop = min(n2, start + chunk, last if symmetric else n2)
-            gram = left.patches.gram(a1[first:last], a2[start:stop], left.shifted)
+            gram = left.patches.gram(a1[first:last], a2[start:stop], left.shifted).to(d2.dtype)
             for i in range(first, last):
                 end = min(stop, i + 1) if symmetric else stop
                 if end <= start:
@@ -171,6 +180,7 @@ def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> N
         last = min(n1, first + rows)
         end = last if symmetric else n2
         gram = left.patches.gram(a1[first:last], a2[:end], left.shifted)  # j q i p
+        gram = gram.to(left.cotangents.dtype)
         weights = gram.permute(3, 1, 2, 0).repeat_interleave(o, dim=3).unsqueeze(3)
         block = total[first:last].view(last - first, o, n2 * o)[:, :, : end * o]
         for u in range(p):
@@ -199,7 +209,7 @@ def _gram_paired(total: Tensor, left: Factor, right: Factor, symmetric: bool) ->
         for start in range(0, last if symmetric else n2, chunk):
             end = min(start + chunk, last if symmetric else n2)
             gram = left.patches.gram(a1[first:last], a2[start:end], left.shifted)
-            gram = gram.reshape((end - start) * p, -1)
+            gram = gram.reshape((end - start) * p, -1).to(left.cotangents.dtype)
             for g in range(groups):
                 part = slice(None) if groups == 1 else slice(g, g + 1)
                 d1 = left.cotangents[first:last, :, part].reshape((last - first) * p, -1)

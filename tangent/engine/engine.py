@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,18 @@ from tangent.features import jacobian_batches
 __all__ = ["Engine"]
 
 Factors = dict[str, Factor]
+
+
+def _plain(model: nn.Module) -> bool:
+    """Whether every module is torch's own or one of `tangent.nets`, without hooks.
+
+    The record of such a network is known to be faithful; that of others is checked.
+    """
+    known = ("torch.nn.modules.", "tangent.nets")
+    return all(
+        type(m).__module__.startswith(known) and not m._forward_hooks and not m._forward_pre_hooks
+        for m in model.modules()
+    )
 
 
 @dataclass
@@ -144,6 +156,10 @@ class Engine:
     def _seeds(self, tape: Tape) -> Tensor:
         n = len(tape.output)
         k = tape.output[0].numel()
+        if isinstance(self.outputs, int) and not -k <= self.outputs < k:
+            raise ValueError(f"outputs must be below the {k} outputs; got {self.outputs}")
+        if self.outputs == "diagonal":
+            self.problem = replace(self.problem, groups=k)
         if self.outputs == "pseudo":
             seeds = torch.full((1, n, k), k**-0.5)
         elif isinstance(self.outputs, int):
@@ -157,7 +173,8 @@ class Engine:
 
     def _plan(self, pieces: dict[str, list[Piece]], x: Tensor) -> list[Layer]:
         """Choose the orders; what the record got wrong, or cannot do, is made opaque."""
-        self._distrust(pieces, x[:1])
+        if not _plain(self.model):
+            self._distrust(pieces, x[:1])
         for name in self.opaque:
             pieces.pop(name, None)
         assert self.rates is not None
@@ -176,10 +193,10 @@ class Engine:
         The record cannot see everything: a detached branch, a custom backward pass, a batch that
         is transposed before it is merged. One ordinary backward pass finds all of them.
         """
-        leaves = {n: self.tensors[n].clone().requires_grad_() for n in self.names}
+        leaves = {n: self.tensors[n].detach().requires_grad_() for n in self.names}
         with torch.enable_grad(), evaluating(self.model):
             output = functional_call(self.model, {**self.tensors, **leaves}, (x,)).flatten()
-            o = 1 if self.problem.groups == 1 and not self._all_outputs else len(output)
+            o = len(output) if self._all_outputs else 1
             weights = torch.cos(torch.arange(o, device=output.device) + 1.0).to(output)
             if self._all_outputs:
                 value = output @ weights
@@ -221,6 +238,8 @@ class Engine:
                     j = j.sum(1, keepdim=True) / j.shape[1] ** 0.5
                 elif isinstance(self.outputs, int):
                     j = j[:, self.outputs].unsqueeze(1)
+                elif self.outputs == "diagonal":
+                    self.problem = replace(self.problem, groups=j.shape[1])
                 parts[name].append(j.to(self.kept))
         factors = {}
         for name, js in parts.items():

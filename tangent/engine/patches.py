@@ -81,7 +81,7 @@ class Patches:
             return self.x[:, :, start:stop].transpose(1, 2)
         if self.kind == "index":
             entries = torch.arange(self.entries, device=self.x.device)[start:stop]
-            return (self.x.unsqueeze(1) == entries[:, None]).to(torch.get_default_dtype())
+            return (self.x.unsqueeze(1) == entries[:, None]).to(torch.float32)
         x = self.x[:, start:stop]
         if self.kernel == (1, 1) and self.padding == (0, 0):
             return x[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
@@ -117,7 +117,7 @@ class Patches:
         j, q = right.shape[:2]
         if self.kind == "index":
             equal = right.reshape(j, q, 1, 1) == left
-            return (equal & (left >= 0)).to(torch.get_default_dtype())
+            return (equal & (left >= 0)).to(torch.float32)
         product = torch.mm(right.reshape(j * q, -1), left.reshape(i * p, -1).t())
         if not shifted:
             return product.view(j, q, i, p)

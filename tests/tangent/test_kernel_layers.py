@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tangent.engine.factors
+from tangent.engine.cost import Problem
+from tangent.engine.engine import Engine
+from tangent.kernel import tangent_kernel
+from tests.tangent.models import MODELS, example
+from tests.tangent.naive import naive_kernel
+
+ORDERS = ("jacobian", "half", "gram")
+
+
+def force(monkeypatch, order: str) -> None:
+    """Let every layer take ``order``, where that has a meaning for it."""
+
+    def chosen(shape, problem, rates, *, one_hot=False):
+        if (one_hot and order == "jacobian") or (order == "half" and not problem.full):
+            return "gram"
+        return order
+
+    monkeypatch.setattr(tangent.engine.factors, "cheapest", chosen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_gives_the_full_kernel(name, order, monkeypatch):
+    force(monkeypatch, order)
+    model, x = example(name, 5, seed=1)
+    expected = naive_kernel(model, x)
+    torch.testing.assert_close(tangent_kernel(model, x), expected)
+    torch.testing.assert_close(tangent_kernel(model, x[:2], x[1:]), expected[:2, :, 1:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("order", ["jacobian", "gram"])
+@pytest.mark.parametrize("outputs", ["diagonal", "trace", "pseudo", 1])
+def test_every_order_gives_the_parts_of_the_kernel(name, order, outputs, monkeypatch):
+    force(monkeypatch, order)
+    model, x = example(name, 4, seed=2)
+    full = naive_kernel(model, x)
+    diagonal = torch.einsum("iaja->ija", full)
+    expected = {
+        "diagonal": diagonal,
+        "trace": diagonal.sum(2),
+        "pseudo": full.sum((1, 3)) / full.shape[1],
+        1: diagonal[:, :, 1],
+    }[outputs]
+    torch.testing.assert_close(tangent_kernel(model, x, outputs=outputs), expected)
+    rectangle = tangent_kernel(model, x[:3], x[2:], outputs=outputs)
+    torch.testing.assert_close(rectangle, expected[:3, 2:])
+
+
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(MODELS)))
+def test_the_chosen_orders_give_the_kernel(seed, name):
+    model, x = example(name, 3, seed)
+    torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
+
+
+def layers_without_a_rule(name: str) -> set[str]:
+    model, x = example(name, 3, seed=4)
+    engine = Engine(model, "full", Problem(3, 3, True, True))
+    engine.factors(x)
+    return engine.opaque
+
+
+def test_only_parameters_without_a_rule_are_left_to_the_jacobian():
+    rules = ["stride, groups and dilation", "normalization", "ntk parametrization", "in place"]
+    for name in [*rules, "shared convolution", "sequence", "tied head"]:
+        assert layers_without_a_rule(name) == set()
+    unusual = layers_without_a_rule("unusual parameters")
+    assert {"gate", "code"} <= unusual
+    assert "head.weight" not in unusual
+
+
+def test_gradients_that_the_record_gets_wrong_are_noticed():
+    assert layers_without_a_rule("no_grad branch") >= {"second.weight"}
+    assert layers_without_a_rule("tokens first") >= {"first.weight"}
