@@ -74,7 +74,7 @@ PRESETS = {
         dataset="cifar10",
         n_train=(2_000, 10_000),
         n_test=10_000,
-        filters=(256, 1_024),
+        filters=(256, 1_024, 4_096),
         components=(2_000,),
         selected=(200,),
     ),
