@@ -89,10 +89,9 @@ def compute_exact(run: dict[str, Any], context: Context) -> Outcome:
     kernels = _kernels(run, X, X_test, data.image_shape, classes, context)
     kernel_seconds = time.perf_counter() - start
     y = torch.eye(classes, dtype=torch.float64)[torch.from_numpy(labels)]
-    y = y - y.mean(0)
 
     decomposed = spectrum(kernels.train)
-    scale = 2 / y.numel()  # the mean over images and classes, as in the SGD rows
+    scale = 2 / y.numel()  # one-hot targets, mean over images and classes: LazyClassifier's loss
     times = _times(decomposed.eigenvalues, scale)
     train, test = _flow(decomposed, y, times, scale, kernels.test)
     best = _validated(kernels.train, y, labels, times, scale, run["validation"])
