@@ -8,12 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tangent.engine.blocks import (
+    FactorCache,
+    Reporter,
+    block_list,
+    default_budget,
+    fitting_size,
+    place,
+)
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
 from tangent.engine.functional import check_inputs
 
 __all__ = ["tangent_kernel"]
 
+_ALWAYS_FITS = 16  # inputs; asking how much memory a network takes would cost more
 _NAMED = ("full", "diagonal", "trace", "pseudo")
 
 
@@ -30,6 +39,7 @@ def tangent_kernel(
     dtype: torch.dtype | None = None,
     accumulate: torch.dtype | None = None,
     progress: bool | Callable[[int, int], Any] = False,
+    distributed: bool = False,
 ) -> Tensor | dict[str, Tensor]:
     """Inner products of the tangent features of all pairs of inputs.
 
@@ -63,7 +73,8 @@ def tangent_kernel(
         Inputs whose factors are held at once, on either side. Bounds the memory; the result
         does not depend on it beyond rounding.
     memory_budget : int, optional
-        Bytes the working arrays may take beside the result; chooses ``batch_size``.
+        Bytes the working arrays may take beside the result; chooses ``batch_size``. Half of
+        what is free by default.
     dtype : torch.dtype, optional
         Of the factors; that of the weights by default.
     accumulate : torch.dtype, optional
@@ -71,6 +82,10 @@ def tangent_kernel(
         the kernel is to be solved with.
     progress : bool or callable
         True shows a bar with the time left; a callable gets (pairs done, pairs in all).
+    distributed : bool
+        Share the rows of blocks among the processes of the default group of
+        ``torch.distributed`` (under ``torchrun``); every process calls this with the same
+        arguments and gets the whole kernel.
 
     Returns
     -------
@@ -88,11 +103,81 @@ def tangent_kernel(
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
-    left = engine.factors(x1)
-    right = None if x2 is None else engine.factors(x2)
+    size = _block_size(engine, x1, n1, n2, batch_size, memory_budget)
+    if distributed:
+        # At least as many rows of blocks as processes, whatever the memory allows.
+        size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
     if per_layer:
-        return {n: _shaped(share, outputs) for n, share in engine.shares(left, right)}
-    return _shaped(engine.total(left, right), outputs)
+        shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
+        return {name: _shaped(share, outputs) for name, share in shares.items()}
+    return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
+
+
+def _block_size(
+    engine: Engine, x: Tensor, n1: int, n2: int, batch_size: int | None, budget: int | None
+) -> int:
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        return batch_size
+    if budget is None:
+        budget = default_budget(engine.device)
+        if max(n1, n2) <= _ALWAYS_FITS:
+            return max(n1, n2)
+    return fitting_size(engine, x, n1, n2, budget)
+
+
+def _assembled(
+    engine: Engine,
+    x1: Tensor,
+    x2: Tensor | None,
+    size: int,
+    progress: bool | Callable[[int, int], Any],
+    distributed: bool,
+    names: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """Compute block by block; the sum over the parameters goes by the name ``""``."""
+    n1, n2, symmetric = len(x1), len(x1 if x2 is None else x2), x2 is None
+    blocks = block_list(n1, n2, size, symmetric)
+    if distributed:
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        blocks = [b for b in blocks if (b.start1 // size) % world == rank]
+    cache = FactorCache(engine, x1, x2)
+    report = Reporter(progress, sum(b.pairs for b in blocks))
+    totals: dict[str, Tensor] = {}
+    for block in blocks:
+        left, right = cache.pair(block)
+        parts = dict(engine.shares(left, right)) if names else {"": engine.total(left, right)}
+        if len(blocks) == 1 and not distributed:
+            totals = parts
+        for name, part in parts.items():
+            if name not in totals:
+                totals[name] = _empty(engine, part, n1, n2)
+            if totals[name] is not part:
+                place(totals[name], block, part, engine.problem.full, symmetric)
+        report.add(block.pairs)
+    report.close()
+    if distributed:
+        totals = _reduced(engine, totals, x1, n1, n2, names)
+    return totals
+
+
+def _empty(engine: Engine, part: Tensor, n1: int, n2: int) -> Tensor:
+    full = engine.problem.full
+    shape = (n1, part.shape[1], n2, part.shape[1]) if full else (len(part), n1, n2)
+    return part.new_zeros(shape)
+
+
+def _reduced(
+    engine: Engine, totals: dict[str, Tensor], x: Tensor, n1: int, n2: int, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Sum over the processes; one without blocks of its own takes part with zeros."""
+    for name in names or [""]:
+        if name not in totals:
+            part = engine.total(engine.factors(x[:1]))
+            totals[name] = _empty(engine, part, n1, n2)
+        torch.distributed.all_reduce(totals[name])
+    return totals
 
 
 def _shaped(total: Tensor, outputs: str | int) -> Tensor:

@@ -100,6 +100,12 @@ class Engine:
         found.update(self._opaque_factors(x))
         return {layer.name: found[layer.name] for layer in self.layers or []}
 
+    def bytes_per_input(self, x: Tensor) -> int:
+        """Memory that the factors of one input take, and what its widest layer takes besides."""
+        factors = self.factors(x[:1])
+        kept = sum(factor.bytes for factor in factors.values())
+        return kept + max((factor.working_bytes for factor in factors.values()), default=0)
+
     def _structured(self, x: Tensor) -> Factors:
         """Factors of the parameters that the backward rules know, in batches."""
         stores: dict[str, Store] = {}

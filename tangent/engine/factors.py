@@ -72,6 +72,20 @@ class Factor:
         """Factor of the layer's share: the square of the weight's scale."""
         return self.layer.scale**2
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the factors."""
+        arrays = (self.patches.x, self.cotangents, self.gradients)
+        return sum(a.numel() * a.element_size() for a in arrays)
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory of what is made from them for a contraction."""
+        if self.order == "dense" or self.patches.kind == "index":
+            return 0
+        size = self.patches.size // (self.patches.kernel[0] if self.shifted else 1)
+        return self.inputs * self.patches.positions * size * self.cotangents.element_size()
+
     @cached_property
     def operand(self) -> Tensor:
         """What the patch Gram matrix is made of; dropped by `release`."""
