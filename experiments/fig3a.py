@@ -1,0 +1,183 @@
+"""Figure 3(a): accuracy and stability of activations against the scale alpha.
+
+Chizat, Oyallon and Bach 2019, Section 3.2: VGG-11 on CIFAR-10, square loss over alpha^2, from
+alpha = 1, where the network learns features, to alpha = 1e7 and to the linearized model itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.results import Context, Outcome
+from experiments.usage import UsageError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "Figure 3(a): accuracy and stability of activations against alpha, from 1 to infinity"
+
+_GRID = tuple(10.0**k for k in range(-3, 4))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of Figure 3(a)."""
+
+    dataset: str = "digits"
+    """digits (comes with scikit-learn) or cifar10"""
+    model: str = "vgg11"
+    """vgg11, resnet18, mlp, or PACKAGE.MODULE:FUNCTION for your own: the function is called with
+    (input_shape, n_outputs, generator) and returns a torch module"""
+    alphas: tuple[float, ...] = (1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, math.inf)
+    """scales; inf is the linearized model"""
+    seeds: tuple[int, ...] = (0, 1)
+    """a run each: the seed draws images, initial weights and batches"""
+    n_train: int | None = 1000
+    """training images, every class in its share; None takes all"""
+    n_test: int | None = 500
+    """test images"""
+    width: float = 0.25
+    """channels as a multiple of the original's"""
+    gain: float = 1.0
+    """Xavier gain of the initial weights"""
+    loss: Literal["square", "cross_entropy"] = "square"
+    """square loss or cross entropy, scaled by 1/alpha^2"""
+    lrs: tuple[float | Literal["auto"], ...] = ("auto",)
+    """learning rates; auto is a tenth of the stability edge. With several, the figure shows for
+    every alpha the one of least training loss, and a second figure shows them all
+    (--lrs auto 1.0 compares the stable rate with the published one)"""
+    tune: bool = False
+    """try the paper's grid of rates, 10^k for k = -3 ... 3, instead of lrs"""
+    epochs: int = 20
+    """passes over the training images"""
+    lr_decay: float = 0.0
+    """beta in lr / (1 + beta t), t in epochs"""
+    momentum: float = 0.9
+    """heavy-ball momentum"""
+    batch_size: int = 32
+    """images a step"""
+    augment: bool = False
+    """random crops and flips"""
+
+
+PRESETS = {
+    "smoke": Settings(
+        alphas=(1.0, 1e3, math.inf), seeds=(0,), n_train=60, n_test=40, width=0.04, epochs=2
+    ),
+    "laptop": Settings(),
+    "laptop/cifar10": Settings(dataset="cifar10", n_train=2000, n_test=1000, epochs=10),
+    # Section 3.2; decay, batch and augmentation as in the published code.
+    "paper": Settings(
+        dataset="cifar10",
+        seeds=(0,),
+        n_train=None,
+        n_test=None,
+        width=1.0,
+        lrs=(1.0,),
+        epochs=70,
+        lr_decay=1 / 3,
+        batch_size=128,
+        augment=True,
+    ),
+}
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    """One run a seed, an alpha and a rate; the first seed of all alphas comes first."""
+    if ":" not in settings.model:
+        one_of("model", settings.model, ("vgg11", "resnet18", "mlp"))
+    for alpha in settings.alphas:
+        if not alpha > 0:
+            raise UsageError(f"--alphas must be positive, inf included; got {alpha:g}")
+    lrs = _GRID if settings.tune else settings.lrs
+    if not (settings.alphas and settings.seeds and lrs):
+        raise UsageError("--alphas, --seeds and --lrs need one value at least")
+    names = ("dataset", "model", "n_train", "n_test", "width", "gain", "loss", "epochs")
+    names = (*names, "lr_decay", "momentum", "batch_size", "augment")
+    shared = {name: getattr(settings, name) for name in names}
+    return [
+        {**shared, "alpha": alpha, "rate": lr, "seed": seed}
+        for seed in settings.seeds
+        for alpha in settings.alphas
+        for lr in lrs
+    ]
+
+
+def compute(run: dict[str, Any], context: Context) -> Outcome:
+    """Train one network and measure accuracy and stability."""
+    import warnings
+
+    from tangent import LazyClassifier
+
+    data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
+    X, y, X_test, y_test = data.arrays()
+    same = ("alpha", "width", "gain", "loss", "epochs", "lr_decay", "momentum", "batch_size")
+    model = LazyClassifier(
+        _model(run["model"]),
+        lr=run["rate"],
+        **{name: run[name] for name in (*same, "augment")},
+        image_shape=data.image_shape,
+        device=context.device,
+        dtype=context.dtype,
+        random_state=run["seed"],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y)
+    for warning in caught:
+        context.log(str(warning.message))
+    gates = model.stability_of_activations(X_test)
+    relus = {name: value for name, value in gates.items() if not _is_pool(model, name)}
+    metrics = {
+        "train_accuracy": float(model.score(X, y)),
+        "test_accuracy": float(model.score(X_test, y_test)),
+        "train_loss": float(model.history_["loss"][-1]),
+        "stability": sum(relus.values()) / len(relus) if relus else math.nan,
+        "stability_of_last": list(relus.values())[-1] if relus else math.nan,
+        "lr": model.lr_,
+        "stability_edge": model.stability_edge_,
+        "parameters": model.n_parameters_,
+    }
+    curves = {
+        "loss": model.history_["loss"].tolist(),
+        "gates": list(gates),
+        "stability_of_gates": list(gates.values()),
+    }
+    return Outcome(metrics, curves)
+
+
+def _model(name: str) -> Any:
+    """The estimator's ``model``: a name of ours, or the factory that PACKAGE.MODULE:NAME names."""
+    if ":" not in name:
+        return name
+    import importlib
+
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--model {name} cannot be imported: {error}") from error
+
+
+def _is_pool(model: Any, gate: str) -> bool:
+    """Whether a gate is a max pooling: the paper's curve is of the ReLUs."""
+    modules = dict(model.module_.network.named_modules())
+    kind = type(modules[gate]).__name__ if gate in modules else gate
+    return "maxpool" in kind.lower().replace("_", "")
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the figure and its table, and one of all rates where there are several."""
+    from experiments import plots
+    from experiments.fig3a_figure import against_alpha, all_rates, alpha_table
+    from experiments.report import write_table
+
+    paths = write_table(alpha_table(results), folder, "fig3a")
+    with plots.style():
+        paths += plots.save_figure(against_alpha(results), folder, "fig3a")
+        if results["rate"].nunique() > 1:
+            paths += plots.save_figure(all_rates(results), folder, "fig3a-rates")
+    return paths
