@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.results import said
+from experiments.files import said
 
 __all__ = ["claimed", "owner", "release", "sweep", "wait_for"]
 

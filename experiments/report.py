@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import registry, runner
-from experiments.results import write_file
+from experiments.files import write_file
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:

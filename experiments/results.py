@@ -7,19 +7,18 @@ finished run.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from experiments.files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +28,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Context",
     "Outcome",
-    "OutputError",
     "ResultError",
     "load_results",
     "read_arrays",
     "read_result",
     "result_path",
-    "said",
-    "write_file",
     "write_result",
 ]
 
@@ -46,10 +42,6 @@ _KEYS = {"format", "experiment", "status", "run", "metrics", "curves"}
 
 class ResultError(ValueError):
     """A result file that cannot be read; the message names it."""
-
-
-class OutputError(OSError):
-    """A folder or file that cannot be written; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -152,43 +144,6 @@ def result_path(
             words.append(f"{key}{run[key]:g}".replace("e+0", "e").replace("e+", "e"))
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*words, digest])).strip("-")
     return folder / experiment / "runs" / f"{stem}.json"
-
-
-@contextlib.contextmanager
-def said(path: Path):
-    """Turn an `OSError` met in writing ``path`` into an `OutputError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"cannot write {path}: {reason}; make room or give another folder with --out "
-            "(finished runs are kept)"
-        ) from error
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path`` and rename: a reader sees the whole file or none.
-
-    Raises
-    ------
-    OutputError
-        When the folder cannot be written or the disk is full; nothing is left behind.
-    """
-    # The owner is in the name: `claims.sweep` removes what a killed process left.
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    with said(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def write_result(

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from experiments import claims
+from experiments.files import said, write_file
 from experiments.results import (
     Context,
     Outcome,
@@ -21,8 +22,6 @@ from experiments.results import (
     load_results,
     read_arrays,
     result_path,
-    said,
-    write_file,
     write_result,
 )
 

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from experiments import claims
-from experiments.results import OutputError
+from experiments.files import OutputError
 
 
 @pytest.fixture

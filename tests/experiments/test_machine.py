@@ -64,6 +64,7 @@ def test_devices_are_resolved():
 
 
 def test_provenance_names_versions_processor_and_commit():
+    machine._fixed.cache_clear()
     about = machine.provenance("cpu", 2)
     assert about["versions"]["numpy"] == np.__version__
     assert about["threads"] == 2

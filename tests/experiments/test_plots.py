@@ -6,7 +6,7 @@ import pytest
 from matplotlib import rcParams
 
 from experiments import plots
-from experiments.results import OutputError
+from experiments.files import OutputError
 
 
 def picture():

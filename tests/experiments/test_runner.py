@@ -7,7 +7,8 @@ import json
 import pytest
 
 from experiments import claims, runner
-from experiments.results import Context, OutputError, ResultError, read_result
+from experiments.files import OutputError
+from experiments.results import Context, ResultError, read_result
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_a_full_disk_stops_all_runs_and_leaves_nothing(go, computed, monkeypatch
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.results.os.fsync", full)
+    monkeypatch.setattr("experiments.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device; make room"):
         go(1, 2)
     assert computed() == [1]

@@ -1,0 +1,43 @@
+"""Options that are no settings of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["DataOptions", "RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that mean the same for every experiment."""
+
+    preset: str = "laptop"
+    """smoke (seconds), laptop (minutes on two cores) or paper (as printed; wants a GPU)"""
+    out: Path = Path("results")
+    """folder of results; what is finished there is not computed again"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    """precision; auto is the experiment's own"""
+    threads: int | None = None
+    """threads of torch and of the matrix library; all cores when left out"""
+    jobs: int = 1
+    """processes that share the runs; they share the threads too"""
+    force: bool = False
+    """compute finished runs again"""
+    dry_run: bool = False
+    """say what would run, and write nothing"""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Options of experiments that take a data set."""
+
+    data_dir: Path | None = None
+    """where the data set is: a folder, an archive, or a folder that holds the archive"""
+    download: bool = False
+    """let torchvision fetch CIFAR-10 into --data-dir"""
+    cache_dir: Path | None = None
+    """folder of decoded archives; the user's cache folder when left out"""
