@@ -99,7 +99,7 @@ def tangent_kernel(
     """
     x1 = check_inputs(model, x1, "x1")
     x2 = x2 if x2 is None else check_inputs(model, x2, "x2")
-    _check_outputs(outputs)
+    check_outputs(outputs)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
@@ -186,7 +186,8 @@ def _shaped(total: Tensor, outputs: str | int) -> Tensor:
     return total.permute(1, 2, 0) if outputs == "diagonal" else total[0]
 
 
-def _check_outputs(outputs: str | int) -> None:
+def check_outputs(outputs: str | int) -> None:
+    """Raise ValueError unless ``outputs`` is a name or an index."""
     if outputs in _NAMED or (isinstance(outputs, int) and not isinstance(outputs, bool)):
         return
     raise ValueError(

@@ -104,12 +104,12 @@ def place(total: Any, block: Block, part: Any, full: bool, symmetric: bool) -> N
     if full:
         total[rows, :, columns] = part
     else:
-        total[:, rows, columns] = part
+        total[..., rows, columns] = part
     if symmetric and not block.diagonal:
         if full:
             total[columns, :, rows] = _swapped(part, (2, 3, 0, 1))
         else:
-            total[:, columns, rows] = _swapped(part, (0, 2, 1))
+            total[..., columns, rows] = _swapped(part, (0, 2, 1))
 
 
 def _swapped(part: Any, order: tuple[int, ...]) -> Any:
