@@ -110,9 +110,8 @@ class Problem:
         way, precision = method.split("-")
         dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
         kind = {"direct": DirectScaling, "difference": ScaledDifference}[way]
-        # float32 weights to begin with, so that float64 starts from the same numbers.
-        network = type(self.network)(*self.network)
-        model: Scaled = kind(network, self.run["alpha"]).to(dtype)
+        # From float32 weights, so that all precisions but bfloat16 start from the same numbers.
+        model: Scaled = kind(self.network, self.run["alpha"]).to(dtype)
         inputs = self._inputs(self.images, dtype)
         targets = self.loss.targets(self.labels, self.classes, dtype)
         settings = LazySettings(

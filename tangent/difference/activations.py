@@ -145,7 +145,8 @@ def smooth_rule(
 
 def _mean_slope(v: Tensor, z: Tensor, alpha: float, value, slope) -> Tensor:
     step = v / alpha
-    largest = step.abs().max().item() if step.numel() else 0.0
+    meta = step.is_meta  # shapes only, no values to look at
+    largest = 1.0 if meta else step.abs().max().item() if step.numel() else 0.0
     # Error of the rule with m nodes is about (step/4)^2m phi^(2m+1): these reach float64.
     nodes = 2 if largest < 1e-4 else 4 if largest < 1e-2 else 12
     points, weights = np.polynomial.legendre.leggauss(nodes)

@@ -1,0 +1,138 @@
+"""Figure 3(a): its runs, its measurements, its table and its figures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import cli, fig3a, fig3a_figure, registry
+from experiments.results import load_results, read_result
+from experiments.usage import UsageError
+from tangent import mlp
+
+
+def frame(settings, **columns):
+    rng = np.random.default_rng(0)
+    rows = []
+    for run in fig3a.runs(settings):
+        rows.append(
+            {
+                **run,
+                "train_accuracy": rng.uniform(0.5, 0.9),
+                "test_accuracy": rng.uniform(0.2, 0.5),
+                "train_loss": rng.uniform(0.05, 0.1),
+                "stability": 0.9,
+                "lr": 0.1,
+                "stability_edge": 1.0,
+                "seconds": 2.0,
+                "status": "done",
+                "data_label": "digits",
+            }
+        )
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def my_network(input_shape, n_outputs, generator):
+    flat = torch.nn.Flatten()
+    return torch.nn.Sequential(
+        flat, *mlp(math.prod(input_shape), n_outputs, hidden=(6,), generator=generator)
+    )
+
+
+def test_there_is_a_run_for_every_seed_alpha_and_rate():
+    runs = fig3a.runs(fig3a.Settings(seeds=(0, 3), alphas=(1.0, math.inf), lrs=("auto", 1.0)))
+    assert [(r["seed"], r["alpha"], r["rate"]) for r in runs] == [
+        (s, a, r) for s in (0, 3) for a in (1.0, math.inf) for r in ("auto", 1.0)
+    ]
+
+
+def test_tuning_tries_the_papers_grid():
+    runs = fig3a.runs(fig3a.Settings(seeds=(0,), alphas=(1.0,), tune=True))
+    assert [r["rate"] for r in runs] == pytest.approx([1e-3, 1e-2, 0.1, 1, 10, 100, 1000])
+
+
+def test_the_papers_scales_are_all_there():
+    assert fig3a.PRESETS["paper"].alphas == (*(10.0**k for k in range(8)), math.inf)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"alphas": (0.0,)}, "positive"), ({"seeds": ()}, "one value"), ({"model": "vgg"}, "vgg11")],
+)
+def test_wrong_settings_say_what_is_wrong(change, message):
+    with pytest.raises(UsageError, match=message):
+        fig3a.runs(fig3a.Settings(**change))
+
+
+def test_the_smoke_preset_runs_from_the_command_to_the_figure(tmp_path, capsys):
+    words = ["fig3a", "--preset", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.run([*words, "--alphas", "1.0", "inf"]) == 0
+    shown = capsys.readouterr().out
+    assert "stable %" in shown
+    results = load_results(tmp_path)
+    linear = results[np.isinf(results["alpha"])].iloc[0]
+    assert linear["stability"] == 1.0
+    assert results["stability"].min() < 1.0
+    kept = read_result(next(iter(tmp_path.rglob("runs/*.json"))))
+    assert len(kept["curves"]["loss"]) == 2
+    assert len(kept["curves"]["gates"]) == 13  # eight ReLUs and five poolings
+    (folder,) = (p for p in (tmp_path / "fig3a").iterdir() if p.name != "runs")
+    assert {p.suffix for p in folder.iterdir()} >= {".pdf", ".svg", ".png", ".csv", ".md"}
+
+
+def test_a_users_model_is_imported_by_name(tmp_path):
+    words = ["fig3a", "--preset", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    model = "tests.experiments.test_fig3a:my_network"
+    assert cli.run([*words, "--alphas", "1.0", "--model", model]) == 0
+    assert load_results(tmp_path)["parameters"].iloc[0] == 1024 * 6 + 6 + 6 * 10 + 10
+
+
+@pytest.mark.parametrize("model", ["no_such_module:f", "tests.experiments.test_fig3a:none"])
+def test_a_model_that_cannot_be_imported_is_named(model):
+    with pytest.raises(UsageError, match=f"--model {model} cannot be imported"):
+        fig3a._model(model)
+
+
+def test_the_best_rate_is_that_of_least_training_loss_and_diverged_ones_lose():
+    settings = fig3a.Settings(seeds=(0, 1), alphas=(1.0, 10.0), lrs=(0.1, 1.0, 10.0))
+    results = frame(settings)
+    results["train_loss"] = results["rate"].map({0.1: 0.08, 1.0: 0.05, 10.0: 0.01})
+    results.loc[results["rate"] == 10.0, "train_loss"] = np.nan
+    best = fig3a_figure.best_rates(results)
+    assert set(best["rate"]) == {1.0}
+    assert len(best) == 4
+
+
+def test_infinity_stands_behind_the_finite_scales():
+    from experiments import plots
+
+    _, ax = plots.figure()
+    positions = fig3a_figure.alpha_axis(ax, [1.0, math.inf, 100.0])
+    assert positions == {1.0: 0.0, 100.0: 2.0, math.inf: 3.5}
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["$10^{0}$", "$10^{2}$", "$\\infty$"]
+
+
+def test_the_table_shows_mean_and_range_and_diverged_runs(tmp_path):
+    results = frame(fig3a.Settings(seeds=(0, 1), alphas=(1.0, 1e7)))
+    results.loc[0, ["train_accuracy", "test_accuracy", "train_loss"]] = np.nan
+    results.loc[0, "status"] = "diverged"
+    table = fig3a_figure.alpha_table(results)
+    assert "1 of 2 diverged" in table.shown["test %"].iloc[0]
+    assert table.numbers["diverged"].tolist() == [1, 0]
+    assert len(fig3a.draw(results, tmp_path)) == 5
+
+
+def test_several_rates_get_a_figure_of_their_own(tmp_path):
+    results = frame(fig3a.Settings(lrs=("auto", 1.0)))
+    paths = fig3a.draw(results, tmp_path)
+    assert {p.stem for p in paths} == {"fig3a", "fig3a-rates"}
+
+
+def test_presets_are_settings_the_command_line_knows():
+    for name in ("smoke", "laptop", "paper"):
+        assert fig3a.runs(registry.preset(fig3a, name))
+    assert registry.preset(fig3a, "laptop", "cifar10").n_train == 2000
