@@ -406,3 +406,16 @@ def test_two_moons_out_of_the_box():
     model = TangentKernelClassifier(width=0.25, n_ensemble=1, random_state=0).fit(X[:120], y[:120])
     assert model.score(X[120:], y[120:]) > 0.93
     assert model.decision_function(X[120:]).shape == (80,)
+
+
+def test_too_many_rows_for_memory_name_the_solver_to_take(iris, monkeypatch):
+    monkeypatch.setattr("tangent._system.available_bytes", lambda: 1e5)
+    with pytest.raises(MemoryError, match=r"50 rows would fit.*take solver='cg'"):
+        small_classifier(solver="exact").fit(*iris)
+
+
+def test_auto_solver_takes_conjugate_gradients_where_the_kernel_does_not_fit(iris, monkeypatch):
+    monkeypatch.setattr("tangent.estimators._tangent._EXACT_ROWS", 100)
+    model = small_classifier(ridge=0.1, rank=10).fit(*iris)
+    assert model.solver_ == "cg"
+    assert model.score(*iris) > 0.9
