@@ -16,7 +16,8 @@ from baselines.gaussian import GaussianKernelHead
 from baselines.images import checked_image_shape, mirrored
 from baselines.linear import Block, RidgeHead, checked_classes, weights_of
 from baselines.random_features import RandomPatchFeatures
-from baselines.scattering import ScatteringFeatures
+from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
+from baselines.selection import OrthogonalLeastSquaresSelector
 
 FLIPS = ("none", "average", "double")
 
@@ -40,6 +41,9 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         What is mirrored; ``flips`` other than "none" needs it.
     batch_size : int, default=1000
         Rows in a block.
+    stream : bool, default=True
+        Make the features of the training rows in blocks, after fitting. ``False`` makes them all at
+        once while fitting, which saves making them twice where fitting needs them as well.
 
     Attributes
     ----------
@@ -49,13 +53,21 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, features=None, head=None, *, flips="none", image_shape=None, batch_size=1000
+        self,
+        features=None,
+        head=None,
+        *,
+        flips="none",
+        image_shape=None,
+        batch_size=1000,
+        stream=True,
     ):
         self.features = features
         self.head = head
         self.flips = flips
         self.image_shape = image_shape
         self.batch_size = batch_size
+        self.stream = stream
 
     def fit(self, X, y, sample_weight=None):
         """Fit the features on ``X``, then the head on their blocks."""
@@ -71,10 +83,16 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
         weight = weights_of(sample_weight, X)
         self.classes_ = checked_classes(y, weight)
-        self.features_ = None if self.features is None else clone(self.features).fit(X, y)
+        self.features_ = None if self.features is None else clone(self.features)
+        made = None
+        if self.features_ is not None:
+            if self.stream:
+                self.features_.fit(X, y)
+            else:
+                made = np.asarray(self.features_.fit_transform(X, y))
         self.head_ = RidgeHead() if self.head is None else clone(self.head)
         rows = len(X) * (2 if self.flips == "double" else 1)
-        self.head_.fit_blocks(self._training_blocks(X, y, weight), self.classes_, rows)
+        self.head_.fit_blocks(self._training_blocks(X, y, weight, made), self.classes_, rows)
         return self
 
     def decision_function(self, X):
@@ -100,17 +118,18 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
     def _made(self, x: np.ndarray) -> np.ndarray:
         return x if self.features_ is None else np.asarray(self.features_.transform(x))
 
-    def _features(self, x: np.ndarray) -> np.ndarray:
-        made = self._made(x)
+    def _features(self, x: np.ndarray, made: np.ndarray | None = None) -> np.ndarray:
+        made = self._made(x) if made is None else made
         if self.flips == "average":
             made = (made + self._made(mirrored(x, self.image_shape_))) / made.dtype.type(2)
         return made
 
-    def _training_blocks(self, X, y, weight) -> Iterator[Block]:
+    def _training_blocks(self, X, y, weight, made) -> Iterator[Block]:
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, start + self.batch_size)
             w = None if weight is None else weight[rows]
-            yield Block(self._features(X[rows]), y[rows], w)
+            known = None if made is None else made[rows]
+            yield Block(self._features(X[rows], known), y[rows], w)
             if self.flips == "double":
                 yield Block(self._made(mirrored(X[rows], self.image_shape_)), y[rows], w)
 
@@ -178,6 +197,51 @@ def scattering_classifier(
         flips=flips,
         image_shape=image_shape,
         batch_size=batch_size,
+    )
+
+
+def roto_translation_classifier(
+    n_selected=200,
+    *,
+    head="gaussian",
+    flips="none",
+    image_shape=None,
+    batch_size=500,
+    random_state=None,
+    **features,
+) -> StreamedClassifier:
+    """A classifier on selected ``RotoTranslationScattering`` coefficients.
+
+    Parameters
+    ----------
+    n_selected : int
+        Features for each class and each of two rounds.
+    head : {"ridge", "gaussian"} or estimator
+        "gaussian" is a kernel of width 0.7.
+    flips, image_shape, batch_size, random_state
+        As for ``random_patch_classifier``.
+    **features
+        Further arguments of ``RotoTranslationScattering``.
+
+    Notes
+    -----
+    Selection needs all coefficients of the training images at once, twice: 5 GB for 10,000.
+    """
+    transformer = Pipeline(
+        [
+            ("scattering", RotoTranslationScattering(image_shape=image_shape, **features)),
+            ("selection", OrthogonalLeastSquaresSelector(n_selected)),
+        ]
+    )
+    if head == "gaussian":
+        head = GaussianKernelHead(0.7, random_state=random_state)
+    return StreamedClassifier(
+        transformer,
+        _head(head, random_state),
+        flips=flips,
+        image_shape=image_shape,
+        batch_size=batch_size,
+        stream=False,
     )
 
 

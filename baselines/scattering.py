@@ -7,6 +7,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 # By the long path: kymatio.torch also imports its 3-D code, which SciPy >= 1.17 breaks.
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
@@ -15,11 +16,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.images import as_images, checked_image_shape, yuv
+from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
 
 COLOURS = ("rgb", "yuv")
 BACKENDS = ("torch", "kymatio")
-N_SCALE = 2000
+N_SCALE = 500
 TINY = 1e-30
 MIN_DEVIATION = 1e-6
 
@@ -40,7 +42,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Channels that are transformed; "yuv" needs three.
     log : float or None, default=1e-3
         Orders 1 and 2 become log(S + log * scale), scale the mean of S over the training images
-        (2,000 of them) and positions for each path; ``None`` leaves them as they are.
+        (500 of them) and positions for each path; ``None`` leaves them as they are.
     standardize : bool, default=True
         Give each path mean 0 and variance 1 over training images and positions.
     backend : {"torch", "kymatio"}, default="torch"
@@ -133,19 +135,31 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise ValueError(f"colours='yuv' needs three channels; image_shape has {channels}")
         if self.image_shape is None:
             height = width = max(8, int(np.ceil(np.sqrt(width))))
-        largest = int(np.log2(min(height, width)))
+        shape = self._grid(height, width)
+        largest = int(np.log2(min(shape)))
         if self.image_shape is not None and largest < self.J:
             raise ValueError(
-                f"J must be at most {largest} for images of {height}x{width}; got {self.J}"
+                f"J must be at most {largest} for images of {shape[0]}x{shape[1]}; got {self.J}"
             )
         self._canvas = (channels, height, width)
-        shape = (height, width)
-        scales = min(int(self.J), largest)
-        make = FastScattering if self.backend == "torch" else ScatteringTorch2D
-        self._transform = make(J=scales, shape=shape, L=self.L)
+        self._transform = self._made_transform(min(int(self.J), largest), shape)
         some = X[:: -(-len(X) // N_SCALE)]
-        self.scale_ = self._coefficients(some).mean(dim=(0, 3, 4))
+        parts = [some[i : i + self.batch_size] for i in range(0, len(some), self.batch_size)]
+        sums = [self._coefficients(part).mean(dim=(3, 4)).sum(dim=0) for part in parts]
+        self.scale_ = torch.stack(sums).sum(dim=0) / len(some)
         return X
+
+    def _made_transform(self, J: int, shape: tuple[int, int]):
+        make = FastScattering if self.backend == "torch" else ScatteringTorch2D
+        return make(J=J, shape=shape, L=self.L)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what the transform sees of an image."""
+        return height, width
+
+    def _enlarged(self, images: Tensor) -> Tensor:
+        """What the transform sees of the images."""
+        return images
 
     def _measured(self, X: np.ndarray, out: np.ndarray | None = None) -> None:
         """Mean and deviation of each path in one pass, keeping the logarithms in ``out``."""
@@ -178,7 +192,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if self.colours == "yuv":
             images = yuv(images)
         with torch.no_grad():
-            return self._transform(images.contiguous())
+            return self._transform(self._enlarged(images).contiguous())
 
     def _logarithms(self, s: Tensor) -> Tensor:
         """Orders 1 and 2 in logarithms, in place; order 0 as it is."""
@@ -198,3 +212,78 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+class RotoTranslationScattering(ScatteringFeatures):
+    """Second-order scattering jointly along positions and rotations, in logarithms, standardized.
+
+    Orders 0 and 1 are those of ``ScatteringFeatures``; the second filters the first-order moduli
+    along their angle as well (Oyallon and Mallat 2015).
+
+    Parameters
+    ----------
+    J : int, default=4
+        Scales; coefficients are averaged over 2^J pixels of the enlarged image. Without
+        ``image_shape``, cut to what a row holds.
+    L : int, default=8
+        Angles; a power of two.
+    octaves : int, default=2
+        Wavelet scales along the angle.
+    side : int, default=64
+        Images are enlarged to this many pixels a side (bicubic); rows without an
+        ``image_shape`` are taken as they are.
+    colours : {"rgb", "yuv"}, default="rgb"
+        Channels that are transformed; the paper's are "yuv", which needs three.
+    log, standardize, batch_size, image_shape
+        As in ``ScatteringFeatures``.
+
+    Notes
+    -----
+    61,488 features for J = 4, L = 8, two octaves and side 64 on three channels.
+    """
+
+    def __init__(
+        self,
+        J=4,
+        *,
+        L=8,
+        octaves=2,
+        side=64,
+        colours="rgb",
+        log=1e-3,
+        standardize=True,
+        batch_size=64,
+        image_shape=None,
+    ):
+        super().__init__(
+            J,
+            L=L,
+            colours=colours,
+            log=log,
+            standardize=standardize,
+            batch_size=batch_size,
+            image_shape=image_shape,
+        )
+        self.octaves = octaves
+        self.side = side
+
+    def _check(self) -> None:
+        super()._check()
+        if not isinstance(self.L, Integral) or self.L & (self.L - 1):
+            raise ValueError(f"L must be a power of two; got {self.L!r}")
+        for name in ("octaves", "side"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        if 2**self.octaves > self.L:
+            raise ValueError(f"octaves must be at most log2(L), L = {self.L}; got {self.octaves}")
+
+    def _made_transform(self, J: int, shape: tuple[int, int]):
+        return RotoTranslation(J, shape, self.L, self.octaves)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return (height, width) if self.image_shape is None else (int(self.side), int(self.side))
+
+    def _enlarged(self, images: Tensor) -> Tensor:
+        size = self._grid(*images.shape[2:])
+        return F.interpolate(images, size, mode="bicubic", align_corners=False)

@@ -30,7 +30,8 @@ def _single(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
+def reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
+    """The matrix that brings a line of pixels onto the padded grid."""
     return np.eye(size)[reflection(size, J).astype(int)]
 
 
@@ -66,6 +67,12 @@ class Buffers:
         """One of two arrays in turn: each step reads what the step before wrote."""
         self._turn = not self._turn
         return self.take(f"turn {self._turn}", *shape)
+
+
+def modulus(real: Tensor, imaginary: Tensor, out: Tensor) -> Tensor:
+    """sqrt(re^2 + im^2) in ``out``; several times faster than hypot."""
+    torch.mul(real, real, out=out)
+    return out.addcmul_(imaginary, imaginary).sqrt_()
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,14 @@ class WaveletModulus:
         self, u: Float[Tensor, "n m batch"], buffers: Buffers
     ) -> Float[Tensor, "rows columns filters batch"]:
         """The moduli, in a buffer of their own."""
+        real, imaginary = self.parts(u, buffers)
+        out = buffers.take(f"moduli{real.shape[1]}", *real.shape)
+        return modulus(real, imaginary, out)
+
+    def parts(
+        self, u: Float[Tensor, "n m batch"], buffers: Buffers
+    ) -> Float[Tensor, "2 rows columns filters batch"]:
+        """Real and imaginary parts of u * psi, good until two more arrays are taken in turn."""
         rows, columns, step = self.sizes
         half, count = columns // 2 + 1, u.shape[2]
         n_filters = self.filters.shape[2]
@@ -182,11 +197,7 @@ class WaveletModulus:
         whole = take(2, 2, *even.shape[1:])
         torch.add(even, odd, out=whole[:, 0])
         torch.sub(even, odd, out=whole[:, 1])
-        out = buffers.take(f"moduli{columns}", rows, columns, n_filters // 2, count)
-        flat = out.view_as(whole[0])
-        torch.mul(whole[0], whole[0], out=flat)
-        flat.addcmul_(whole[1], whole[1]).sqrt_()
-        return out
+        return whole.view(2, rows, columns, n_filters // 2, count)
 
 
 @dataclass(frozen=True)
@@ -199,11 +210,18 @@ class Averaging:
     """(output columns, columns)."""
 
     @classmethod
-    def build(cls, hat: np.ndarray, J: int, level: int, pad: tuple | None = None) -> Averaging:
+    def build(
+        cls,
+        hat: np.ndarray,
+        J: int,
+        level: int,
+        pad: tuple | None = None,
+        kept: slice = slice(1, -1),
+    ) -> Averaging:
         """For the low-pass on the full padded grid; the input is 2^level times coarser."""
-        kept = at_resolution(hat, level)
-        lines = (kept[:, 0], kept[0] / kept[0, 0])
-        matrices = [_averaged(line, 2 ** (J - level)) for line in lines]
+        here = at_resolution(hat, level)
+        lines = (here[:, 0], here[0] / here[0, 0])
+        matrices = [_averaged(line, 2 ** (J - level))[kept] for line in lines]
         if pad:
             matrices = [m @ p for m, p in zip(matrices, pad, strict=True)]
         return cls(*(_single(m) for m in matrices))
@@ -218,9 +236,9 @@ class Averaging:
 
 
 def _averaged(hat: np.ndarray, step: int) -> np.ndarray:
-    """One axis as a matrix: filter, keep every ``step``-th point, drop the first and the last."""
+    """One axis as a matrix: filter, keep every ``step``-th point."""
     n = len(hat)
-    shift = np.arange(n // step)[1:-1, None] * step - np.arange(n)
+    shift = np.arange(n // step)[:, None] * step - np.arange(n)
     waves = np.exp(2j * np.pi * shift[..., None] * np.arange(n) / n)
     return (waves @ hat).real / n
 
@@ -255,7 +273,7 @@ class FastScattering:
     ) -> None:
         self.J, self.L, self.planes, self.lines = J, L, planes, lines
         padded = (padded_size(shape[0], J), padded_size(shape[1], J))
-        pad = (_reflecting(shape[0], J), _reflecting(shape[1], J))
+        pad = (reflecting(shape[0], J), reflecting(shape[1], J))
         hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
         low = low_pass_hat(padded, J)
         self._averages = [Averaging.build(low, J, j) for j in range(J)]

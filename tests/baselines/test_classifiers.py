@@ -21,6 +21,7 @@ from baselines import (
     StreamedClassifier,
     gaussian_kernel_classifier,
     random_patch_classifier,
+    roto_translation_classifier,
     scattering_classifier,
 )
 from baselines.images import mirrored
@@ -61,6 +62,7 @@ def digits():
         (random_patch_classifier(40, patch_size=3, image_shape=(1, 8, 8), random_state=0), 0.96),
         (scattering_classifier(1, L=4, image_shape=(1, 8, 8)), 0.97),
         (scattering_classifier(1, L=4, head="ridge", image_shape=(1, 8, 8)), 0.95),
+        (roto_translation_classifier(20, J=2, L=4, side=16, image_shape=(1, 8, 8)), 0.96),
         (gaussian_kernel_classifier(300, random_state=0), 0.95),
         (gaussian_kernel_classifier(300, method="fourier", random_state=0), 0.92),
     ],
@@ -77,6 +79,17 @@ def test_streaming_gives_what_the_pipeline_in_memory_gives(digits, head):
     pipeline = make_pipeline(clone(PATCHES), clone(head)).fit(X, y)
     np.testing.assert_allclose(
         streamed.decision_function(X_test), pipeline.decision_function(X_test), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("flips", ["average", "double"])
+def test_features_made_while_fitting_are_the_same_as_those_made_in_blocks(digits, flips):
+    X, y, X_test, _ = digits
+    options = {"flips": flips, "image_shape": (1, 8, 8), "batch_size": 77}
+    streamed = StreamedClassifier(PATCHES, RidgeHead(0.1), **options).fit(X, y)
+    at_once = StreamedClassifier(PATCHES, RidgeHead(0.1), stream=False, **options).fit(X, y)
+    np.testing.assert_allclose(
+        streamed.decision_function(X_test), at_once.decision_function(X_test), atol=1e-4
     )
 
 

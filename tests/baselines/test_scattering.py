@@ -11,11 +11,24 @@ from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from baselines.scattering import ScatteringFeatures
+from baselines.rototranslation import RotoTranslation
+from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 
 
 @parametrize_with_checks(
-    [ScatteringFeatures(1, L=2), ScatteringFeatures(1, L=2, backend="kymatio")]
+    [
+        ScatteringFeatures(1, L=2),
+        ScatteringFeatures(1, L=2, backend="kymatio"),
+        RotoTranslationScattering(2, L=2, octaves=1),
+    ],
+    expected_failed_checks=lambda estimator: (
+        {
+            "check_methods_sample_order_invariance": "the check allows 1e-9; a row's float32 "
+            "products differ in the last digit with its place in a block"
+        }
+        if isinstance(estimator, RotoTranslationScattering)
+        else {}
+    ),
 )
 def test_scattering_features_follow_the_estimator_contract(estimator, check):
     check(estimator)
@@ -35,6 +48,32 @@ def test_plain_coefficients_are_those_of_kymatio(backend):
     np.testing.assert_allclose(
         model.fit_transform(x), oracle.flatten(1).numpy(), rtol=1e-4, atol=1e-6
     )
+
+
+def test_roto_translation_features_are_those_of_the_enlarged_image():
+    x = rows(2)
+    model = RotoTranslationScattering(
+        2, L=4, side=32, log=None, standardize=False, image_shape=(3, 16, 16)
+    )
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(x).view(2, 3, 16, 16), (32, 32), mode="bicubic"
+    )
+    expected = RotoTranslation(2, (32, 32), 4)(large).flatten(1)
+    np.testing.assert_allclose(model.fit_transform(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"L": 6}, "L must be a power of two; got 6"),
+        ({"side": 0}, "side must be an integer above 0; got 0"),
+        ({"L": 2}, r"octaves must be at most log2\(L\), L = 2; got 2"),
+        ({"J": 7}, "J must be at most 6 for images of 64x64; got 7"),
+    ],
+)
+def test_bad_arguments_of_the_roto_translation_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RotoTranslationScattering(**{"image_shape": (3, 16, 16), **arguments}).fit(rows(2))
 
 
 def test_standardized_paths_have_mean_zero_and_variance_one():

@@ -1,0 +1,169 @@
+"""Supervised selection of features by orthogonal least squares (Chen, Cowan and Grant 1991)."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from baselines.linear import checked_classes, indicators
+
+MIN_NORM = 1e-4  # of a feature's own: less of it left over is rounding
+
+
+def orthogonal_least_squares(
+    x: Float[Tensor, "n p"],
+    targets: Float[Tensor, "n k"],
+    count: int,
+    allowed: Bool[Tensor, " p"] | None = None,
+) -> tuple[Int[Tensor, "k count"], Float[Tensor, "n k"]]:
+    """The features that greedily reduce each target's squared residual most, and the residuals.
+
+    Each feature counts with what of it is orthogonal to those chosen before it, for the same
+    target; all targets take a step together, in one product with ``x``.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, p)
+        Centred columns.
+    targets : Tensor of shape (n, k)
+        Centred, in the dtype of ``x``.
+    count : int
+        Features for each target, at most as many as are allowed.
+    allowed : Tensor of shape (p,), optional
+        Which columns may be chosen; all without it.
+
+    Returns
+    -------
+    chosen : Tensor of shape (k, count)
+        Columns of ``x``, in the order they were chosen.
+    residuals : Tensor of shape (n, k)
+
+    Notes
+    -----
+    ``count`` passes over ``x``, of 2 n p k operations each; holds three arrays of p x k and one of
+    n x count x k beside it.
+    """
+    n, k = targets.shape
+    squares = torch.linalg.vector_norm(x, dim=0).square()
+    left = squares[:, None].repeat(1, k)  # squared norm of what is orthogonal to the chosen
+    if allowed is not None:
+        left[~allowed] = 0
+    floor = MIN_NORM * squares.clamp_min(1e-30)[:, None]
+    residuals = targets.clone()
+    products = x.T @ residuals
+    basis = x.new_zeros(k, n, count)
+    chosen = torch.zeros(k, count, dtype=torch.long)
+    for step in range(count):
+        gain = torch.where(left > floor, products.square() / left.clamp_min(1e-30), -1.0)
+        best = gain.argmax(dim=0)
+        chosen[:, step] = best
+        new = x[:, best].T  # (k, n)
+        for _ in range(2):  # twice is enough to be orthogonal to rounding
+            along = torch.bmm(basis[:, :, :step].transpose(1, 2), new[:, :, None])
+            new = new - torch.bmm(basis[:, :, :step], along)[:, :, 0]
+        new = new / torch.linalg.vector_norm(new, dim=1, keepdim=True).clamp_min(1e-30)
+        basis[:, :, step] = new
+        size = (new * residuals.T).sum(1)
+        residuals -= (size[:, None] * new).T
+        correlation = x.T @ new.T
+        products -= correlation * size
+        left -= correlation.square()
+        left[best, torch.arange(k)] = 0
+    return chosen, residuals
+
+
+class OrthogonalLeastSquaresSelector(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Coordinates on the features that tell each class from the rest, orthonormalized.
+
+    For each class in turn the features that greedily explain most of its indicator are selected,
+    each orthogonalized against those before; a second round selects, among the features that are
+    left, for what the first did not explain (Oyallon and Mallat 2015).
+
+    Parameters
+    ----------
+    n_selected : int, default=200
+        Features for each class and round; cut to a share of the features, and of the rows.
+    rounds : int, default=2
+
+    Attributes
+    ----------
+    selected_ : list of ndarray
+        Features of each class and round.
+    mean_, scale_ : ndarray
+        Of every feature.
+    n_features_in_ : int
+
+    Notes
+    -----
+    Gives ``rounds * n_classes * n_selected`` coordinates of variance one over the training rows,
+    uncorrelated within a class and round. Holds a standardized copy of X.
+    """
+
+    def __init__(self, n_selected=200, *, rounds=2):
+        self.n_selected = n_selected
+        self.rounds = rounds
+
+    def fit(self, X, y):
+        """Select for the classes of ``y``."""
+        for name in ("n_selected", "rounds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        self.classes_ = checked_classes(y)
+        self.mean_ = X.mean(axis=0)
+        rows = X - self.mean_  # the one copy
+        spread = np.linalg.norm(rows, axis=0) / np.sqrt(len(rows))
+        self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(X.dtype)
+        rows /= self.scale_
+        x = torch.from_numpy(rows)
+        residuals = indicators(y, self.classes_)
+        residuals = (residuals - residuals.mean(0)).to(x.dtype)
+        allowed = torch.ones(x.shape[1], dtype=torch.bool)
+        self.selected_, self._coordinates = [], []
+        for _ in range(self.rounds):
+            count = min(self.n_selected, int(allowed.sum()), len(x) - 1)
+            if count == 0:
+                break
+            chosen, residuals = orthogonal_least_squares(x, residuals, count, allowed)
+            for features in chosen:
+                self.selected_.append(features.numpy())
+                self._coordinates.append(_orthonormalizing(x[:, features]))
+            allowed[chosen.flatten()] = False
+        self._n_features_out = sum(len(s) for s in self.selected_)
+        return self
+
+    def transform(self, X):
+        """The coordinates of the rows of ``X``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
+        parts = [
+            ((X[:, s] - self.mean_[s]) / self.scale_[s]) @ t.astype(X.dtype)
+            for s, t in zip(self.selected_, self._coordinates, strict=True)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.transformer_tags.preserves_dtype = ["float32", "float64"]
+        return tags
+
+
+def _orthonormalizing(x: Float[Tensor, "n d"]) -> np.ndarray:
+    """The triangular matrix that makes the columns uncorrelated and of variance one, in float64."""
+    rows = x.double()
+    covariance = rows.T @ rows / len(rows)
+    size = float(covariance.diagonal().mean().clamp_min(1e-30))
+    covariance.diagonal().add_(1e-8 * size)  # a column that repeats others is left finite
+    factor = torch.linalg.cholesky(covariance)
+    eye = torch.eye(len(factor), dtype=torch.float64)
+    return torch.linalg.solve_triangular(factor, eye, upper=False).T.contiguous().numpy()
