@@ -96,8 +96,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     if not (settings.alphas and settings.seeds and lrs):
         raise UsageError("--alphas, --seeds and --lrs need one value at least")
     names = ("dataset", "model", "n_train", "n_test", "width", "gain", "loss", "epochs")
-    names = (*names, "lr_decay", "momentum", "batch_size", "augment")
-    shared = {name: getattr(settings, name) for name in names}
+    others = ("lr_decay", "momentum", "batch_size", "augment")
+    shared = {name: getattr(settings, name) for name in (*names, *others)}
     return [
         {**shared, "alpha": alpha, "rate": lr, "seed": seed}
         for seed in settings.seeds

@@ -86,7 +86,8 @@ def _shade(ax: Any, results: pd.DataFrame, positions: dict[float, float]) -> Non
     column = "direct_float32_update_ratio"
     if column not in results:
         return
-    below = [a for a, rows in results.groupby("alpha") if rows[column].median() < 1]
+    medians = results.groupby("alpha")[column].median()
+    below = [float(a) for a in medians.index[medians < 1]]
     if below:
         # From the middle of the last step of alpha, or its end where all are below.
         above = [p for a, p in positions.items() if a < min(below)]

@@ -111,7 +111,7 @@ class Problem:
         dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
         kind = {"direct": DirectScaling, "difference": ScaledDifference}[way]
         # From float32 weights, so that all precisions but bfloat16 start from the same numbers.
-        model: Scaled = kind(self.network, self.run["alpha"]).to(dtype)
+        model: Any = kind(self.network, self.run["alpha"]).to(dtype)
         inputs = self._inputs(self.images, dtype)
         targets = self.loss.targets(self.labels, self.classes, dtype)
         settings = LazySettings(
