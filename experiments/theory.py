@@ -1,0 +1,117 @@
+"""Theorems 2.2 to 2.5 and the law of kappa of Chizat, Oyallon and Bach 2019, as experiments.
+
+Each is run on small models for which its hypotheses hold (smooth activations, float64, an
+adaptive integrator) and, as a contrast, on a ReLU network, for which they do not. The verdicts
+are computed from the measured numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results import Context, Outcome
+from experiments.usage import UsageError, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "Theorems 2.2 to 2.5 and the law of kappa, each with a verdict from measured numbers"
+
+DTYPE = "float64"
+
+PARTS = ("finite-horizon", "square-loss", "over-parameterized", "under-parameterized", "kappa")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiments on the theorems."""
+
+    parts: tuple[str, ...] = PARTS
+    """finite-horizon (2.2), square-loss (2.3), over-parameterized (2.4), under-parameterized
+    (2.5), kappa (Section 2)"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    """repetitions: each draws data and an initialization"""
+    alphas: tuple[float, ...] = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
+    """scales of Theorems 2.2 and 2.5; slopes are fitted from 64 on"""
+    horizon: float = 5.0
+    """the time T of Theorem 2.2"""
+    ks: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0, 100.0)
+    """the constants K of Theorem 2.3"""
+    square_alphas: tuple[float, ...] = (10.0, 100.0, 1000.0)
+    """scales of Theorem 2.3"""
+    multiples: tuple[float, ...] = (1.0001, 4.0, 16.0)
+    """scales of Theorem 2.4, in units of the smallest that it allows"""
+    widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
+    """hidden units of the law of kappa"""
+    width_inputs: int = 30
+    """inputs of the law of kappa"""
+
+
+PRESETS = {
+    "smoke": Settings(
+        seeds=(0,),
+        alphas=(64.0, 1024.0),
+        ks=(1.0, 4.0),
+        square_alphas=(10.0, 100.0),
+        multiples=(1.0001, 4.0),
+        widths=(8, 32),
+        width_inputs=6,
+    ),
+    "laptop": Settings(seeds=(0, 1, 2), widths=(8, 16, 32, 64, 128, 256)),
+    "paper": Settings(seeds=tuple(range(10))),
+}
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    """One run a theorem, a model or loss, and a seed."""
+    for part in settings.parts:
+        one_of("part", part, PARTS)
+    if not settings.seeds:
+        raise UsageError("--seeds needs one value at least")
+    found: list[dict[str, Any]] = []
+    for seed in settings.seeds:
+        variants: dict[str, list[dict[str, Any]]] = {
+            "finite-horizon": [
+                {
+                    "model": model,
+                    "loss": loss,
+                    "alphas": settings.alphas,
+                    "horizon": settings.horizon,
+                }
+                for model, loss in (("tanh", "square"), ("tanh", "logistic"), ("relu", "square"))
+            ],
+            "square-loss": [
+                {"model": "quadratic", "ks": settings.ks, "alphas": settings.square_alphas}
+            ],
+            "over-parameterized": [
+                {"model": "quadratic", "condition": condition, "multiples": settings.multiples}
+                for condition in (1.0, 4.0)
+            ],
+            "under-parameterized": [{"model": "tanh-unit", "alphas": (1.0, *settings.alphas)}],
+            "kappa": [
+                {"model": model, "widths": settings.widths, "inputs": settings.width_inputs}
+                for model in ("tanh", "relu")
+            ],
+        }
+        for part in settings.parts:
+            for variant in variants[part]:
+                found.append({"part": part, "seed": seed, **variant})
+    return found
+
+
+def compute(run: dict[str, Any], context: Context) -> Outcome:
+    """Measure what one theorem speaks of, on one model."""
+    if context.dtype != "float64":
+        raise UsageError(f"theory works in float64; got --dtype {context.dtype}")
+    from experiments import _theory
+
+    return _theory.MEASURES[run["part"]](run)
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw a figure and write a table a theorem, and the table of verdicts."""
+    from experiments import theory_figure
+
+    return theory_figure.draw(results, folder)

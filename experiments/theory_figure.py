@@ -1,0 +1,149 @@
+"""Figures of the theorems, from results only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments import plots
+from experiments.report import write_table
+from experiments.theory_verdicts import Series, series, verdict_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["draw"]
+
+_DISTANCES = {
+    "weights": r"$\sup|w - w_0|$",
+    "weights_gap": r"$\sup|w - \bar w|$",
+    "outputs_gap": r"$\sup|\alpha h(w) - \alpha \bar h(\bar w)|$",
+}
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write a figure for every theorem that has results, and the table of verdicts."""
+    paths = write_table(verdict_table(results), folder, "theory")
+    parts: dict[str, Callable[[pd.DataFrame], Figure]] = {
+        "finite-horizon": _finite_horizon,
+        "square-loss": _square_loss,
+        "over-parameterized": _over_parameterized,
+        "under-parameterized": _under_parameterized,
+        "kappa": _kappa,
+    }
+    with plots.style():
+        for part, picture in parts.items():
+            if (results["part"] == part).any():
+                paths += plots.save_figure(picture(results), folder, f"theory-{part}")
+    return paths
+
+
+def _mean(some: Series, name: str) -> np.ndarray:
+    return np.mean([run["curves"][name] for run in some], axis=0)
+
+
+def _finite_horizon(results: pd.DataFrame) -> Figure:
+    """Theorem 2.2: three distances against alpha; ReLU dashed."""
+    fig, axes = plots.figure(1, 3, size=(9.0, 3.1))
+    for model, loss, dash in (("tanh", "square", "-"), ("tanh", "logistic", "-."), ("relu", "square", ":")):  # fmt: skip  # noqa: E501
+        some = series(results, "finite-horizon", model=model, loss=loss)
+        if not some:
+            continue
+        alpha = np.array(some[0]["curves"]["alpha"])
+        for ax, name in zip(axes, _DISTANCES, strict=True):
+            values = _mean(some, name)
+            ax.loglog(alpha, values, dash, marker="o", markersize=3, label=f"{model}, {loss} loss")
+    for ax, (name, label) in zip(axes, _DISTANCES.items(), strict=True):
+        power = -2 if name == "weights_gap" else -1
+        start = ax.get_lines()[0].get_ydata()[0]
+        ax.loglog(
+            alpha,
+            2 * start * (alpha / alpha[0]) ** power,
+            color="0.6",
+            linewidth=0.8,
+            label=rf"slope {power}",
+        )
+        ax.set(xlabel=r"$\alpha$", title=label)
+        ax.legend(fontsize=6)
+    return fig
+
+
+def _square_loss(results: pd.DataFrame) -> Figure:
+    """Theorem 2.3: measured distance and its bound against alpha, for every K."""
+    some = series(results, "square-loss")
+    fig, ax = plots.figure(size=(4.8, 3.6))
+    curves = {name: np.array(column) for name, column in some[0]["curves"].items()}
+    measured, bound = _mean(some, "outputs_gap"), _mean(some, "outputs_bound")
+    for k in np.unique(curves["k"]):
+        rows = curves["k"] == k
+        (line,) = ax.loglog(curves["alpha"][rows], measured[rows], "o-", label=f"K = {k:g}")
+        ax.loglog(curves["alpha"][rows], bound[rows], "--", color=line.get_color(), linewidth=0.9)
+    ax.plot([], [], "--", color="0.4", linewidth=0.9, label="bounds")
+    ax.set(xlabel=r"$\alpha$", ylabel=r"$|\alpha h(w) - \alpha\bar h(\bar w)| / E$")
+    ax.legend(fontsize=7, ncols=2)
+    return fig
+
+
+def _over_parameterized(results: pd.DataFrame) -> Figure:
+    """Theorem 2.4: error against time beside its bound, for two condition numbers."""
+    conditions = sorted(set(results[results["part"] == "over-parameterized"]["condition"]))
+    fig, axes = plots.figure(1, len(conditions), size=(3.6 * len(conditions), 3.1), squeeze=False)
+    for ax, condition in zip(axes[0], conditions, strict=True):
+        run = series(results, "over-parameterized", condition=condition)[0]
+        curves = run["curves"]
+        for multiple in run["multiples"]:
+            label = rf"$\alpha$ = {multiple:.3g} x threshold"
+            ax.semilogy(curves["time"], curves[f"error_{multiple:g}"], label=label)
+        ax.semilogy(curves["time"], curves["bound"], "--", color="0.4", label="bound")
+        ax.set(xlabel="time", ylabel=r"$|\alpha h(w) - y^*|$", ylim=(1e-10, 5))
+        ax.set_title(f"condition number {condition:g}", fontsize=9)
+        ax.legend(fontsize=7)
+    return fig
+
+
+def _under_parameterized(results: pd.DataFrame) -> Figure:
+    """Theorem 2.5: loss above its limit against time, and the rates against alpha."""
+    some = series(results, "under-parameterized")
+    run = some[0]
+    fig, (left, right) = plots.figure(1, 2, size=(7.4, 3.1))
+    for alpha in run["alphas"]:
+        above = np.array(run["curves"][f"above_{alpha:g}"])
+        above[above < 1e-13] = np.nan  # the integrator's own error
+        left.semilogy(run["curves"]["time"], above, label=rf"$\alpha$ = {alpha:g}")
+    left.set(xlabel="time", ylabel=r"$F - F_\infty$ (first seed)")
+    left.legend(fontsize=6)
+    for one in some:
+        ratio = np.array(one["curves"]["rate"], dtype=float) / one["linear_rate"]
+        right.semilogx(one["curves"]["alpha"], ratio, "o-", markersize=3, color="0.3")
+    right.axhline(1, linestyle="--", color=plots.colour("linear"))
+    right.set(xlabel=r"$\alpha$", ylabel=r"rate over $2 s_{\min}^2$ (a line a seed)")
+    return fig
+
+
+def _kappa(results: pd.DataFrame) -> Figure:
+    """kappa against the width for two scalings; ReLU, without its kinks, dotted."""
+    fig, ax = plots.figure(size=(4.6, 3.4))
+    for model, dash in (("tanh", "-"), ("relu", ":")):
+        some = series(results, "kappa", model=model)
+        if not some:
+            continue
+        m = np.array(some[0]["curves"]["m"], dtype=float)
+        for i, (name, label) in enumerate((("root", r"$m^{-1/2}$"), ("inverse", r"$1/m$"))):
+            values = np.array([run["curves"][name] for run in some])
+            tint = f"C{i}"
+            ax.loglog(
+                m, values.mean(0), dash, marker="o", markersize=3, color=tint,
+                label=rf"$\alpha(m)$ = {label}, {model}",
+            )  # fmt: skip
+            ax.fill_between(
+                m, values.min(0), values.max(0), color=tint, alpha=0.15 if dash == "-" else 0.05
+            )
+    ax.loglog(m, values[:, 0].mean() * (m / m[0]) ** -0.5, color="0.6", linewidth=0.8,
+              label="slope -1/2")  # fmt: skip
+    ax.set(xlabel="width $m$", ylabel=r"$\kappa$ (mean and range over seeds)")
+    ax.legend(fontsize=6)
+    return fig

@@ -1,0 +1,252 @@
+"""Verdicts on the theorems, computed from the measured numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.report import Table
+from experiments.results import read_result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Series", "series", "slope", "verdict_table"]
+
+Series = list[dict[str, Any]]
+"""Run settings, metrics and curves of the runs of one theorem."""
+
+_FIT_FROM = 64.0  # below, alpha is too small for the asymptotic slope
+_NOISE = 1e-8  # distances of the integrator's own error are not fitted
+
+
+def series(results: pd.DataFrame, part: str, **chosen: Any) -> Series:
+    """Runs of a theorem, as dictionaries of settings, metrics and curves."""
+    rows = results[results["part"] == part]
+    for name, value in chosen.items():
+        rows = rows[rows[name] == value]
+    documents = [read_result(Path(path)) for path in rows["path"]]
+    return [{**d["run"], **d["metrics"], "curves": d["curves"]} for d in documents]
+
+
+def slope(x: Any, y: Any) -> float:
+    """Slope of log y against log x; NaN for fewer than two positive values."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    good = (x > 0) & (y > 0)
+    if good.sum() < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(x[good]), np.log(y[good]), 1)[0])
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One statement, what was measured, and whether it holds."""
+
+    theorem: str
+    statement: str
+    expected: str
+    measured: str
+    holds: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """In words; a contrast has none."""
+        return {True: "holds", False: "FAILS", None: "contrast"}[self.holds]
+
+
+def _fitted(values: list[float]) -> str:
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.4f} ± {spread:.4f}"
+
+
+def _slope_claim(
+    theorem: str, statement: str, values: list[float], expected: float, tolerance: float
+) -> _Claim:
+    """A fitted exponent: mean over seeds within the tolerance of what is expected."""
+    holds = bool(abs(np.mean(values) - expected) <= tolerance)
+    return _Claim(theorem, statement, f"{expected:g} ± {tolerance:g}", _fitted(values), holds)
+
+
+def _finite_horizon(results: pd.DataFrame) -> list[_Claim]:
+    claims = []
+    names = {
+        "weights": ("sup |w - w0|", -1.0),
+        "weights_gap": ("sup |w - wbar|", -2.0),
+        "outputs_gap": ("sup |alpha h - alpha hbar|", -1.0),
+    }
+    for model, loss in (("tanh", "square"), ("tanh", "logistic"), ("relu", "square")):
+        some = series(results, "finite-horizon", model=model, loss=loss)
+        if not some:
+            continue
+        for name, (label, expected) in names.items():
+            fits = []
+            for run in some:
+                alpha = np.array(run["curves"]["alpha"])
+                late = alpha >= _FIT_FROM
+                fits.append(slope(alpha[late], np.array(run["curves"][name])[late]))
+            label = f"slope of {label} in alpha, {model}, {loss} loss"
+            if model == "relu":
+                expects = f"not covered ({expected:g} for smooth)"
+                claims.append(_Claim("2.2", label, expects, _fitted(fits), None))
+            else:
+                claims.append(_slope_claim("2.2", label, fits, expected, 0.02))
+        worst = max(
+            w / b
+            for run in some
+            for w, b in zip(run["curves"]["weights"], run["curves"]["weights_bound"], strict=True)
+        )
+        holds = worst <= 1 if model != "relu" else None
+        label = f"|w - w0| over sqrt(T R)/alpha, {model}, {loss} loss"
+        claims.append(_Claim("2.2", label, "at most 1", f"{worst:.3f}", holds))
+    return claims
+
+
+def _square_loss(results: pd.DataFrame) -> list[_Claim]:
+    some = series(results, "square-loss")
+    if not some:
+        return []
+    claims = []
+    for name, label in (
+        ("outputs", "|alpha h - alpha hbar| / E"),
+        ("weights", "|w - w0|"),
+        ("weights_gap", "|w - wbar|"),
+    ):
+        measured = name if name != "outputs" else "outputs_gap"
+        ratios = [
+            value / bound
+            for run in some
+            for value, bound, allowed in zip(
+                run["curves"][measured],
+                run["curves"][f"{name}_bound"],
+                run["curves"]["allowed"],
+                strict=True,
+            )
+            if allowed
+        ]
+        text = f"largest {max(ratios):.3g}, median {np.median(ratios):.2g}"
+        label = f"{label} over its bound, every K and allowed alpha"
+        claims.append(_Claim("2.3", label, "at most 1", text, max(ratios) <= 1))
+    fits = []
+    for run in some:
+        table = {name: np.array(column) for name, column in run["curves"].items()}
+        for k in np.unique(table["k"]):
+            good = (table["k"] == k) & table["allowed"] & (table["outputs_gap"] > _NOISE)
+            if good.sum() > 1:
+                fits.append(slope(table["alpha"][good], table["outputs_gap"][good]))
+    claims.append(_slope_claim("2.3", "slope of the distance in alpha", fits, -1.0, 0.02))
+    return claims
+
+
+def _over_parameterized(results: pd.DataFrame) -> list[_Claim]:
+    claims = []
+    for condition in (1.0, 4.0):
+        some = series(results, "over-parameterized", condition=condition)
+        if not some:
+            continue
+        tag = f"condition number {condition:g}"
+        worst = max(max(run["curves"]["error_over_bound"]) for run in some)
+        # the bound is attained at t = 0 where the condition number is 1
+        label = f"error over sqrt(kappa) E exp(-m s^2 t / 4), {tag}"
+        claims.append(_Claim("2.4", label, "at most 1", f"{worst:.6f}", worst <= 1 + 1e-9))
+        for name, bound, label, expected in (
+            ("weights", "weights_bound", "sup |w - w0|", -1.0),
+            ("outputs_gap", "outputs_bound", "sup |alpha h - alpha hbar|", -1.0),
+            ("weights_gap", "weights_gap_bound", "sup |w - wbar| (no log alpha)", -2.0),
+        ):
+            fits = [slope(run["curves"]["alpha"], run["curves"][name]) for run in some]
+            text = f"slope of {label} in alpha, {tag}"
+            claims.append(_slope_claim("2.4", text, fits, expected, 0.05))
+            worst = max(
+                v / b
+                for run in some
+                for v, b in zip(run["curves"][name], run["curves"][bound], strict=True)
+            )
+            text = f"{label} over its bound, {tag}"
+            claims.append(_Claim("2.4", text, "at most 1", f"{worst:.3g}", worst <= 1))
+    return claims
+
+
+def _under_parameterized(results: pd.DataFrame) -> list[_Claim]:
+    some = series(results, "under-parameterized")
+    if not some:
+        return []
+    rates = [run["curves"]["rate"][-1] / run["linear_rate"] for run in some]
+    limits = [run["curves"]["limit"][-1] / run["linear_optimum"] for run in some]
+    spread = [
+        abs(run["curves"]["rate"][-2] / run["curves"]["rate"][-1] - 1)
+        for run in some
+        if len(run["curves"]["rate"]) > 1
+    ]
+    largest = max(some[0]["curves"]["alpha"])
+    text = f"rate of F - F_inf over 2 s_min^2 at alpha = {largest:g}"
+    claims = [_slope_claim("2.5", text, rates, 1.0, 0.02)]
+    worst = max(spread, default=float("nan"))
+    claims.append(
+        _Claim(
+            "2.5",
+            "change of the rate between the two largest alpha",
+            "at most 2%",
+            f"{100 * worst:.2f}%",
+            bool(worst <= 0.02),
+        )
+    )
+    text = f"limit of the loss over the linear optimum at alpha = {largest:g}"
+    claims.append(_slope_claim("2.5", text, limits, 1.0, 0.02))
+    ranks = [(run["rank_doubled"], run["rank_near_doubled"]) for run in some]
+    text = "rank of Dh at a doubled start and nearby (the hypothesis fails there)"
+    claims.append(_Claim("2.5", text, "differ", str(ranks[0]), all(a < b for a, b in ranks)))
+    return claims
+
+
+def _kappa(results: pd.DataFrame) -> list[_Claim]:
+    claims = []
+    for model in ("tanh", "relu"):
+        some = series(results, "kappa", model=model)
+        if not some:
+            continue
+        for name, scaling, expected in (("root", "m^-1/2", -0.5), ("inverse", "1/m", 0.0)):
+            m = np.array(some[0]["curves"]["m"], dtype=float)
+            late = m >= min(32.0, float(m[-2]))
+            # the law is about the mean over initializations
+            mean = np.mean([run["curves"][name] for run in some], axis=0)
+            fit = slope(m[late], mean[late])
+            text = f"slope in m of mean kappa, alpha(m) = {scaling}, {model}"
+            if model == "relu":
+                text += " (kinks left out)"
+                claims.append(_Claim("kappa", text, "not covered", f"{fit:.3f}", None))
+            else:
+                claims.append(_slope_claim("kappa", text, [fit], expected, 0.25))
+    return claims
+
+
+def verdict_table(results: pd.DataFrame) -> Table:
+    """Every claim with what was expected, what was measured, and the verdict."""
+    import pandas as pd
+
+    claims = [
+        claim
+        for part in (_finite_horizon, _square_loss, _over_parameterized, _under_parameterized,
+                     _kappa)
+        for claim in part(results)
+    ]  # fmt: skip
+    rows = [
+        {
+            "theorem": claim.theorem,
+            "statement": claim.statement,
+            "expected": claim.expected,
+            "measured": claim.measured,
+            "verdict": claim.verdict,
+        }
+        for claim in claims
+    ]
+    seeds = len(set(results["seed"]))
+    notes = [
+        f"{seeds} seeds; a slope is the mean of the seeds' fits, ± their standard deviation. "
+        f"Slopes of Theorem 2.2 are fitted from alpha = {_FIT_FROM:g} on.",
+        "contrast: ReLU is not differentiable, the theorem says nothing of it.",
+    ]
+    frame = pd.DataFrame(rows)
+    return Table("The theorems, measured", frame, frame, notes)
