@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from torch import Tensor
 
+from tangent.conjugate import UnconvergedWarning
 from tangent.leave_one_out import cross_entropy_leave_one_out
 from tangent.newton import cross_entropy_solution
 
@@ -51,15 +53,19 @@ def logistic_fit(
     kernel = kernel + shift
     best, previous, rises = None, None, 0
     for ridge in sorted(ridges, reverse=True):
-        fit = cross_entropy_solution(
-            kernel.matmul,
-            target,
-            ridge * unit,
-            sample_weight=weights,
-            initial=previous,
-            tolerance=1e-4,
-            max_iterations=100,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnconvergedWarning)
+            fit = cross_entropy_solution(
+                kernel.matmul,
+                target,
+                ridge * unit,
+                sample_weight=weights,
+                initial=previous,
+                tolerance=1e-4,
+                max_iterations=60,
+            )
+        if not fit.converged and best is not None:
+            break  # smaller ridges are harder still
         previous = fit.coefficients
         left = cross_entropy_leave_one_out(kernel, fit.outputs, target, ridge * unit, weights)
         loss = log_loss(left, target, weights)

@@ -18,7 +18,7 @@ from tangent.estimators._tangent import FLOATS, TangentModel
 
 __all__ = ["TangentKernelClassifier"]
 
-_LOGISTIC_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+_LOGISTIC_GRID = tuple(10.0**-i for i in np.arange(0, 7.5, 0.5))
 _LOGISTIC_COST = 2e9  # n^3 k; up to it "auto" tries cross entropy as well
 
 
@@ -34,7 +34,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     model, outputs, time, solver, width, gain, n_ensemble, fit_intercept, normalize
         As in `TangentKernelRegressor`.
     ridge : float, sequence of float or "loo", default="loo"
-        As in `TangentKernelRegressor`; cross entropy has a coarser grid, from 1e-4 to 1.
+        As in `TangentKernelRegressor`; cross entropy has a coarser grid, from 1e-7 to 1.
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
         cheap (rows cubed times classes up to 2e9), and the square loss beyond.
