@@ -8,12 +8,14 @@ from baselines.classifiers import (
     scattering_classifier,
 )
 from baselines.gaussian import GaussianKernelHead
+from baselines.infinite import convolutional_kernels, mlp_kernels
 from baselines.linear import RidgeHead
-from baselines.random_features import RandomPatchFeatures
+from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 
 __all__ = [
+    "ArcCosineFeatures",
     "GaussianKernelHead",
     "OrthogonalLeastSquaresSelector",
     "RandomPatchFeatures",
@@ -21,7 +23,9 @@ __all__ = [
     "RotoTranslationScattering",
     "ScatteringFeatures",
     "StreamedClassifier",
+    "convolutional_kernels",
     "gaussian_kernel_classifier",
+    "mlp_kernels",
     "random_patch_classifier",
     "roto_translation_classifier",
     "scattering_classifier",

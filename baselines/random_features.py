@@ -1,4 +1,4 @@
-"""Transformers of random features: convolutional random patches."""
+"""Transformers of random features: convolutional random patches, and ReLU features of vectors."""
 
 from __future__ import annotations
 
@@ -134,4 +134,58 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Random ReLU or step features, whose inner products estimate an arc-cosine kernel.
+
+    The features are sqrt(2 / m) max(<w, x>, 0)^order for m Gaussian directions w, and max(z, 0)^0
+    the step function. For x and x' at the angle t the expected inner product is 1 - t / pi for
+    order 0 and |x| |x'| (sin t + (pi - t) cos t) / pi for order 1 (Cho and Saul 2009). Take
+    scikit-learn's ``RBFSampler`` for random Fourier features.
+
+    Parameters
+    ----------
+    n_components : int, default=100
+        Number of features m.
+    order : {0, 1}, default=1
+        1 is the ReLU.
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    directions_ : ndarray of shape (n_features_in_, n_components)
+    n_features_in_ : int
+    """
+
+    def __init__(self, n_components=100, *, order=1, random_state=None):
+        self.n_components = n_components
+        self.order = order
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Draw the directions; only the shape and dtype of ``X`` are read."""
+        _check_positive("n_components", self.n_components, Integral)
+        if self.order not in (0, 1):
+            raise ValueError(f"order must be 0 or 1; got {self.order!r}")
+        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        random = check_random_state(self.random_state)
+        self.directions_ = random.normal(size=(X.shape[1], self.n_components)).astype(X.dtype)
+        self._n_features_out = self.n_components
+        return self
+
+    def transform(self, X):
+        """The features, of shape (n, n_components) and the dtype of ``X``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        z = X @ self.directions_.astype(X.dtype)
+        scale = X.dtype.type(np.sqrt(2 / self.n_components))
+        if self.order == 0:
+            return (z > 0) * scale
+        return np.maximum(z, 0, out=z) * scale
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

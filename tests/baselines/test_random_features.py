@@ -13,11 +13,17 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from baselines.patches import patch_features, patch_filters, pooling_matrix, whitening
-from baselines.random_features import RandomPatchFeatures
+from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 
 
-@parametrize_with_checks([RandomPatchFeatures(n_filters=4, n_whitening=50)])
-def test_random_patch_features_follow_the_estimator_contract(estimator, check):
+@parametrize_with_checks(
+    [
+        RandomPatchFeatures(n_filters=4, n_whitening=50),
+        ArcCosineFeatures(5),
+        ArcCosineFeatures(5, order=0),
+    ]
+)
+def test_random_features_follow_the_estimator_contract(estimator, check):
     check(estimator)
 
 
@@ -130,3 +136,30 @@ def test_the_same_seed_gives_the_same_features_after_clone_and_pickle():
 def test_bad_arguments_are_named_with_rule_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         RandomPatchFeatures(**arguments).fit(images(4).reshape(4, -1))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_arc_cosine_features_estimate_the_kernel_of_their_order(order):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(6, 4))
+    Z = ArcCosineFeatures(200_000, order=order, random_state=1).fit_transform(X)
+    norms = np.linalg.norm(X, axis=1)
+    angle = np.arccos(np.clip(X @ X.T / np.outer(norms, norms), -1, 1))
+    if order == 0:
+        expected = 1 - angle / np.pi
+    else:
+        expected = np.outer(norms, norms) / np.pi
+        expected *= np.sin(angle) + (np.pi - angle) * np.cos(angle)
+    # the standard error of a mean over 200,000 directions
+    np.testing.assert_allclose(Z @ Z.T, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_a_single_precision_vector_has_single_precision_features():
+    X = np.ones((3, 2), dtype=np.float32)
+    for order in (0, 1):
+        assert ArcCosineFeatures(4, order=order).fit_transform(X).dtype == np.float32
+
+
+def test_an_order_without_a_closed_form_here_is_refused():
+    with pytest.raises(ValueError, match="order must be 0 or 1; got 2"):
+        ArcCosineFeatures(order=2).fit(np.ones((3, 2)))
