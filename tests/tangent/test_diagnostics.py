@@ -1,0 +1,118 @@
+"""The report's numbers against other ways to them, and what it says of known cases."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tangent.curvature import curvature, weight_function
+from tangent.diagnostics import report
+from tangent.nets import mlp
+from tests.tangent.naive import naive_kernel
+
+F64 = torch.float64
+
+
+@pytest.fixture
+def data(generator):
+    x = torch.randn(6, 3, generator=generator, dtype=F64)
+    return x, torch.randn(6, generator=generator, dtype=F64)
+
+
+def tanh_net(generator, width=8, outputs=1):
+    return mlp(3, outputs, hidden=(width,), activation=nn.Tanh, generator=generator)
+
+
+def test_norms_and_kappa_are_those_of_equation_one(generator, data):
+    net, (x, y) = tanh_net(generator), data
+    found = report(net, x, y, starts=8, generator=generator)
+    h, w0 = weight_function(net.double(), x)
+    expected = curvature(h, w0, y / 6**0.5, generator=generator)
+    assert found.distance == pytest.approx(expected.distance)
+    assert found.first == pytest.approx(expected.first)
+    assert found.second == pytest.approx(expected.second, rel=1e-3)
+    assert found.kappa == pytest.approx(expected.kappa, rel=1e-3)
+
+
+def test_the_spectrum_is_that_of_the_tangent_kernel(generator, data):
+    net, (x, y) = tanh_net(generator, outputs=2), data
+    found = report(net, x, torch.stack([y, -y], 1), steps=1, generator=generator)
+    kernel = naive_kernel(net.double(), x).reshape(12, 12) / 6
+    values = torch.linalg.eigvalsh(kernel).flip(0)
+    torch.testing.assert_close(torch.tensor(found.eigenvalues, dtype=F64), values)
+    assert found.condition == pytest.approx(float(values[0] / values[-1]), rel=1e-5)
+    assert found.stable_lr == pytest.approx(2 / float(values[0]))
+
+
+def test_training_at_the_predicted_alpha_moves_little(generator, data):
+    found = report(tanh_net(generator), *data, generator=generator)
+    free, lazy = found.movements
+    assert lazy.alpha == pytest.approx(found.kappa_centred / 0.1)
+    assert lazy.kernel < 0.1 < free.kernel
+    assert lazy.weights < free.weights / 2
+    assert lazy.loss < 1
+
+
+def test_a_linear_model_is_lazy_at_every_scale(generator, data):
+    net = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        net.weight.normal_(generator=generator)
+    found = report(net, *data, generator=generator)
+    assert found.second == 0
+    assert found.kappa == 0
+    assert found.movements[0].kernel < 1e-12
+
+
+def test_relu_networks_are_marked_and_their_signs_counted(generator, data):
+    net = mlp(3, 1, hidden=(8,), generator=generator)
+    found = report(net, *data, generator=generator)
+    assert not found.smooth
+    assert 0.5 < found.movements[0].signs <= found.movements[1].signs <= 1
+    assert "kinks" in str(found)
+
+
+def test_class_numbers_become_one_hot_rows(generator, data):
+    net = tanh_net(generator, outputs=3)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    by_class = report(net, data[0], labels, steps=1, generator=torch.Generator().manual_seed(0))
+    rows = nn.functional.one_hot(labels, 3).double()
+    by_row = report(net, data[0], rows, steps=1, generator=torch.Generator().manual_seed(0))
+    assert by_class == by_row
+
+
+def test_the_network_is_left_as_found(generator, data):
+    net = tanh_net(generator)
+    before = {name: p.clone() for name, p in net.state_dict().items()}
+    report(net, *data, steps=2, generator=generator)
+    assert net.training
+    for name, p in net.state_dict().items():
+        assert p.dtype == torch.float32
+        assert torch.equal(p, before[name])
+
+
+def test_the_report_is_text_and_plain_numbers(generator, data):
+    found = report(tanh_net(generator), *data, generator=generator)
+    numbers = json.loads(json.dumps(found.as_dict()))
+    assert math.isfinite(numbers["kappa"])
+    assert f"{found.lazy_alpha:.3g}" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        (5, torch.zeros(6), "as many rows; got 5 and 6"),
+        (6, torch.zeros(6, 2), r"shape \(6, 1\) of the outputs; got \(6, 2\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(generator, data, rows, labels, message):
+    with pytest.raises(ValueError, match=message):
+        report(tanh_net(generator), data[0][:rows], labels)
+
+
+def test_class_numbers_out_of_range_are_named(generator, data):
+    with pytest.raises(ValueError, match="class numbers from 0 to 2; got numbers from 0 to 7"):
+        report(tanh_net(generator, outputs=3), data[0], torch.tensor([0, 1, 2, 7, 0, 0]))
