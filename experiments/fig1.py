@@ -89,7 +89,6 @@ PRESETS = {
     ),
     "laptop": Settings(
         seeds=(0, 1, 2, 3),
-        together=1,
         taus=_TAUS[::2],
         n_train=500,
         n_test=500,
