@@ -1,0 +1,105 @@
+"""The experiment of baselines, from command to figure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import baselines, cli
+from experiments.baselines_figure import accuracy_figure, accuracy_table, published_points
+from experiments.results import load_results
+from experiments.usage import UsageError
+
+
+@pytest.mark.parametrize("name", baselines.PRESETS)
+def test_a_preset_gives_one_run_a_method_size_number_and_seed(name):
+    settings = dataclasses.replace(baselines.PRESETS[name], seeds=(0, 1))
+    runs = baselines.runs(settings)
+    sizes = sum(len(getattr(settings, baselines.SIZES[m])) for m in settings.methods)
+    assert len(runs) == sizes * len(settings.n_train) * 2
+    assert len({str(sorted(run.items())) for run in runs}) == len(runs)
+
+
+def test_a_run_holds_only_the_settings_that_its_method_uses():
+    settings = baselines.Settings(n_train=(100, 20_000))
+    for run in baselines.runs(settings):
+        assert ("patch_size" in run) == run["method"].startswith("random-patches")
+        machine = run["method"] in (
+            "random-patches-gaussian",
+            "scattering-gaussian",
+            "roto-translation",
+        )
+        assert ("landmarks" in run) == (machine and run["n_train"] == 20_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ("scatering-ridge",)}, "scattering-ridge"),
+        ({"flips": "up"}, "flips"),
+        ({"filters": (0,)}, "--filters must be numbers above 0"),
+        ({"n_train": ()}, "--n-train must be numbers above 0"),
+    ],
+)
+def test_wrong_settings_are_usage_errors(change, message):
+    with pytest.raises(UsageError, match=message):
+        baselines.runs(dataclasses.replace(baselines.Settings(), **change))
+
+
+def test_the_command_computes_every_method_and_draws(tmp_path, capsys):
+    code = cli.run(["baselines", "--preset", "smoke", "--out", str(tmp_path)])
+    assert code == 0
+    results = load_results(tmp_path)
+    assert set(results["method"]) == set(baselines.METHODS)
+    assert results["test_accuracy"].between(0.3, 1).all()
+    assert (results["n_features"] > 0).all()
+    assert (results["fit_seconds"] > 0).all()
+    for kind in ("csv", "md", "pdf", "svg", "png"):
+        assert list(tmp_path.rglob(f"baselines.{kind}")), kind
+    assert "random patches, ridge" in capsys.readouterr().out
+
+
+def made_up(dataset="cifar10"):
+    rows = []
+    for method, sizes in (("random-patches", (16, 64)), ("scattering-gaussian", (2,))):
+        for size in sizes:
+            for n_train in (100, 1000):
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "method": method,
+                        "size": size,
+                        "n_train": n_train,
+                        "flips": "none",
+                        "seed": 0,
+                        "n_features": 18 * size,
+                        "test_accuracy": 0.5 + n_train / 1e4 + size / 1e3,
+                        "seconds": 2.0,
+                        "fit_cpu_seconds": 3.0,
+                        "peak_memory_bytes": 2.0**30,
+                        "data_label": "CIFAR-10, JPEG-75",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def test_published_points_stand_in_the_table_on_cifar10_only_and_are_marked():
+    table = accuracy_table(made_up())
+    sources = table.numbers["source"]
+    assert (sources != "measured").sum() == len(published_points())
+    assert sources[sources != "measured"].str.contains("†").any()
+    assert any("recalled" in note for note in table.notes)
+    digits = accuracy_table(made_up("digits"))
+    assert (digits.numbers["source"] == "measured").all()
+
+
+def test_the_figure_shows_every_method_against_features_and_against_images():
+    left, right = accuracy_figure(made_up()).axes
+    lines = {line.get_label(): line.get_xydata() for line in left.lines}
+    np.testing.assert_allclose(lines["random patches, ridge"], [[18 * 16, 61.6], [18 * 64, 66.4]])
+    against_images = [line for line in right.lines if len(line.get_xdata()) == 2]
+    assert len(against_images) == 2
+    assert sum(len(line.get_xdata()) == 1 for line in right.lines) == len(published_points())
