@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,24 @@ _ALWAYS_FITS = 16  # inputs; asking how much memory a network takes would cost m
 _NAMED = ("full", "diagonal", "trace", "pseudo")
 
 
+@overload
+def tangent_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = ...,
+    *,
+    per_layer: Literal[False] = ...,
+    **options: Any,
+) -> Tensor: ...
+@overload
+def tangent_kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = ...,
+    *,
+    per_layer: Literal[True],
+    **options: Any,
+) -> dict[str, Tensor]: ...
 def tangent_kernel(
     model: nn.Module,
     x1: Tensor,
