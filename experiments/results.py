@@ -241,8 +241,8 @@ def load_results(paths: Path | Sequence[Path]) -> pd.DataFrame:
     """Return a DataFrame with a row a run.
 
     Columns are the run's settings, its metrics, and ``experiment``, ``status``, ``seconds``,
-    ``peak_memory_bytes``, ``memory_before_bytes``, ``peak_gpu_memory_bytes``, ``data_label``,
-    ``data_fingerprint`` and ``path``.
+    ``cpu_seconds``, ``peak_memory_bytes``, ``memory_before_bytes``, ``peak_gpu_memory_bytes``,
+    ``data_label``, ``data_fingerprint`` and ``path``.
 
     Parameters
     ----------
@@ -265,6 +265,7 @@ def _row(path: Path, document: dict[str, Any]) -> dict[str, Any]:
         "experiment": document["experiment"],
         "status": document["status"],
         "seconds": document.get("seconds"),
+        "cpu_seconds": document.get("cpu_seconds"),
         "peak_memory_bytes": document.get("peak_memory_bytes"),
         "memory_before_bytes": document.get("memory_before_bytes"),
         "peak_gpu_memory_bytes": document.get("peak_gpu_memory_bytes"),

@@ -191,7 +191,7 @@ def _one(
 
     with_seed(int(run.get("seed", 0)))
     memory = PeakMemory(context.device)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     status, message = "done", None
     try:
         outcome = module.compute(run, context)
@@ -212,6 +212,7 @@ def _one(
         message=message,
         data=data,
         seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - cpu,
         peak_memory_bytes=memory.host(),
         memory_before_bytes=memory.before,
         peak_memory_is_of_this_run=memory.own,

@@ -134,6 +134,9 @@ def test_the_table_shows_mean_and_range_beside_the_paper(results):
     assert shown.loc["scattering", "peak MB"] == "3 [+2]"
     assert table.title == ("Figure 3(b) on CIFAR-10, JPEG-75 (5,000 training, 2,000 test images)")
     assert any("† Recalled" in note and "not checked against print" in note for note in table.notes)
+    assert not any("another data set" in note for note in table.notes)
+    other = fig3b_figure.accuracy_table(results.assign(dataset="digits"))
+    assert any("belong to another data set" in note for note in other.notes)
     assert any("0123456789ab" in note for note in table.notes)
 
 

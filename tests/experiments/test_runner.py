@@ -59,6 +59,7 @@ def test_runs_are_written_with_all_that_is_recorded(go):
     assert document["curves"]["powers"] == [1, 3, 9, 27]
     assert document["command"] == "the command"
     assert document["seconds"] > 0
+    assert document["cpu_seconds"] > 0
     assert document["peak_memory_bytes"] > 2**20
     assert document["dtype"] == "float32"
     assert sorted(p.name for p in plan.paths[0].parent.iterdir()) == sorted(
