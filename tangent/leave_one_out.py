@@ -2,7 +2,8 @@
 
 At its minimum the fit is that of a weighted least-squares problem (its Newton step), whose
 leave-one-out residuals have a closed form (Opper & Winther 2000; Rad & Maleki 2020). The Hessian
-of the softmax is taken class by class, without its off-diagonal part.
+of the softmax is taken class by class: ``p (1 - p) k / (k - 1)``, which is exact, since outputs
+sum to a constant, for two classes and for equal probabilities.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ def cross_entropy_leave_one_out(
     One Cholesky factorization and inverse of an n x n matrix a class (one in all for two
     classes without an initial output, whose outputs are each other's negative).
     """
+    k = outputs.shape[1]
     weight = outputs.new_ones(len(outputs)) if sample_weight is None else sample_weight
     p = torch.softmax(outputs, dim=1)
-    mirrored = outputs.shape[1] == 2 and torch.allclose(outputs.sum(1), outputs.new_zeros(1))
+    mirrored = k == 2 and torch.allclose(outputs.sum(1), outputs.new_zeros(1))
     left = torch.empty_like(outputs)
-    for c in range(1 if mirrored else outputs.shape[1]):
+    for c in range(1 if mirrored else k):
         pull = target[:, c] - p[:, c]
-        curvature = (p[:, c] * (1 - p[:, c])).clamp(min=1e-10)
+        curvature = (p[:, c] * (1 - p[:, c]) * k / (k - 1)).clamp(min=1e-10)
         system = kernel.clone()
         system.diagonal().add_(ridge / (weight * curvature))
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(system)).diagonal()

@@ -16,14 +16,14 @@ from tangent.conjugate import UnconvergedWarning
 from tangent.leave_one_out import cross_entropy_leave_one_out
 from tangent.newton import cross_entropy_solution
 
-__all__ = ["LogisticFit", "calibration", "log_loss", "logistic_fit"]
+__all__ = ["LogisticFit", "calibration", "logistic_fit"]
 
 
 @dataclass(frozen=True)
 class LogisticFit:
     """Logits are ``cross_kernel @ coefficients + constant``; fields as those of `DualFit`.
 
-    ``error`` is the approximate leave-one-out log loss.
+    ``error`` is the approximate leave-one-out log loss, after calibration by ``temperature``.
     """
 
     coefficients: Float[Tensor, "n k"]
@@ -32,7 +32,7 @@ class LogisticFit:
     error: float
     ridge: float
     unit: float
-    temperature: None = None
+    temperature: float
 
 
 def logistic_fit(
@@ -68,11 +68,11 @@ def logistic_fit(
             break  # smaller ridges are harder still
         previous = fit.coefficients
         left = cross_entropy_leave_one_out(kernel, fit.outputs, target, ridge * unit, weights)
-        loss = log_loss(left, target, weights)
+        factor, loss = calibration(left, target, weights)
         if best is None or loss < best.error:
             rises = 0
             constant = shift * fit.coefficients.sum(0)
-            best = LogisticFit(fit.coefficients, constant, left, loss, ridge, unit)
+            best = LogisticFit(fit.coefficients, constant, left, loss, ridge, unit, factor)
         else:
             rises += 1
             if rises == 2:
@@ -81,7 +81,7 @@ def logistic_fit(
     return best
 
 
-def log_loss(scores: Tensor, target: Tensor, weights: Tensor) -> float:
+def _log_loss(scores: Tensor, target: Tensor, weights: Tensor) -> float:
     """Weighted mean cross entropy of ``softmax(scores)``."""
     each = -(target * torch.log_softmax(scores, dim=1)).sum(1)
     return float(weights @ each / weights.sum())
@@ -102,4 +102,4 @@ def calibration(scores: Tensor, target: Tensor, weights: Tensor) -> tuple[float,
         found = high
     else:
         found = brentq(slope, low, high, xtol=1e-12)
-    return float(np.exp(found)), log_loss(np.exp(found) * scores, target, weights)
+    return float(np.exp(found)), _log_loss(np.exp(found) * scores, target, weights)

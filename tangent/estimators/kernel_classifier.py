@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from tangent.estimators._common import flat_rows
 from tangent.estimators._dual import DualFit
-from tangent.estimators._logistic import calibration, logistic_fit
+from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
 
@@ -49,7 +49,8 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     loo_log_loss_ : float
         Leave-one-out log loss of ``predict_proba`` on the training rows.
     temperature_ : float
-        Factor of the square loss's scores before the softmax of ``predict_proba``.
+        Factor of the scores before the softmax of ``predict_proba``, of the least leave-one-out
+        log loss.
     ridge_, loo_error_, chosen_model_, kernel_, inputs_, fit_
         As in `TangentKernelRegressor`; ``loo_error_`` is the log loss.
 
@@ -138,8 +139,8 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
                 + (" (where sample_weight is positive)" if len(self.classes_) > 1 else "")
             )
         self._fit(X, np.eye(len(self.classes_))[labels], weights)
-        self.loss_ = "square" if self.fit_.temperature else "cross_entropy"
-        self.temperature_ = self.fit_.temperature or 1.0
+        self.loss_ = "cross_entropy" if isinstance(self.fit_, LogisticFit) else "square"
+        self.temperature_ = self.fit_.temperature
         self.loo_log_loss_ = self.fit_.error
         return self
 
