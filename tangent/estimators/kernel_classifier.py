@@ -19,7 +19,7 @@ from tangent.estimators._tangent import FLOATS, TangentModel
 __all__ = ["TangentKernelClassifier"]
 
 _LOGISTIC_GRID = tuple(10.0**-i for i in np.arange(0, 7.5, 0.5))
-_LOGISTIC_COST = 2e9  # n^3 k; up to it "auto" tries cross entropy as well
+_LOGISTIC_COST = 1e9  # n^3 k; up to it "auto" tries cross entropy as well
 
 
 class TangentKernelClassifier(ClassifierMixin, TangentModel):
@@ -37,7 +37,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         As in `TangentKernelRegressor`; cross entropy has a coarser grid, from 1e-7 to 1.
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
-        cheap (rows cubed times classes up to 2e9), and the square loss beyond.
+        cheap (rows cubed times classes up to 1e9), and the square loss beyond.
     image_shape, tolerance, max_iterations, rank, device, dtype, random_state
         As in `TangentKernelRegressor`.
 
