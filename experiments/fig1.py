@@ -89,7 +89,9 @@ PRESETS = {
     ),
     "laptop": Settings(
         seeds=(0, 1, 2, 3),
+        together=1,
         taus=_TAUS[::2],
+        features=50,  # ten inputs a dimension, as printed
         n_train=500,
         n_test=500,
         steps=4000,

@@ -158,10 +158,11 @@ def _spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _losses(arrays: dict[str, np.ndarray]) -> Figure:
     """Panel (c): test loss at the end and at its best against tau, and the linearized model's."""
     fig, ax = plots.figure(size=(4.6, 3.6))
-    tau = arrays["tau"]
+    tau, top = arrays["tau"], 0.0
     for name, dash, label in (("end", "-", "end of training"), ("best", ":", "best throughout")):
         mean, spread = _spread(arrays[name])
         ax.fill_between(tau, mean - spread, mean + spread, color="0.6", alpha=0.3, linewidth=0)
+        top = max(top, float((mean + spread).max()))
         ax.semilogx(tau, mean, dash, color="black", linewidth=2.2, label=label)
         linear, _ = _spread(arrays[f"linear_{name}"])
         ax.axhline(
@@ -179,7 +180,7 @@ def _losses(arrays: dict[str, np.ndarray]) -> Figure:
         linestyle=(0, (1, 3)),
         label="linearized, trained for ever",
     )
-    ax.set(xlabel=r"$\tau$", ylabel=r"test loss ($\times 10^{-3}$)", ylim=(0, None))
+    ax.set(xlabel=r"$\tau$", ylabel=r"test loss ($\times 10^{-3}$)", ylim=(0, 1.5 * top))
     ax.set_title(f"(c) {len(arrays['end'])} repetitions, band: one standard deviation", fontsize=9)
     ax.legend(fontsize=7, loc="upper left")
     return fig

@@ -107,10 +107,11 @@ PRESETS = {
     ),
     "laptop": Settings(
         seeds=(0, 1, 2),
+        features=50,  # ten training inputs a dimension, as printed
         widths=(2, 3, 4, 8, 16, 32, 64, 128),
         n_train=500,
         n_test=500,
-        steps=5000,
+        steps=8000,
         taus=(0.01, 0.04, 0.1, 0.15848932, 0.25118864, 0.39810717, 0.63095734, 1.0, 2.0, 8.0),
         population_steps=6000,
         window=1000,

@@ -26,7 +26,7 @@ _NOISE = 1e-8  # distances of the integrator's own error are not fitted
 def series(results: pd.DataFrame, part: str, **chosen: Any) -> Series:
     """Runs of a theorem, as dictionaries of settings, metrics and curves."""
     rows = results[results["part"] == part]
-    for name, value in chosen.items():
+    for name, value in chosen.items() if len(rows) else ():
         rows = rows[rows[name] == value]
     documents = [read_result(Path(path)) for path in rows["path"]]
     return [{**d["run"], **d["metrics"], "curves": d["curves"]} for d in documents]
