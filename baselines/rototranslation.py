@@ -16,7 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.transform import Averaging, Buffers, WaveletModulus, modulus, reflecting
+from baselines.transform import (
+    Averaging,
+    Buffers,
+    HalfSpectrum,
+    WaveletModulus,
+    modulus,
+    reflecting,
+)
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
 
 ROWS = 16  # rows of an image handled at once along the angle, for the sake of the cache
@@ -104,7 +111,9 @@ class RotoTranslation:
         low = low_pass_hat(padded, J)
         self._averages = [Averaging.build(low, J, j, kept=kept) for j in range(J)]
         self._first_average = Averaging.build(low, J, 0, pad, kept)
-        self._first = [WaveletModulus.build(h, 2**j, pad) for j, h in enumerate(hats)]
+        self._spectrum = HalfSpectrum.build(*padded, pad)
+        self._spectra = [HalfSpectrum.build(*(s // 2**j for s in padded)) for j in range(J)]
+        self._first = [WaveletModulus.build(h, 2**j) for j, h in enumerate(hats)]
         self._second = {
             (j1, j2): WaveletModulus.build(
                 np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
@@ -139,12 +148,14 @@ class RotoTranslation:
         L, count = self.L, x.shape[2]
         out[:, 0] = self._first_average(x, buffers).permute(2, 0, 1)
         start = 1 + self.J * L
+        spectrum = self._spectrum(x, "image", buffers)
         for j1 in range(self.J):
-            u1 = self._first[j1](x, buffers).flatten(2)
+            u1 = self._first[j1](spectrum, buffers).flatten(2)
             s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
             out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
+            spectrum1 = self._spectra[j1](u1, "moduli", buffers)
             for j2 in range(j1 + 1, self.J):
-                y = self._second[j1, j2].parts(u1, buffers)
+                y = self._second[j1, j2].parts(spectrum1, buffers)
                 for relative in range(L):
                     z = self._along_the_angle(y, relative, count, buffers)
                     s2 = self._averages[j2](z, others).unflatten(2, (self.n_along, count))

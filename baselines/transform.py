@@ -9,7 +9,8 @@ core's full rate where batches of small FFTs reach a tenth. What makes it small:
   real again: nothing is interleaved, and the modulus is sqrt(re^2 + im^2) over planes;
 - row frequencies are taken even and odd apart: the sum and the difference of the two halves of
   the rows have half the length, and so do the two halves of the result;
-- subsampling sums the aliases in frequency, in the same product that multiplies by all filters;
+- subsampling sums the aliases in frequency, in the same product that multiplies by all filters,
+  and an image's half spectrum is computed once for all scales;
 - reflection at the border and averaging are folded into the matrices.
 """
 
@@ -76,20 +77,67 @@ def modulus(real: Tensor, imaginary: Tensor, out: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WaveletModulus:
-    """|u * psi| on a grid ``step`` times coarser, for real images u and all filters psi.
-
-    Attributes hold the matrices; ``__call__`` applies them.
-    """
+class HalfSpectrum:
+    """The Fourier transform of real images, half of the column frequencies, parities apart."""
 
     halves: bool
     """Whether the input is split in sums and differences of its halves of rows."""
     from_columns: Tensor
-    """(2 k2, columns): real columns to half the column frequencies, aliases kept."""
+    """(re/im and k2, columns)."""
     from_rows: Tensor
-    """(2 parities, re/im and k1, rows and re/im)."""
+    """(2 parities, re/im and k1, rows and re/im); k1 is 2 q + parity."""
+
+    @classmethod
+    def build(cls, n: int, m: int, pad: tuple | None = None) -> HalfSpectrum:
+        """For a grid of n x m points, both even.
+
+        ``pad`` holds the matrices that bring an image's rows and columns onto that grid.
+        """
+        waves = np.exp(-2j * np.pi * np.outer(np.arange(m // 2 + 1), np.arange(m)) / m)
+        k1 = np.arange(2)[:, None] + 2 * np.arange(n // 2)
+        row_waves = np.exp(-2j * np.pi * k1[..., None] * np.arange(n if pad else n // 2) / n)
+        if pad:
+            waves, row_waves = waves @ pad[1], row_waves @ pad[0]
+        # rows (q, re/im) to (re/im, q); columns (row, re/im) as they lie
+        from_rows = np.stack([_as_real(w) for w in row_waves]).transpose(0, 2, 1, 3, 4)
+        return cls(
+            halves=pad is None,
+            from_columns=_single(np.concatenate([waves.real, waves.imag])),
+            from_rows=_single(from_rows.reshape(2, n, -1)),
+        )
+
+    def __call__(
+        self, u: Float[Tensor, "n m batch"], name: str, buffers: Buffers
+    ) -> Float[Tensor, "2 2 frequencies batch"]:
+        """The transform, (parity, re/im, q and k2, batch), in a buffer of that name."""
+        count = u.shape[2]
+        split = u[None]
+        if self.halves:
+            top, bottom = u[: len(u) // 2], u[len(u) // 2 :]
+            split = buffers.next(2, *top.shape)
+            torch.add(top, bottom, out=split[0])
+            torch.sub(top, bottom, out=split[1])
+        lines = split.flatten(0, 1)
+        hat = buffers.next(len(lines), len(self.from_columns), count)
+        torch.bmm(self.from_columns.expand(len(lines), -1, -1), lines, out=hat)
+        half = len(self.from_columns) // 2
+        hat = hat.view(len(split), -1, half * count).expand(2, -1, -1)
+        out = buffers.take(name, 2, self.from_rows.shape[1], half * count)
+        torch.bmm(self.from_rows, hat, out=out)
+        return out.view(2, 2, -1, count)
+
+
+@dataclass(frozen=True)
+class WaveletModulus:
+    """|u * psi| on a grid ``step`` times coarser, from half of u's spectrum, for all filters psi.
+
+    Attributes hold the matrices; ``__call__`` applies them.
+    """
+
+    chosen: Tensor
+    """(2 parities, k1' k2' and aliases): where each lies in half of the spectrum."""
     filters: Tensor
-    """(2 parities, k1' k2', even and odd filters, aliases)."""
+    """(2 parities, re/im, k1' k2', even and odd filters, aliases); of step 1 the same for both."""
     to_rows: Tensor
     """(2 parities, half the rows and re/im, re/im and k1')."""
     to_columns: Tensor
@@ -98,32 +146,25 @@ class WaveletModulus:
     """Output rows and columns, and the step."""
 
     @classmethod
-    def build(
-        cls, hats: Float[np.ndarray, "filters n m"], step: int, pad: tuple | None = None
-    ) -> WaveletModulus:
-        """For filters given in Fourier on the input's grid.
-
-        ``pad`` holds the matrices that bring an image's rows and columns onto that grid.
-        """
+    def build(cls, hats: Float[np.ndarray, "filters n m"], step: int) -> WaveletModulus:
+        """For filters given in Fourier on the input's grid."""
         n, m = hats.shape[1:]
         rows, columns = n // step, m // step
-        half = columns // 2 + 1
-        k2 = np.arange(half)[:, None] + columns * np.arange(step)  # (k2', b)
-        waves = np.exp(-2j * np.pi * np.outer(k2.ravel(), np.arange(m)) / m)
-        k1 = (
-            np.arange(2)[:, None, None] + 2 * np.arange(rows // 2)[:, None] + rows * np.arange(step)
-        )
-        length = n if pad else n // 2
-        row_waves = np.exp(-2j * np.pi * k1[..., None] * np.arange(length) / n)
-        if pad:
-            waves, row_waves = waves @ pad[1], row_waves @ pad[0]
-        from_rows = np.stack([_as_real(w.reshape(-1, w.shape[-1])) for w in row_waves])
-        # rows (q', a, re/im) to (re/im, q', a); columns (row, re/im) as they lie
-        from_rows = from_rows.transpose(0, 2, 1, 3, 4)
+        half, full_half = columns // 2 + 1, m // 2 + 1
+        # (parity, q', k2', a, b): the frequencies that fold onto (2 q' + parity, k2')
+        parity, q, k2, a, b = np.ogrid[:2, : rows // 2, :half, :step, :step]
+        k1, k2 = 2 * q + parity + rows * a, k2 + columns * b
+        beyond = k2 >= full_half  # there the spectrum is the conjugate of its mirror
+        mirrored = np.where(beyond, -k1 % n, k1), np.where(beyond, m - k2, k2)
+        chosen = mirrored[0] // 2 * full_half + mirrored[1]
         mirror = hats[:, -np.arange(n)][:, :, -np.arange(m)]
-        parts = np.stack([(hats + mirror) / 2, (hats - mirror) / 2])
-        chosen = parts[:, :, k1[:, :, :, None, None], k2] / (n * m)  # (part, f, p, q', a, k2', b)
-        filters = chosen.transpose(2, 3, 5, 0, 1, 4, 6)  # (p, q', k2', part, f, a, b)
+        parts = np.stack([(hats + mirror) / 2, (hats - mirror) / 2]) / (n * m)
+        filters = np.moveaxis(parts[:, :, k1, k2], (0, 1), (3, 4))  # (p, q', k2', part, f, a, b)
+        filters = filters.reshape(2, 1, rows // 2 * half, 2 * len(hats), step**2)
+        if step > 1:
+            sign = np.where(beyond, -1, 1) + 0 * k1
+            sign = sign.reshape(2, 1, rows // 2 * half, 1, step**2)
+            filters = np.concatenate([filters, filters * sign], axis=1)
         position = np.arange(rows // 2)[:, None]
         back = [
             np.exp(2j * np.pi * position * (2 * np.arange(rows // 2) + p) / rows) for p in (0, 1)
@@ -133,59 +174,30 @@ class WaveletModulus:
         phase = 2 * np.pi * np.outer(np.arange(columns), np.arange(half)) / columns
         cos, sin = twice * np.cos(phase), twice * np.sin(phase)
         to_columns = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)])
-        p = 2
         return cls(
-            halves=pad is None,
-            from_columns=_single(np.stack([waves.real, waves.imag]).reshape(-1, waves.shape[1])),
-            from_rows=_single(from_rows.reshape(p, from_rows.shape[1] * from_rows.shape[2], -1)),
-            filters=_single(filters.reshape(p, rows // 2 * half, 2 * len(hats), step * step)),
-            to_rows=_single(to_rows.reshape(p, rows, rows)),
+            chosen=torch.from_numpy((chosen + 0 * k1).reshape(2, -1)),
+            filters=_single(filters),
+            to_rows=_single(to_rows.reshape(2, rows, rows)),
             to_columns=_single(to_columns.reshape(2, columns, 2 * half)),
             sizes=(rows, columns, step),
         )
 
     def __call__(
-        self, u: Float[Tensor, "n m batch"], buffers: Buffers
+        self, spectrum: Float[Tensor, "2 2 frequencies batch"], buffers: Buffers
     ) -> Float[Tensor, "rows columns filters batch"]:
         """The moduli, in a buffer of their own."""
-        real, imaginary = self.parts(u, buffers)
+        real, imaginary = self.parts(spectrum, buffers)
         out = buffers.take(f"moduli{real.shape[1]}", *real.shape)
         return modulus(real, imaginary, out)
 
     def parts(
-        self, u: Float[Tensor, "n m batch"], buffers: Buffers
+        self, spectrum: Float[Tensor, "2 2 frequencies batch"], buffers: Buffers
     ) -> Float[Tensor, "2 rows columns filters batch"]:
         """Real and imaginary parts of u * psi, good until two more arrays are taken in turn."""
-        rows, columns, step = self.sizes
-        half, count = columns // 2 + 1, u.shape[2]
-        n_filters = self.filters.shape[2]
+        rows, columns, _ = self.sizes
+        half, count, n_filters = columns // 2 + 1, spectrum.shape[3], self.filters.shape[3]
         take = buffers.next
-        split = u[None]
-        if self.halves:
-            top, bottom = u[: len(u) // 2], u[len(u) // 2 :]
-            split = take(2, *top.shape)
-            torch.add(top, bottom, out=split[0])
-            torch.sub(top, bottom, out=split[1])
-        lines = split.flatten(0, 1)
-        hat = take(len(lines), len(self.from_columns), count)
-        torch.bmm(self.from_columns.expand(len(lines), -1, -1), lines, out=hat)
-        hat = hat.view(len(split), -1, half * step * count).expand(2, -1, -1)
-        both = take(2, self.from_rows.shape[1], half * step * count)
-        torch.bmm(self.from_rows, hat, out=both)
-        spectrum = both.view(2, 2, rows // 2, step, half, step, count)
-        if step > 1:
-            spectrum = take(2, 2, rows // 2, half, step, step, count).copy_(
-                spectrum.permute(0, 1, 2, 4, 3, 5, 6)
-            )
-        spectrum = spectrum.view(2, 2, rows // 2 * half, step * step, count)
-        product = take(2, 2, rows // 2 * half, n_filters, count)
-        if step == 1:  # one alias: an outer product, for which bmm is slow
-            torch.mul(self.filters[:, None], spectrum, out=product)
-        else:
-            for parity in range(2):
-                for part in range(2):
-                    out = product[parity, part]
-                    torch.bmm(self.filters[parity], spectrum[parity, part], out=out)
+        product = self._product(spectrum, buffers)
         lined = take(2, rows, half * n_filters * count)
         torch.bmm(self.to_rows, product.view(2, rows, -1), out=lined)
         lined = lined.view(rows, 2 * half, 2, n_filters // 2 * count)
@@ -198,6 +210,23 @@ class WaveletModulus:
         torch.add(even, odd, out=whole[:, 0])
         torch.sub(even, odd, out=whole[:, 1])
         return whole.view(2, rows, columns, n_filters // 2, count)
+
+    def _product(self, spectrum: Tensor, buffers: Buffers) -> Tensor:
+        """The spectrum times every filter: (parity, re/im, k1' k2', filters, batch)."""
+        step = self.sizes[2]
+        places, count, n_filters = self.filters.shape[2], spectrum.shape[3], self.filters.shape[3]
+        if step == 1:  # one alias: an outer product, for which bmm is slow
+            product = buffers.next(2, 2, places, n_filters, count)
+            return torch.mul(self.filters, spectrum[:, :, :, None], out=product)
+        folded = buffers.next(2, 2, places * step**2, count)
+        product = buffers.next(2, 2, places, n_filters, count)
+        for parity in range(2):
+            for part in range(2):
+                here = folded[parity, part]
+                torch.index_select(spectrum[parity, part], 0, self.chosen[parity], out=here)
+                aliases = here.view(places, step**2, count)
+                torch.bmm(self.filters[parity, part], aliases, out=product[parity, part])
+        return product
 
 
 @dataclass(frozen=True)
@@ -257,7 +286,7 @@ class FastScattering:
         Height and width.
     L : int, default=8
         Angles.
-    planes : int, default=24
+    planes : int, default=48
         Channels of images whose first order is computed at once.
     lines : int, default=48
         First-order images (planes by angles) whose second order is computed at once; what is
@@ -269,7 +298,7 @@ class FastScattering:
     """
 
     def __init__(
-        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 24, lines: int = 48
+        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 48, lines: int = 48
     ) -> None:
         self.J, self.L, self.planes, self.lines = J, L, planes, lines
         padded = (padded_size(shape[0], J), padded_size(shape[1], J))
@@ -278,7 +307,9 @@ class FastScattering:
         low = low_pass_hat(padded, J)
         self._averages = [Averaging.build(low, J, j) for j in range(J)]
         self._first_average = Averaging.build(low, J, 0, pad)
-        self._first = [WaveletModulus.build(h, 2**j, pad) for j, h in enumerate(hats)]
+        self._spectrum = HalfSpectrum.build(*padded, pad)
+        self._spectra = [HalfSpectrum.build(*(s // 2**j for s in padded)) for j in range(J)]
+        self._first = [WaveletModulus.build(h, 2**j) for j, h in enumerate(hats)]
         self._second = {
             (j1, j2): WaveletModulus.build(
                 np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
@@ -305,18 +336,20 @@ class FastScattering:
         L, count = self.L, x.shape[2]
         out[:, 0] = self._first_average(x, buffers).permute(2, 0, 1)
         second = out[:, 1 + self.J * L :]
+        spectrum = self._spectrum(x, "image", buffers)
         start = 0
         for j1 in range(self.J):
-            u1 = self._first[j1](x, buffers).flatten(2)
+            u1 = self._first[j1](spectrum, buffers).flatten(2)
             s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
             out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
             later = self.J - 1 - j1
             block = second[:, start : start + L * later * L].unflatten(1, (L, later, L))
             angles = max(1, self.lines // count)
-            for i, j2 in enumerate(range(j1 + 1, self.J)):
-                for first in range(0, L, angles):
-                    some = u1[:, :, first * count : (first + angles) * count]
-                    u2 = self._second[j1, j2](some, buffers).flatten(2)
+            for first in range(0, L, angles) if later else ():
+                some = u1[:, :, first * count : (first + angles) * count]
+                spectrum1 = self._spectra[j1](some, "moduli", buffers)
+                for i, j2 in enumerate(range(j1 + 1, self.J)):
+                    u2 = self._second[j1, j2](spectrum1, buffers).flatten(2)
                     s2 = self._averages[j2](u2, buffers).unflatten(2, (L, -1, count))
                     block[:, first : first + angles, i] = s2.permute(4, 3, 2, 0, 1)
             start += L * later * L
