@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tangent.difference import winograd
 from tangent.difference.pair import Pair, register_rule
 
 __all__: list[str] = []
@@ -107,6 +108,9 @@ def _convolution_pair(alpha, x, weight, bias, stride, padding, dilation, groups)
             f"a convolution takes a batch, {spatial + 2} dimensions; got {tuple(x.base.shape)}"
         )
     options = (*_options(spatial, stride, padding, dilation, weight.base), groups)
+    both = x.difference is not None and weight.difference is not None
+    if both and winograd.suits(x.base, weight.base, options):
+        return winograd.convolution_pair(alpha, x, weight, bias)
     z = _convolution(x.base, weight.base, options, None if bias is None else bias.base)
     db = None if bias is None else bias.difference
     if weight.difference is None:
