@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kymatio.scattering2d.filter_bank import filter_bank
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
-from baselines.transform import Buffers, FastScattering, HalfSpectrum, WaveletModulus
+from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus
+from baselines.transform import FastScattering
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
 
 
