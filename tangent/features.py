@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jacrev, vmap
 
-from tangent.engine.functional import check_inputs, evaluating, one_input, selected_parameters
+from tangent.engine.cost import Problem
+from tangent.engine.engine import Engine
+from tangent.engine.functional import check_inputs, selected_parameters
+from tangent.engine.gradients import gradient_batches
 
 __all__ = ["tangent_features"]
 
-_BUDGET = 2**28  # bytes of Jacobian held at once where batch_size is not given
 _SLICE = 2**22  # entries of a sketching matrix drawn at once
 
 
@@ -49,7 +49,8 @@ def tangent_features(
         Return a random sketch of this dimension instead of the whole gradient: its inner
         products are those of the features without bias, with an error of order
         1 / sqrt(project). Applied parameter by parameter to the gradients of one batch, with the
-        sketching matrix drawn in slices.
+        sketching matrix drawn in slices, so that the Jacobian is never held. The matrix is drawn
+        again for every batch: take as large a batch as the memory allows.
     sketch : {"rademacher", "gaussian"}
         Distribution of the entries of the sketching matrix.
     generator : torch.Generator, optional
@@ -73,52 +74,21 @@ def tangent_features(
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
     seed = _seed(generator) if project is not None else 0
+    seeds = {name: seed + index for index, name in enumerate(params)}
+    engine = Engine(model, "full", Problem(len(x), len(x), True, True), parameters)
+    whole = sum(p.numel() for p in params.values())
+    held = whole if project is None else max(p.numel() for p in params.values())
     batches: dict[str, list[Tensor]] = {name: [] for name in params}
-    for jacobians in jacobian_batches(model, params, x, batch_size):
-        for index, (name, jacobian) in enumerate(jacobians.items()):
-            if project is not None:
-                jacobian = _sketched(jacobian, project, sketch, seed + index)
-            batches[name].append(jacobian)
+    for name, gradients in gradient_batches(engine, x, batch_size, held):
+        if project is not None:
+            gradients = _sketched(gradients, project, sketch, seeds[name])
+        batches[name].append(gradients)
     layers = {name: torch.cat(parts) for name, parts in batches.items()}
     if per_layer:
         return layers
     if project is not None:
         return torch.stack(list(layers.values())).sum(0)
     return torch.cat(list(layers.values()), dim=2)
-
-
-def jacobian_batches(
-    model: nn.Module,
-    params: dict[str, Tensor],
-    x: Tensor,
-    batch_size: int | None = None,
-    *,
-    tensors: dict[str, Tensor] | None = None,
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the Jacobians of consecutive batches: a dict of tensors (b, k, p of the parameter).
-
-    ``torch.func.vmap`` of ``jacrev``: exact for every model that torch.func can trace.
-    ``tensors`` are all parameters and buffers to run the model with, its own by default.
-    """
-    frozen = {n: p.detach() for n, p in (tensors or dict(model.named_parameters())).items()}
-    frozen = {name: p for name, p in frozen.items() if name not in params}
-    outputs = one_input(model)
-
-    def selected(chosen: dict[str, Tensor], x_one: Tensor) -> Tensor:
-        return outputs({**chosen, **frozen}, x_one)
-
-    with evaluating(model):
-        if batch_size is None:
-            with torch.no_grad():
-                k = outputs({**params, **frozen}, x[0]).numel()
-            one = k * sum(p.numel() * p.element_size() for p in params.values())
-            batch_size = max(1, _BUDGET // max(1, one))
-        for part in x.split(batch_size):
-            with warnings.catch_warnings():
-                # An operation without a batching rule is slow, not wrong.
-                warnings.filterwarnings("ignore", message=".*performance drop.*")
-                jacobians = vmap(jacrev(selected), in_dims=(None, 0))(params, part)
-            yield {name: j.detach().flatten(start_dim=2) for name, j in jacobians.items()}
 
 
 def _check_options(batch_size: int | None, project: int | None, sketch: str) -> None:

@@ -7,32 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tangent.engine.contractions import add_contribution, mirrored
 from tangent.engine.cost import Problem, Rates, calibrated
 from tangent.engine.factors import Factor, Layer, Store, planned
 from tangent.engine.functional import evaluating, selected_parameters
+from tangent.engine.jacobians import jacobian_batches
 from tangent.engine.pieces import Piece, pieces_of
 from tangent.engine.rules import cotangents
 from tangent.engine.tape import Tape, recorded
-from tangent.features import jacobian_batches
+from tangent.engine.trust import faithful, mistaken
 
 __all__ = ["Engine"]
 
 Factors = dict[str, Factor]
-
-
-def _plain(model: nn.Module) -> bool:
-    """Whether every module is torch's own or one of `tangent.nets`, without hooks.
-
-    The record of such a network is known to be faithful; that of others is checked.
-    """
-    known = ("torch.nn.modules.", "tangent.nets")
-    return all(
-        type(m).__module__.startswith(known) and not m._forward_hooks and not m._forward_pre_hooks
-        for m in model.modules()
-    )
 
 
 @dataclass
@@ -65,6 +53,7 @@ class Engine:
     working: int = 2**24
     layers: list[Layer] | None = None
     opaque: set[str] = field(default_factory=set)
+    carried: int = 0  # cotangents
     _largest: int = 0  # bytes a batch of one takes at its widest layer
 
     def __post_init__(self) -> None:
@@ -97,7 +86,7 @@ class Engine:
             self.opaque = set(self.names)
             self.layers = [Layer(name, "dense", self.problem.full) for name in self.names]
             found = {}
-        found.update(self._opaque_factors(x))
+        found.update(self.opaque_factors(x))
         return {layer.name: found[layer.name] for layer in self.layers or []}
 
     def bytes_per_input(self, x: Tensor) -> int:
@@ -111,8 +100,8 @@ class Engine:
         stores: dict[str, Store] = {}
         start = 0
         while start < len(x):
-            part = x[start : start + (self._batch() if self._largest else 2)]
-            pieces = self._pieces(part)
+            part = x[start : start + (self.batch if self._largest else 2)]
+            pieces = self.pieces(part)
             if self.layers is None:
                 self.layers = self._plan(pieces, part)
             if not stores:
@@ -128,10 +117,13 @@ class Engine:
             start += len(part)
         return {name: store.factor() for name, store in stores.items()}
 
-    def _batch(self) -> int:
+    @property
+    def batch(self) -> int:
+        """Inputs whose backward pass keeps to ``working`` bytes an array."""
         return max(1, self.working // self._largest)
 
-    def _pieces(self, x: Tensor) -> dict[str, list[Piece]]:
+    def pieces(self, x: Tensor) -> dict[str, list[Piece]]:
+        """Run a batch forward and backward; what is met without a rule becomes opaque."""
         wanted = set(self.names) - self.opaque
         pieces: dict[str, list[Piece]] = {}
         if not wanted:
@@ -139,6 +131,7 @@ class Engine:
         parameters = {name: self.tensors[name] for name in self.names}
         tape = recorded(self.model, self.tensors, parameters, x)
         seeds = self._seeds(tape)
+        self.carried = len(seeds)
         largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)
         self._largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
 
@@ -177,12 +170,18 @@ class Engine:
 
     # Plan
 
-    def _plan(self, pieces: dict[str, list[Piece]], x: Tensor) -> list[Layer]:
-        """Choose the orders; what the record got wrong, or cannot do, is made opaque."""
-        if not _plain(self.model):
-            self._distrust(pieces, x[:1])
+    def check(self, pieces: dict[str, list[Piece]], x: Tensor) -> None:
+        """Leave what the record got wrong to the Jacobian: it is taken out of ``pieces``."""
+        if not faithful(self.model):
+            self.opaque |= mistaken(
+                self.model, self.tensors, self.names, pieces, x[:1], self.outputs
+            )
         for name in self.opaque:
             pieces.pop(name, None)
+
+    def _plan(self, pieces: dict[str, list[Piece]], x: Tensor) -> list[Layer]:
+        """Choose the orders; what the record got wrong, or cannot do, is made opaque."""
+        self.check(pieces, x)
         assert self.rates is not None
         layers = {layer.name: layer for layer in planned(pieces, self.problem, self.rates)}
         dense = {name: Layer(name, "dense", self.problem.full) for name in self.opaque}
@@ -193,47 +192,8 @@ class Engine:
         both = {**layers, **dense}
         return [both[name] for name in self.names if name in both]
 
-    def _distrust(self, pieces: dict[str, list[Piece]], x: Tensor) -> None:
-        """Compare one combination of one input's gradients with autograd's.
-
-        The record cannot see everything: a detached branch, a custom backward pass, a batch that
-        is transposed before it is merged. One ordinary backward pass finds all of them.
-        """
-        leaves = {n: self.tensors[n].detach().requires_grad_() for n in self.names}
-        with torch.enable_grad(), evaluating(self.model):
-            output = functional_call(self.model, {**self.tensors, **leaves}, (x,)).flatten()
-            o = len(output) if self._all_outputs else 1
-            weights = torch.cos(torch.arange(o, device=output.device) + 1.0).to(output)
-            if self._all_outputs:
-                value = output @ weights
-            elif self.outputs == "pseudo":
-                value = output.sum() / len(output) ** 0.5 * weights[0]
-            else:
-                value = output[self.outputs] * weights[0]
-            expected = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-        tolerance = 0.01 if torch.finfo(self.run_dtype).bits >= 32 else 0.1
-        for name, gradient in zip(leaves, expected, strict=True):
-            uses = pieces.get(name, [])
-            if gradient is None:
-                if uses:
-                    self.opaque.add(name)
-                continue
-            found = sum(
-                (use.first().dense(weights).flatten() for use in uses),
-                torch.zeros_like(gradient.flatten()),
-            )
-            if found.shape != gradient.flatten().shape:
-                self.opaque.add(name)
-                continue
-            error = (found - gradient.flatten()).norm()
-            if not error <= tolerance * gradient.norm():
-                self.opaque.add(name)
-
-    @property
-    def _all_outputs(self) -> bool:
-        return self.outputs in ("full", "diagonal", "trace")
-
-    def _opaque_factors(self, x: Tensor) -> Factors:
+    def opaque_factors(self, x: Tensor) -> Factors:
+        """Jacobians of the parameters without a rule."""
         if not self.opaque:
             return {}
         chosen = {n: self.tensors[n] for n in self.names if n in self.opaque}

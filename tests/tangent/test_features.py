@@ -8,6 +8,7 @@ from torch import nn
 
 from tangent.features import tangent_features
 from tangent.nets import mlp
+from tests.tangent.models import MODELS, example
 from tests.tangent.naive import naive_features
 
 
@@ -106,3 +107,11 @@ def test_inputs_that_are_not_finite_are_refused(generator, bad):
     model = small_cnn(generator)
     with pytest.raises(ValueError, match="x must be finite"):
         tangent_features(model, torch.full((1, 2, 4, 4), bad))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_features_of_every_kind_of_layer_are_its_gradients(name):
+    model, x = example(name, 4, seed=3)
+    phi = tangent_features(model, x, batch_size=3, per_layer=True)
+    for parameter, expected in naive_features(model, x).items():
+        torch.testing.assert_close(phi[parameter], expected)
