@@ -36,13 +36,17 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def start(monkeypatch):
-    """``start(*words)`` runs the command line, with the toy in it, in a process of its own."""
+    """``start(*words)`` runs the command line, with the toy in it, in a process of its own.
+
+    With ``real`` it is ``python -m experiments``.
+    """
     started = []
 
     def _start(*words, **more):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **more.pop("env", {})}
+        main = ["-m", "experiments"] if more.pop("real", False) else ["-c", _MAIN]
         process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, *map(str, words)],
+            [sys.executable, *main, *map(str, words)],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -225,3 +226,34 @@ def test_a_second_computation_ends_with_the_same_numbers(tmp_path):
             k: v for k, v in two["metrics"].items() if k != drop
         }
         assert one["curves"] == two["curves"]
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
+    def words(folder):
+        return ["fig3b", "--preset", "smoke", "--threads", 1, "--out", tmp_path / folder]
+
+    def numbers(folder):
+        found = {}
+        for path in (tmp_path / folder / "fig3b" / "runs").glob("*.json"):
+            metrics = read_result(path)["metrics"]
+            found[path.name] = {k: v for k, v in metrics.items() if k != "fit_seconds"}
+        return found
+
+    straight = start(*words("straight"), real=True)
+    _, said = straight.communicate(timeout=250)
+    assert straight.returncode == 0, said
+    killed = start(*words("killed"), real=True)
+    for _ in range(5000):
+        if len(numbers("killed")) >= 3:
+            break
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    kept = numbers("killed")
+    assert 3 <= len(kept) < len(fig3b.METHODS)
+    again = start(*words("killed"), real=True)
+    _, said = again.communicate(timeout=250)
+    assert again.returncode == 0, said
+    assert f"{len(kept)} were finished before" in said
+    assert numbers("killed") == numbers("straight")
