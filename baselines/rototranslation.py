@@ -16,14 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.transform import (
-    Averaging,
-    Buffers,
-    HalfSpectrum,
-    WaveletModulus,
-    modulus,
-    reflecting,
-)
+from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, modulus
+from baselines.transform import Averaging, reflecting
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
 
 ROWS = 16  # rows of an image handled at once along the angle, for the sake of the cache
