@@ -187,16 +187,22 @@ def scattering_classifier(
     flips="none",
     image_shape=None,
     batch_size=1000,
+    stream=False,
     random_state=None,
     **features,
 ) -> StreamedClassifier:
-    """A classifier on ``ScatteringFeatures``; arguments as for ``random_patch_classifier``."""
+    """A classifier on ``ScatteringFeatures``; arguments as for ``random_patch_classifier``.
+
+    ``stream=True`` transforms the training images twice and never holds all of their features,
+    which suits a ridge head with more images than features.
+    """
     return StreamedClassifier(
         ScatteringFeatures(J, image_shape=image_shape, **features),
         _head(head, random_state),
         flips=flips,
         image_shape=image_shape,
         batch_size=batch_size,
+        stream=stream,
     )
 
 
@@ -245,10 +251,6 @@ def roto_translation_classifier(
     )
 
 
-def _in_float64(X):
-    return np.asarray(X, dtype=np.float64)
-
-
 def gaussian_kernel_classifier(
     n_components=2000, *, method="nystroem", alphas=(0.01, 0.1, 1.0, 10.0), random_state=None
 ) -> Pipeline:
@@ -280,7 +282,12 @@ def gaussian_kernel_classifier(
         [
             (
                 "float64",
-                FunctionTransformer(_in_float64, validate=True, feature_names_out="one-to-one"),
+                FunctionTransformer(
+                    np.asarray,
+                    kw_args={"dtype": np.float64},
+                    validate=True,
+                    feature_names_out="one-to-one",
+                ),
             ),
             ("scale", StandardScaler()),
             ("kernel", kernel),

@@ -141,9 +141,11 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
         used = weight > 0
         x, targets, root = x[used], targets[used], np.sqrt(weight[used])
         rows = torch.from_numpy(x)
-        kernel = rows.new_empty(len(x), len(x))
-        for part in _blocks_of(len(x)):
-            kernel[part] = gaussian_kernel(rows[part], rows, self._gamma)
+        kernel = rows.new_zeros(len(x), len(x))
+        for part in _blocks_of(len(x), 1024):  # the upper triangle, all that is read
+            kernel[part, part.start :] = gaussian_kernel(
+                rows[part], rows[part.start :], self._gamma
+            )
         right = np.concatenate([targets * root[:, None], probes(len(x))], axis=1)
         solutions = {}
         self.gcv_ = {}

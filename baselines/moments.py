@@ -168,6 +168,7 @@ def dual_ridge(
     *,
     standardize: bool = True,
     columns: int = 4096,
+    rows: int = 1024,
 ) -> RidgeSolution:
     """The same ridge from the n x n matrix of inner products; for fewer rows than features."""
     weights_ = torch.ones(len(x), dtype=torch.float64) if weight is None else weight.double()
@@ -184,7 +185,9 @@ def dual_ridge(
     kernel = x.new_zeros(len(x), len(x))
     for s in starts:
         block = _standardized(x, mean, scale, root, slice(s, s + columns))
-        kernel.addmm_(block, block.T)
+        for top in range(0, len(x), rows):
+            # The upper triangle is all that the factorization reads.
+            kernel[top : top + rows, top:].addmm_(block[top : top + rows], block[top:].T)
     mean_y = (weights_ / n) @ y.double()
     target = ((y.double() - mean_y) * root[:, None]).numpy()
     right = np.concatenate([target, probes(len(x))], axis=1) if len(alphas) > 1 else target
