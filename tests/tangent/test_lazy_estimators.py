@@ -18,8 +18,17 @@ from tangent import LazyClassifier, LazyRegressor, mlp
 from tangent.lazy import DivergenceError
 
 
-def small_mlp(shape, k, generator):
-    return mlp(shape[0], k, hidden=(32,), generator=generator)
+class SmallMlp:
+    """A factory with a name: test identifiers are made of it, the same in every process."""
+
+    def __call__(self, shape, k, generator):
+        return mlp(shape[0], k, hidden=(32,), generator=generator)
+
+    def __repr__(self):
+        return "small_mlp"
+
+
+small_mlp = SmallMlp()
 
 
 def not_in_float32(estimator) -> dict[str, str]:
