@@ -90,11 +90,11 @@ PRESETS = {
     "laptop": Settings(
         seeds=(0, 1, 2, 3),
         together=1,
-        taus=_TAUS[::2],
+        taus=_TAUS[2::3],
         features=50,  # ten inputs a dimension, as printed
         n_train=500,
         n_test=500,
-        steps=4000,
+        steps=3000,
         path_steps=50_000,
         path_step=0.01,
     ),

@@ -28,7 +28,6 @@ SUMMARY = "Figure 2: test loss against width for two scalings, population loss a
 
 PARTS = ("a", "b")
 _OF_B = (
-    "seeds",
     "features",
     "taus",
     "units",
@@ -69,6 +68,8 @@ class Settings:
     """step size times m for the scaling 1/sqrt(m)"""
     inverse_step: float = 0.05
     """step size times m for the scaling 1/m"""
+    population_together: int = 5
+    """repetitions of panel b kept in one result file"""
     taus: tuple[float, ...] = _TAUS
     """scales of the initialization in panel b"""
     units: int = 50
@@ -114,6 +115,7 @@ PRESETS = {
         steps=8000,
         taus=(0.01, 0.04, 0.1, 0.15848932, 0.25118864, 0.39810717, 0.63095734, 1.0, 2.0, 8.0),
         population_steps=6000,
+        population_together=1,
         window=1000,
     ),
     "paper": Settings(),
@@ -129,6 +131,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
         raise UsageError("--seeds needs one value at least")
     if settings.units % 2:
         raise UsageError("--units must be even: the networks are doubled")
+    if settings.units_together < 1 or settings.population_together < 1:
+        raise UsageError("--units-together and --population-together must be at least 1")
     found: list[dict[str, Any]] = []
     if "a" in settings.parts:
         names = ("features", "n_train", "n_test", "teacher_scale", "steps")
@@ -143,7 +147,9 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 found.append(group | common | step)
     if "b" in settings.parts:
         own = {name: getattr(settings, name) for name in _OF_B}
-        found.append({"figure": "fig2", "part": "b", **own})
+        for i in range(0, len(settings.seeds), settings.population_together):
+            group = settings.seeds[i:][: settings.population_together]
+            found.append({"figure": "fig2", "part": "b", "seeds": group, **own})
     return found
 
 
