@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.model_selection import ParameterGrid
 
 from experiments import cli, tabular
 from experiments.results import Context
@@ -72,7 +73,7 @@ def test_kernel_ridge_classifier_is_ridge_on_one_hot_targets():
 def test_the_others_are_tuned_by_the_same_inner_folds(name):
     search = method(name, 4, 0, 10)
     assert search.cv.n_splits == 4
-    assert all(len(values) > 1 for values in search.param_grid.values())
+    assert len(ParameterGrid(search.param_grid)) >= 4
 
 
 def test_ranks_share_ties_and_the_table_marks_the_best():
