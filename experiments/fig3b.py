@@ -64,11 +64,12 @@ class Settings:
     """passes over the training images at alpha = 1"""
     lazy_epochs: int = 6
     """passes of the lazy and linearized networks"""
-    vgg11_lr: float = 0.01
-    """learning rate of VGG-11 at alpha = 1"""
+    vgg11_lr: float | Literal["auto"] = 0.01
+    """learning rate of VGG-11 at alpha = 1; auto takes a tenth of the linearized problem's
+    stability edge, measured on one mini-batch"""
     vgg11_lazy_lr: float | Literal["auto"] = 0.2
-    """learning rate of VGG-11, lazy and linearized; auto takes a tenth of the stability edge"""
-    resnet18_lr: float = 0.005
+    """learning rate of VGG-11, lazy and linearized"""
+    resnet18_lr: float | Literal["auto"] = 0.005
     """learning rate of ResNet-18 at alpha = 1"""
     resnet18_lazy_lr: float | Literal["auto"] = 0.03
     """learning rate of ResNet-18, lazy and linearized"""
@@ -106,10 +107,13 @@ PRESETS = {
         n_train=5000,
         n_test=2000,
         vgg11_width=0.25,
-        vgg11_lazy_lr=0.01,
-        resnet18_lazy_lr=0.007,
-        epochs=8,
-        lazy_epochs=8,
+        # One rule for all rows, so that no rate is chosen on the test images.
+        vgg11_lr="auto",
+        vgg11_lazy_lr="auto",
+        resnet18_lr="auto",
+        resnet18_lazy_lr="auto",
+        epochs=10,
+        lazy_epochs=10,
         n_filters=256,
         n_components=2000,
     ),
