@@ -77,6 +77,7 @@ def main():
                     x_test=task.x_test,
                     y_test=task.y_test,
                     test_every=every,
+                    records=3,
                 )
 
             wall, cpu, result = timed(batched, options.repeats)

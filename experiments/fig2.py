@@ -110,6 +110,7 @@ PRESETS = {
         seeds=(0, 1, 2),
         features=50,  # ten training inputs a dimension, as printed
         widths=(2, 3, 4, 8, 16, 32, 64, 128),
+        units_together=192,
         n_train=500,
         n_test=500,
         steps=8000,
@@ -148,8 +149,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     if "b" in settings.parts:
         own = {name: getattr(settings, name) for name in _OF_B}
         for i in range(0, len(settings.seeds), settings.population_together):
-            group = settings.seeds[i:][: settings.population_together]
-            found.append({"figure": "fig2", "part": "b", "seeds": group, **own})
+            some = settings.seeds[i:][: settings.population_together]
+            found.append({"figure": "fig2", "part": "b", "seeds": some, **own})
     return found
 
 
