@@ -128,7 +128,7 @@ def _movement_table(row: pd.Series, arrays: dict[str, np.ndarray]) -> Table:
     import pandas as pd
 
     names = {
-        "relative_displacement": "moved |w - w0| / |w0|",
+        "relative_displacement": "weights moved (relative)",
         "kept_signs": "signs kept",
         "alignment": "cosine to teacher",
         "train_loss": "train loss",
