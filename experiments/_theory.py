@@ -261,7 +261,7 @@ def kappa_by_width(run: dict[str, Any]) -> Outcome:
         row: dict[str, Any] = {"m": m}
         for name, scale in (("root", m**-0.5), ("inverse", 1 / m)):
             h = _two_layer(x, m, scale / n**0.5, run["model"])
-            found = curvature(h, w0, y, starts=4, generator=generator)
+            found = curvature(h, w0, y, starts=4, tolerance=1e-4, generator=generator)
             row |= {name: found.kappa, f"{name}_first": found.first, f"{name}_second": found.second}
         rows.append(row)
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})

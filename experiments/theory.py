@@ -59,7 +59,7 @@ PRESETS = {
         widths=(8, 32),
         width_inputs=6,
     ),
-    "laptop": Settings(seeds=(0, 1), widths=(8, 16, 32, 64, 128, 256)),
+    "laptop": Settings(seeds=(0, 1), widths=(8, 16, 32, 64, 128)),
     "paper": Settings(seeds=tuple(range(10))),
 }
 

@@ -241,6 +241,7 @@ def curvature(
     y: Float[Tensor, " q"],
     *,
     starts: int = 8,
+    tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> Curvature:
     """Distance to the target and norms of the derivatives at w0, hence kappa.
@@ -251,7 +252,7 @@ def curvature(
     w0 : Tensor of shape (p,)
     y : Tensor of shape (q,)
         Target, in the norm of h's values: divided by sqrt(n) for `weight_function`.
-    starts : int
+    starts, tolerance
         Of `second_derivative_norm`.
     generator : torch.Generator, optional
 
@@ -263,5 +264,5 @@ def curvature(
     return Curvature(
         float((h(w0) - y).norm()),
         derivative_norm(h, w0, generator=generator),
-        second_derivative_norm(h, w0, starts=starts, generator=generator),
+        second_derivative_norm(h, w0, starts=starts, tolerance=tolerance, generator=generator),
     )
