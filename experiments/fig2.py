@@ -28,7 +28,6 @@ SUMMARY = "Figure 2: test loss against width for two scalings, population loss a
 
 PARTS = ("a", "b")
 _OF_B = (
-    "features",
     "taus",
     "units",
     "batch_size",
@@ -51,7 +50,7 @@ class Settings:
     seeds: tuple[int, ...] = tuple(range(5))
     """repetitions: 5 in the text, 10 in the published code"""
     features: int = 100
-    """dimension of the inputs"""
+    """dimension of the inputs of panel a"""
     widths: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512)
     """hidden units m of panel a"""
     units_together: int = 1024
@@ -68,6 +67,8 @@ class Settings:
     """step size times m for the scaling 1/sqrt(m)"""
     inverse_step: float = 0.05
     """step size times m for the scaling 1/m"""
+    population_features: int = 100
+    """dimension of the inputs of panel b"""
     population_together: int = 5
     """repetitions of panel b kept in one result file"""
     taus: tuple[float, ...] = _TAUS
@@ -101,6 +102,7 @@ PRESETS = {
         teacher_scale=10.0,
         steps=60,
         taus=(0.05, 0.3, 2.0),
+        population_features=10,
         units=6,
         batch_size=20,
         population_steps=60,
@@ -109,14 +111,13 @@ PRESETS = {
     "laptop": Settings(
         seeds=(0, 1, 2),
         features=50,  # ten training inputs a dimension, as printed
-        widths=(2, 3, 4, 8, 16, 32, 64, 128),
+        widths=(2, 3, 4, 8, 16, 32, 64),
         units_together=192,
         n_train=500,
         n_test=500,
         steps=8000,
         taus=(0.01, 0.04, 0.1, 0.15848932, 0.25118864, 0.39810717, 0.63095734, 1.0, 2.0, 8.0),
         population_steps=6000,
-        population_together=1,
         window=1000,
     ),
     "paper": Settings(),
@@ -148,6 +149,7 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 found.append(group | common | step)
     if "b" in settings.parts:
         own = {name: getattr(settings, name) for name in _OF_B}
+        own["features"] = settings.population_features
         for i in range(0, len(settings.seeds), settings.population_together):
             some = settings.seeds[i:][: settings.population_together]
             found.append({"figure": "fig2", "part": "b", "seeds": some, **own})
