@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,38 +52,38 @@ class TangentModel(BaseEstimator):
             check_kernel_memory(len(x), y.shape[1] if self._full(y.shape[1]) else None)
         generator = torch_generator(self.random_state)
         targets, w = torch.from_numpy(y).double(), torch.from_numpy(weights)
+        some = torch.arange(len(x))
+        if self.solver_ == "cg":
+            width = y.shape[1] if self._full(y.shape[1]) else 1
+            # Of a generator of its own: the networks are those of the exact solver.
+            drawn = torch.randperm(len(x), generator=torch_generator(self.random_state))
+            some = drawn[: subset_size(len(x), width)]
         best: tuple[Any, Any, Any] | None = None
         for model in self._models(shape):
             kernel = self._kernel(model, y.shape[1], generator)
-            for fit in self._fits(kernel, x, targets, w, generator):
+            matrix = kernel(x[some], device=self._device())
+            for fit in self._fits(matrix, targets[some], w[some]):
                 if best is None or fit.error < best[0].error:
                     best = fit, kernel, model
         assert best is not None
         self.fit_, self.kernel_, self.chosen_model_ = best
-        self.ridge_, self.loo_error_ = self.fit_.ridge, self.fit_.error
         if self.solver_ == "cg":
+            self.fit_ = self._iterated(x, targets, w, generator)
             self.n_iter_ = self.fit_.log[-1].step
+        self.ridge_, self.loo_error_ = self.fit_.ridge, self.fit_.error
 
-    def _fits(self, kernel: EnsembleKernel, x: Tensor, targets: Tensor, weights: Tensor, generator):
-        """Yield the fits with one kernel; the one of least ``error`` over all kernels is kept."""
-        if self.solver_ == "cg":
-            yield self._iterated(kernel, x, targets, weights, generator, lambda fit, *_: fit)
-        else:
-            yield self._dual_fit(kernel(x, device=self._device()), targets, weights)
+    def _fits(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> Iterator[Any]:
+        """Yield exact fits with one kernel; the one of least ``error`` over all is kept."""
+        yield self._dual_fit(matrix, targets, weights)
 
-    def _iterated(self, kernel, x, targets, weights, generator, judged) -> PrimalFit:
-        """Choose the ridge by an exact fit on a subset, judge it there, and iterate on all."""
-        if self.time is not None:
-            raise ValueError(f"time needs solver='exact'; got time={self.time}, solver='cg'")
-        width = targets.shape[1] if self._full(targets.shape[1]) else 1
-        some = torch.randperm(len(x), generator=generator)[: subset_size(len(x), width)]
-        small = self._dual_fit(kernel(x[some], device=self._device()), targets[some], weights[some])
+    def _iterated(self, x: Tensor, targets: Tensor, weights: Tensor, generator) -> PrimalFit:
+        """Fit all rows with the network and the ridge that the exact fit of a subset chose."""
         return primal_fit(
-            kernel,
+            self.kernel_,
             x,
             targets,
             weights,
-            judged(small, targets[some], weights[some]),
+            self.fit_,
             intercept=self.fit_intercept,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
@@ -166,8 +166,8 @@ class TangentModel(BaseEstimator):
 
     def _solver(self, n: int, k: int) -> str:
         rows = n * (k if self._full(k) else 1)
-        if self.solver != "auto":
-            return self.solver
+        if self.solver != "auto" or self.time is not None:
+            return "cg" if self.solver == "cg" else "exact"
         return "exact" if rows <= _EXACT_ROWS and 40 * rows**2 < available_bytes() else "cg"
 
     def _check_options(self) -> None:
@@ -184,6 +184,8 @@ class TangentModel(BaseEstimator):
                 f"outputs must be 'trace', 'pseudo', 'full' or the index of an output; "
                 f"got {self.outputs!r}"
             )
+        if self.time is not None and self.solver == "cg":
+            raise ValueError(f"time needs solver='exact'; got time={self.time}, solver='cg'")
         if self.time is not None and not self.time >= 0:
             raise ValueError(f"time must be at least 0, or None for no stopping; got {self.time}")
         if not isinstance(self.n_ensemble, int | np.integer) or self.n_ensemble < 1:

@@ -11,7 +11,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from tangent.estimators._common import flat_rows
-from tangent.estimators._dual import DualFit
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
@@ -144,23 +143,22 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.loo_log_loss_ = self.fit_.error
         return self
 
-    def _fits(self, kernel, x, targets, weights, generator):
-        logistic = self.loss != "square" and self.time is None and self.outputs != "full"
-        if self.loss == "auto" and len(x) ** 3 * targets.shape[1] > _LOGISTIC_COST:
-            logistic = False
-        if self.loss == "cross_entropy" and not logistic:
-            raise ValueError(
-                "loss='cross_entropy' needs time=None and a kernel shared by the classes; got "
-                f"time={self.time}, outputs={self.outputs!r}"
-            )
-        if self.solver_ == "cg":
+    def _fits(self, matrix, targets, weights):
+        logistic = self.loss != "square"
+        if self.solver_ == "cg" or self.time is not None or matrix.ndim == 4:
             if self.loss == "cross_entropy":
-                raise ValueError("loss='cross_entropy' needs solver='exact'; got solver='cg'")
-            yield self._iterated(kernel, x, targets, weights, generator, _calibrated)
-            return
-        matrix = kernel(x, device=self._device())
+                raise ValueError(
+                    "loss='cross_entropy' needs time=None, solver='exact' and a kernel shared by "
+                    f"the classes; got time={self.time}, solver={self.solver_!r}, "
+                    f"outputs={self.outputs!r}"
+                )
+            logistic = False
+        if self.loss == "auto" and len(matrix) ** 3 * targets.shape[1] > _LOGISTIC_COST:
+            logistic = False
         if self.loss != "cross_entropy":
-            yield _calibrated(self._dual_fit(matrix, targets, weights), targets, weights)
+            fit = self._dual_fit(matrix, targets, weights)
+            factor, loss = calibration(fit.leave_one_out, targets, weights)
+            yield replace(fit, error=loss, temperature=factor)
         if logistic:
             grid = _LOGISTIC_GRID if isinstance(self.ridge, str) else self._ridges()
             yield logistic_fit(matrix, targets, weights, ridges=grid, intercept=self.fit_intercept)
@@ -185,8 +183,3 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     def _scores(self, X) -> np.ndarray:
         scores = self._outputs(X) * self.temperature_
         return scores.astype(np.float32) if getattr(X, "dtype", None) == np.float32 else scores
-
-
-def _calibrated(fit: DualFit, targets: torch.Tensor, weights: torch.Tensor) -> DualFit:
-    factor, loss = calibration(fit.leave_one_out, targets, weights)
-    return replace(fit, error=loss, temperature=factor)
