@@ -84,6 +84,8 @@ def _widths(by_width: dict[int, dict[str, np.ndarray]], limit: dict[str, np.ndar
             label=r"lazy limit, $m = \infty$ (exact)",
         )
         top = max(top, mean)
+    ax.set_xticks(m, [str(width) for width in m])
+    ax.minorticks_off()
     ax.set(xlabel="width $m$", ylabel=r"test loss ($\times 0.1$)", ylim=(-0.03 * top, 1.1 * top))
     ax.set_title("(a) points: repetitions, lines: their mean", fontsize=9)
     ax.legend(fontsize=7)
