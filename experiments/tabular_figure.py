@@ -76,8 +76,9 @@ def accuracy_table(results: pd.DataFrame) -> Table:
             "differences below it mean nothing.",
             "All but the first column tuned by cross validation inside the training fold; the "
             "first tunes itself by leaving one out.",
-            "The first column's networks and losses were settled on problems of these kinds, shells "
-            "and hastie among them on some of these folds: its place here is a little flattered.",
+            "The first column's networks and losses were settled on problems of these kinds, "
+            "shells and hastie among them on some of these folds: its place here is a "
+            "little flattered.",
         ],
     )
 
