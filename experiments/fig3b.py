@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.exact_rows import EXACT_METHODS, compute_exact, exact_run
 from experiments.results import Context, Outcome
 from experiments.usage import UsageError, one_of
 
@@ -41,7 +42,8 @@ class Settings:
     """digits (comes with scikit-learn) or cifar10"""
     methods: tuple[str, ...] = METHODS
     """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
-    (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian"""
+    (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also
+    NETWORK-exact, the linearized network solved instead of trained (a kernel of all images)"""
     seeds: tuple[int, ...] = (0, 1)
     """a run each: the seed draws images, initial weights, batches and random features"""
     n_train: int | None = 1000
@@ -143,7 +145,7 @@ _NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a method and a seed; the first seed of all methods comes first."""
     for method in settings.methods:
-        one_of("method", method, METHODS)
+        one_of("method", method, (*METHODS, *EXACT_METHODS))
     if not settings.methods or not settings.seeds:
         raise UsageError("--methods and --seeds need one value at least")
     return [_run(settings, method, seed) for seed in settings.seeds for method in settings.methods]
@@ -151,14 +153,12 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
 
 def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     """What determines the result of one method: its own settings and no others."""
-    run: dict[str, Any] = {
-        "dataset": settings.dataset,
-        "method": method,
-        "n_train": settings.n_train,
-        "n_test": settings.n_test,
-        "seed": seed,
-    }
+    images = {"n_train": settings.n_train, "n_test": settings.n_test, "seed": seed}
+    run: dict[str, Any] = {"dataset": settings.dataset, "method": method, **images}
     model, _, kind = method.partition("-")
+    if method in EXACT_METHODS:
+        width, gain = (getattr(settings, f"{model}_{name}") for name in ("width", "gain"))
+        return exact_run(settings.dataset, method, width=width, gain=gain, **images)
     if model not in _NETWORKS:
         own = {
             "random-features": {"n_filters": settings.n_filters},
@@ -187,6 +187,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Fit one classifier and score it on its training and test images."""
     from experiments.classifiers import classifier, size, stability
 
+    if run["method"] in EXACT_METHODS:
+        return compute_exact(run, context)
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, y, X_test, y_test = data.arrays()
     model = classifier(run, data.image_shape, device=context.device, dtype=context.dtype)

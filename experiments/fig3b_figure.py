@@ -44,7 +44,9 @@ def published() -> dict[str, dict[str, Any]]:
 
 def name(method: str, alpha: float | None = None) -> str:
     """A row's name: "VGG-11, α = 10⁷"."""
-    base = method.removesuffix("-lazy").removesuffix("-linear")
+    base = method.removesuffix("-lazy").removesuffix("-linear").removesuffix("-exact")
+    if method.endswith("-exact"):
+        return f"{_NAMES[base]}, linearized, solved"
     if alpha is None or alpha != alpha:
         return _NAMES.get(base, base)
     if math.isinf(alpha):
@@ -61,9 +63,12 @@ def _power(alpha: float) -> str:
 
 def _methods(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of the results by method, in the order of the experiment."""
-    from experiments.fig3b import METHODS
+    from experiments.fig3b import EXACT_METHODS, METHODS
 
-    found = [(method, results[results["method"] == method]) for method in METHODS]
+    order = list(METHODS)
+    for method in EXACT_METHODS:
+        order.insert(order.index(method.replace("exact", "linear")) + 1, method)
+    found = [(method, results[results["method"] == method]) for method in order]
     return [(method, rows) for method, rows in found if len(rows)]
 
 

@@ -257,3 +257,16 @@ def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
     assert again.returncode == 0, said
     assert f"{len(kept)} were finished before" in said
     assert numbers("killed") == numbers("straight")
+
+
+def test_exact_rows_stand_after_their_linearized_network():
+    methods = ("vgg11-linear", "gaussian", "vgg11-exact")
+    settings = fig3b.Settings(methods=methods, seeds=(0,))
+    exact = fig3b.runs(settings)[2]
+    assert (exact["model"], exact["width"], exact["gain"]) == ("vgg11", 0.125, 1.3)
+    table = fig3b_figure.accuracy_table(frame(settings)).shown
+    assert table["method"].tolist() == [
+        "VGG-11, linearized (α = ∞)",
+        "VGG-11, linearized, solved",
+        "Gaussian kernel on pixels",
+    ]
