@@ -110,7 +110,7 @@ def _parse(kind: Any, argv: list[str], prog: str, **more: Any) -> Any:
 def _peek(argv: list[str], option: str) -> str | None:
     """The value of ``--option`` in ``argv``, needed before the whole line is parsed."""
     value = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in itertools.zip_longest(argv, argv[1:]):
         if word == f"--{option}":
             value = following
         elif word.startswith(f"--{option}="):

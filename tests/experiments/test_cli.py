@@ -345,3 +345,9 @@ def test_two_commands_on_one_folder_share_the_runs(start, tmp_path):
     assert sorted(map(int, counter.read_text().split())) == numbers
     assert said[0][0] == said[1][0]  # both show the whole table
     assert len(runs_in(tmp_path / "out")) == 8
+
+
+def test_an_experiment_needs_no_option_at_all():
+    assert cli._peek([], "preset") is None
+    assert cli._peek(["--preset", "smoke"], "preset") == "smoke"
+    assert cli._peek(["--preset=smoke"], "preset") == "smoke"
