@@ -7,6 +7,7 @@ Results go to stdout, progress to stderr. torch is imported only once a command 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 from dataclasses import dataclass, field
