@@ -165,6 +165,8 @@ def table(folder: Path) -> str:
     lines.append("|---|---|---|---|---|---|")
     for path in sorted(folder.glob("tangent_kernel-*.json")):
         record = json.loads(path.read_text())
+        if "tangent" not in record["results"]:
+            continue
         ours = min(record["results"]["tangent"]["cpu_seconds"])
         for peer, r in record["results"].items():
             if "skipped" in r:
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("--note", default="", help="kept with the results")
+    parser.add_argument("--merge", action="store_true", help="keep the other peers' results")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--kernel", help=argparse.SUPPRESS)
@@ -200,8 +203,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for case in options.case or []:
         chosen = options.peer or [p for p in PEERS if p not in _LONG.get(case, set())]
-        if "tangent" not in chosen:
-            chosen = ["tangent", *chosen]
+        path = options.out / f"tangent_kernel-{case}.json"
+        results = compared(case, chosen, options.repeats, options.threads)
+        if options.merge and path.exists():
+            results = {**json.loads(path.read_text())["results"], **results}
         record = {
             "case": case,
             "settings": dict(
@@ -214,9 +219,8 @@ def main() -> None:
             "versions": _versions(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "note": options.note,
-            "results": compared(case, chosen, options.repeats, options.threads),
+            "results": results,
         }
-        path = options.out / f"tangent_kernel-{case}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
     if options.table:
         text = table(options.out)
