@@ -68,7 +68,7 @@ class TangentOperator(LinearOperator):
             self.product = centred_product(product, product.rows)
         super().__init__(dtype=np.dtype(_NUMPY[weight.dtype]), shape=(product.rows, product.rows))
 
-    def apply(self, v: Float[Tensor, m *r]) -> Float[Tensor, m *r]:
+    def apply(self, v: Float[Tensor, " m *r"]) -> Float[Tensor, " m *r"]:
         """Return ``K v`` for a vector, or for the columns of a matrix."""
         return self.product(v.to(self._like))
 
