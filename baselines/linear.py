@@ -101,7 +101,7 @@ class RidgeHead(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    alpha : float or tuple of float, default=(0.003, 0.01, 0.03, 0.1)
+    alpha : float or tuple of float, default=(0.01, 0.03, 0.1, 0.3, 1.0)
         Ridge as a multiple of the number of rows, on features of variance one. Of several, the
         one with the least generalized cross-validation error is taken (a factorization each).
     standardize : bool, default=True
@@ -125,7 +125,7 @@ class RidgeHead(ClassifierMixin, BaseEstimator):
     with doubled data, generalized cross-validation leans towards small ridges.
     """
 
-    def __init__(self, alpha=(0.003, 0.01, 0.03, 0.1), *, standardize=True):
+    def __init__(self, alpha=(0.01, 0.03, 0.1, 0.3, 1.0), *, standardize=True):
         self.alpha = alpha
         self.standardize = standardize
 
