@@ -66,12 +66,12 @@ class Settings:
     """passes over the training images at alpha = 1"""
     lazy_epochs: int = 6
     """passes of the lazy and linearized networks"""
-    vgg11_lr: float | Literal["auto"] = "auto"
+    vgg11_lr: float | Literal["auto"] = 0.01
     """learning rate of VGG-11 at alpha = 1; auto takes a tenth of the linearized problem's
     stability edge, measured on one mini-batch"""
     vgg11_lazy_lr: float | Literal["auto"] = "auto"
     """learning rate of VGG-11, lazy and linearized"""
-    resnet18_lr: float | Literal["auto"] = "auto"
+    resnet18_lr: float | Literal["auto"] = 0.003
     """learning rate of ResNet-18 at alpha = 1"""
     resnet18_lazy_lr: float | Literal["auto"] = "auto"
     """learning rate of ResNet-18, lazy and linearized"""
@@ -91,7 +91,8 @@ class Settings:
     """landmarks of the Gaussian kernel"""
 
 
-# The learning rates but for those of "paper" follow one rule: none is chosen on the test images.
+# Learning rates on CIFAR-10 at "laptop" follow one rule: none is chosen on the test images. On
+# digits that rule suits the lazy networks only: at alpha = 1 one seed of VGG-11 diverges.
 PRESETS = {
     "smoke": Settings(
         seeds=(0,),
@@ -110,6 +111,8 @@ PRESETS = {
         n_train=5000,
         n_test=2000,
         vgg11_width=0.25,
+        vgg11_lr="auto",
+        resnet18_lr="auto",
         epochs=10,
         lazy_epochs=10,
         n_filters=256,

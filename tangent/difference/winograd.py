@@ -14,6 +14,7 @@ is below that of the direct convolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -50,50 +51,72 @@ def convolution_pair(alpha: float, x: Pair, weight: Pair, bias: Pair | None) -> 
 
     Both ``x`` and ``weight`` have a difference.
     """
-    assert x.difference is not None
-    tiles, kernel = tiles_of(x.base), kernel_of(weight.base)
-    z = torch.bmm(tiles, kernel.transpose(1, 2))
-    if bias is not None:
-        z[_CONSTANT] += bias.base
-    db = None if bias is None else bias.difference
-    v = _Difference.apply(
-        x.difference, weight.difference, db, x.base, weight.base, tiles, kernel, alpha
+    biases = (None, None) if bias is None else (bias.base, bias.difference)
+    z, v = _Convolution.apply(
+        x.base, weight.base, biases[0], x.difference, weight.difference, biases[1], alpha
     )
-    return Pair(outputs_of(z, x.base.shape), v)
+    return Pair(z, v)
 
 
-class _Difference(torch.autograd.Function):
-    """W' u + dW x + db; transforms of weights are made anew for the backward pass."""
+class _Convolution(torch.autograd.Function):
+    """W0 x + b0, and W' u + dW x + db with its gradients in u, dW and db.
+
+    Transforms of weights are made anew for the backward pass: kept, they would be twice as large
+    as the weights. The batch goes through in parts that a cache holds.
+    """
 
     @staticmethod
-    def forward(ctx, u, dw, db, x, w, tiles, kernel, alpha):
-        ctx.save_for_backward(u, dw, x, w)
+    def forward(ctx, x, w, b, u, dw, db, alpha):
+        ctx.save_for_backward(x, w, u, dw)
         ctx.alpha = alpha
-        moving = kernel_of(dw)
-        out = torch.bmm(tiles, moving.transpose(1, 2))
-        # The kernel of W0 is not needed again: it becomes that of W'.
-        moved = kernel if math.isinf(alpha) else kernel.add_(moving, alpha=1 / alpha)
-        out.baddbmm_(tiles_of(u), moved.transpose(1, 2))
-        if db is not None:
-            out[_CONSTANT] += db
-        return outputs_of(out, x.shape)
+        kernel, moving = kernel_of(w), kernel_of(dw)
+        moved = kernel if math.isinf(alpha) else torch.add(kernel, moving, alpha=1 / alpha)
+        kernel, moving, moved = (k.transpose(1, 2) for k in (kernel, moving, moved))
+        z, v = _empty_outputs(x, w), _empty_outputs(x, w)
+        for x_part, u_part, z_part, v_part in _parts(x, u, z, v):
+            tiles = tiles_of(x_part)
+            outputs_of(_plus(torch.bmm(tiles, kernel), b), z_part)
+            products = torch.bmm(tiles, moving).baddbmm_(tiles_of(u_part), moved)
+            outputs_of(_plus(products, db), v_part)
+        ctx.mark_non_differentiable(z)
+        return z, v
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,) = grads
-        u, dw, x, w = ctx.saved_tensors
+        grad = grads[1]
+        x, w, u, dw = ctx.saved_tensors
         if not math.isinf(ctx.alpha):
             x = torch.add(x, u, alpha=1 / ctx.alpha)
             w = torch.add(w, dw, alpha=1 / ctx.alpha)
-        rows = outputs_adjoint(grad)
-        gu = gdw = gdb = None
-        if ctx.needs_input_grad[0]:
-            gu = tiles_adjoint(torch.bmm(rows, kernel_of(w)), x.shape)
-        if ctx.needs_input_grad[1]:
-            gdw = kernel_adjoint(torch.bmm(rows.transpose(1, 2), tiles_of(x)))
-        if ctx.needs_input_grad[2]:
-            gdb = rows[_CONSTANT].sum(dim=0)  # what the bias was added to
-        return gu, gdw, gdb, None, None, None, None, None
+        kernel = kernel_of(w)
+        gu, total, gdb = torch.empty_like(x), torch.zeros_like(kernel), w.new_zeros(len(w))
+        for grad_part, x_part, gu_part in _parts(grad, x, gu):
+            rows = outputs_adjoint(grad_part)
+            gu_part.copy_(tiles_adjoint(torch.bmm(rows, kernel), x_part.shape))
+            total.baddbmm_(rows.transpose(1, 2), tiles_of(x_part))
+            gdb += rows[_CONSTANT].sum(dim=0)  # what the bias was added to
+        needs = ctx.needs_input_grad
+        gdw = kernel_adjoint(total) if needs[4] else None
+        return None, None, None, gu if needs[3] else None, gdw, gdb if needs[5] else None, None
+
+
+def _empty_outputs(x: Tensor, w: Tensor) -> Tensor:
+    n, _, height, width = x.shape
+    return x.new_empty(n, height, width, len(w)).permute(0, 3, 1, 2)
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of the batch with about a million numbers in tiles, and 256 tiles at least."""
+    _, c, height, width = tensors[0].shape
+    tiles = height * width // 4
+    n = max(256 // tiles, 2**20 // (16 * tiles * c), 1)
+    return zip(*(t.split(n) for t in tensors), strict=True)
+
+
+def _plus(products: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        products[_CONSTANT] += bias
+    return products
 
 
 # A constant at this place of the 16 is the same constant at all four outputs.
@@ -136,8 +159,7 @@ def tiles_adjoint(tiles: Float[Tensor, "16 t c"], shape: torch.Size) -> Float[Te
     _input_adjoint(list(parts.unbind(1)), columns)
     padded = tiles.new_zeros(n, h + 2, w + 2, c)
     _input_adjoint(list(rows), [padded[:, i : i + h : 2] for i in range(3)] + [padded[:, 3::2]])
-    inside = padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-    return inside.contiguous(memory_format=torch.channels_last)
+    return padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
 
 
 def _input_adjoint(tiles: list[Tensor], out: list[Tensor]) -> None:
@@ -148,16 +170,15 @@ def _input_adjoint(tiles: list[Tensor], out: list[Tensor]) -> None:
     out[3].sub_(tiles[3])
 
 
-def outputs_of(products: Float[Tensor, "16 t k"], shape: torch.Size) -> Float[Tensor, "n k h w"]:
-    """A^T m A for every tile of products m, 2x2 outputs each, channels last in memory."""
-    n, _, h, w = shape
-    th, tw, k = h // 2, w // 2, products.shape[-1]
+def outputs_of(products: Float[Tensor, "16 t k"], out: Float[Tensor, "n k h w"]) -> None:
+    """Write A^T m A for every tile of products m, 2x2 outputs each, into ``out``."""
+    n, k, h, w = out.shape
+    th, tw = h // 2, w // 2
     m = products.view(4, 4, n, th, tw, k)
     half = products.new_empty(4, 2, n, th, tw, k)
     _output_transform(list(m.unbind(1)), list(half.unbind(1)))
-    out = products.new_empty(n, th, 2, tw, 2, k)
-    _output_transform(list(half), list(out.permute(2, 4, 0, 1, 3, 5)))
-    return out.view(n, h, w, k).permute(0, 3, 1, 2)
+    places = _channels_inside(out).view(n, th, 2, tw, 2, k).permute(2, 4, 0, 1, 3, 5)
+    _output_transform(list(half), list(places))
 
 
 def _output_transform(m: list[Tensor], out: list[Tensor]) -> None:

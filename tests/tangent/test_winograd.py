@@ -24,8 +24,10 @@ def normal(generator, *shape, dtype=torch.float64):
 def test_the_convolution_is_the_direct_one(generator, shape):
     x, w = normal(generator, *shape), normal(generator, 5, shape[1], 3, 3)
     products = torch.bmm(winograd.tiles_of(x), winograd.kernel_of(w).transpose(1, 2))
-    out = winograd.outputs_of(products, x.shape)
-    torch.testing.assert_close(out, F.conv2d(x, w, padding=1))
+    expected = F.conv2d(x, w, padding=1)
+    out = torch.full_like(expected, torch.nan)
+    winograd.outputs_of(products, out)
+    torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +45,10 @@ def test_adjoints_are_adjoint(generator, step, adjoint, shape):
 
 
 def test_the_adjoint_of_the_outputs_is_adjoint(generator):
-    products, shape = normal(generator, 16, 2 * 2 * 3, 5), torch.Size((2, 4, 4, 6))
-    grad = normal(generator, 2, 5, 4, 6)
-    left = (winograd.outputs_of(products, shape) * grad).sum()
+    products, grad = normal(generator, 16, 2 * 2 * 3, 5), normal(generator, 2, 5, 4, 6)
+    out = torch.empty_like(grad)
+    winograd.outputs_of(products, out)
+    left = (out * grad).sum()
     torch.testing.assert_close(left, (products * winograd.outputs_adjoint(grad)).sum())
 
 
@@ -102,6 +105,19 @@ def test_a_large_network_in_float32_is_near_float64(generator):
 def test_other_convolutions_are_left_to_the_library(x, w, options):
     assert winograd.suits(torch.empty(64, 128, 8, 8), torch.empty(128, 128, 3, 3), OPTIONS)
     assert not winograd.suits(torch.empty(x), torch.empty(w), options)
+
+
+def test_a_batch_in_parts_is_the_batch(generator, monkeypatch):
+    x = Pair(normal(generator, 7, 3, 4, 4), normal(generator, 7, 3, 4, 4).requires_grad_())
+    w = Pair(normal(generator, 5, 3, 3, 3), normal(generator, 5, 3, 3, 3).requires_grad_())
+    found = []
+    for n in (7, 2):
+        parts = lambda *tensors, n=n: zip(*(t.split(n) for t in tensors), strict=True)  # noqa: E731
+        monkeypatch.setattr(winograd, "_parts", parts)
+        pair = winograd.convolution_pair(3.0, x, w, None)
+        grads = torch.autograd.grad(pair.difference.square().sum(), [x.difference, w.difference])
+        found.append((*pair, *grads))
+    torch.testing.assert_close(*found)
 
 
 def test_it_takes_pairs_with_a_base_that_stays_as_it_was(generator):
