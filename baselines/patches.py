@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from baselines.threads import over_ranges
+
 TINY = 1e-12
 
 
@@ -142,29 +144,33 @@ def patch_features(
         filters.weight[:, start : start + filters_at_once].contiguous()
         for start in range(0, n_filters, filters_at_once)
     ]
-    # One set of working arrays for all blocks: fresh memory would cost as much as the products.
-    size = min(images_at_once, len(images)) * height * width
-    store = images.new_empty(2, size * min(filters_at_once, n_filters))
-    rows = images.new_ones(size, values + 1)
-    for start in range(0, len(images), images_at_once):
-        part = images[start : start + images_at_once]
-        used = len(part) * height * width
-        _write_rows(rows[:used], part, filters)
-        column = 0
-        for weight in blocks:
-            shape = (used, weight.shape[1])
-            z, high = (array[: math.prod(shape)].view(shape) for array in store)
-            torch.mm(rows[:used], weight, out=z)
-            torch.clamp(z, min=bias, out=high)
-            z.clamp_max_(-bias)
-            columns = slice(column, column + weight.shape[1])
-            for i, (above, below) in enumerate(
-                zip(high.split(height * width), z.split(height * width), strict=True)
-            ):
-                cells = out[start + i, :, :, columns]
-                torch.sub(pooling @ above, excess, out=cells[0])
-                torch.neg(pooling @ below, out=cells[1]).sub_(excess)
-            column += weight.shape[1]
+
+    def write(first: int, last: int) -> None:
+        # One set of working arrays for all blocks: fresh memory would cost as much as the products.
+        size = min(images_at_once, len(images)) * height * width
+        store = images.new_empty(2, size * min(filters_at_once, n_filters))
+        rows = images.new_ones(size, values + 1)
+        for start in range(first, last, images_at_once):
+            part = images[start : min(start + images_at_once, last)]
+            used = len(part) * height * width
+            _write_rows(rows[:used], part, filters)
+            column = 0
+            for weight in blocks:
+                shape = (used, weight.shape[1])
+                z, high = (array[: math.prod(shape)].view(shape) for array in store)
+                torch.mm(rows[:used], weight, out=z)
+                torch.clamp(z, min=bias, out=high)
+                z.clamp_max_(-bias)
+                columns = slice(column, column + weight.shape[1])
+                for i, (above, below) in enumerate(
+                    zip(high.split(height * width), z.split(height * width), strict=True)
+                ):
+                    cells = out[start + i, :, :, columns]
+                    torch.sub(pooling @ above, excess, out=cells[0])
+                    torch.neg(pooling @ below, out=cells[1]).sub_(excess)
+                column += weight.shape[1]
+
+    over_ranges(write, len(images), images_at_once)
 
 
 def _write_rows(

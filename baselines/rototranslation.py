@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, modulus
+from baselines.threads import over_ranges
 from baselines.transform import Averaging, reflecting
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
 
@@ -130,11 +131,16 @@ class RotoTranslation:
         """The coefficients."""
         planes = images.flatten(0, 1)
         out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
-        # An average must not overwrite the parts that the next relative angle reads.
-        buffers, others = Buffers(), Buffers()
-        for start in range(0, len(planes), self.planes):
-            some = slice(start, start + self.planes)
-            self._scatter(planes[some].permute(1, 2, 0).contiguous(), out[some], buffers, others)
+
+        def scatter(first: int, last: int) -> None:
+            # An average must not overwrite the parts that the next relative angle reads.
+            buffers, others = Buffers(), Buffers()
+            for start in range(first, last, self.planes):
+                some = slice(start, min(start + self.planes, last))
+                x = planes[some].permute(1, 2, 0).contiguous()
+                self._scatter(x, out[some], buffers, others)
+
+        over_ranges(scatter, len(planes), self.planes)
         return out.view(*images.shape[:2], *out.shape[1:])
 
     def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers, others: Buffers) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, single
+from baselines.threads import over_ranges
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
 
 
@@ -116,11 +117,14 @@ class FastScattering:
         """The coefficients."""
         planes = images.flatten(0, 1)
         out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
-        buffers = Buffers()
-        for start in range(0, len(planes), self.planes):
-            part = planes[start : start + self.planes]
-            x = part.permute(1, 2, 0).contiguous()
-            self._scatter(x, out[start : start + self.planes], buffers)
+
+        def scatter(first: int, last: int) -> None:
+            buffers = Buffers()
+            for start in range(first, last, self.planes):
+                some = slice(start, min(start + self.planes, last))
+                self._scatter(planes[some].permute(1, 2, 0).contiguous(), out[some], buffers)
+
+        over_ranges(scatter, len(planes), self.planes)
         return out.view(*images.shape[:2], *out.shape[1:])
 
     def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers) -> None:
