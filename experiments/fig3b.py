@@ -152,7 +152,11 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
 
 def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     """What determines the result of one method: its own settings and no others."""
-    images = {"n_train": settings.n_train, "n_test": settings.n_test, "seed": seed}
+    images: dict[str, Any] = {
+        "n_train": settings.n_train,
+        "n_test": settings.n_test,
+        "seed": seed,
+    }
     run: dict[str, Any] = {"dataset": settings.dataset, "method": method, **images}
     model, _, kind = method.partition("-")
     if method in EXACT_METHODS:
