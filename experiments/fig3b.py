@@ -118,6 +118,23 @@ PRESETS = {
         n_filters=256,
         n_components=2000,
     ),
+    # The linearized networks solved beside their SGD, which gets the same loss and 70 epochs.
+    "exact": Settings(
+        methods=("vgg11-linear", "vgg11-exact", "resnet18-linear", "resnet18-exact"),
+        n_train=600,
+        n_test=1000,
+        loss="square",
+        lazy_epochs=70,
+    ),
+    "exact/cifar10": Settings(
+        dataset="cifar10",
+        methods=("vgg11-linear", "vgg11-exact", "resnet18-linear", "resnet18-exact"),
+        n_train=600,
+        n_test=1000,
+        vgg11_width=0.25,
+        loss="square",
+        lazy_epochs=70,
+    ),
     # Section 3.2 and the published code; loss, widths, batch size and rates of the wide networks.
     "paper": Settings(
         dataset="cifar10",
@@ -203,6 +220,9 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         "test_accuracy": float(model.score(X_test, y_test)),
         "size": size(model),
     }
+    if hasattr(model, "lr_"):
+        batches = math.ceil(len(X) / min(run["batch_size"], len(X)))
+        metrics |= {"lr_used": model.lr_, "steps": model.n_iter_ * batches}
     layers = stability(model, X_test)
     if layers is None:
         return Outcome(metrics)
@@ -213,9 +233,15 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the figure and the table."""
     from experiments import plots
+    from experiments.exact_figure import exact_table, flow
     from experiments.fig3b_figure import accuracies, accuracy_table
     from experiments.report import write_table
 
     paths = write_table(accuracy_table(results), folder, "fig3b")
+    exact = results["method"].isin(EXACT_METHODS) & (results["status"] == "done")
     with plots.style():
-        return paths + plots.save_figure(accuracies(results), folder, "fig3b")
+        paths += plots.save_figure(accuracies(results), folder, "fig3b")
+        if exact.any():
+            paths += write_table(exact_table(results), folder, "fig3b-exact")
+            paths += plots.save_figure(flow(results), folder, "fig3b-flow")
+    return paths

@@ -70,9 +70,10 @@ PRESETS = {
         inner_folds=2,
         max_rows=80,
     ),
-    "laptop": Settings(methods=tuple(m for m in METHODS if m != "tangent-kernel-svc")),
+    # Not seed 0: the defaults of TangentKernelClassifier were settled on that seed's folds.
+    "laptop": Settings(methods=tuple(m for m in METHODS if m != "tangent-kernel-svc"), seed=1),
     # Not in the paper; every row of every problem, with a longer inner cross validation.
-    "paper": Settings(folds=10, inner_folds=5, max_rows=100_000),
+    "paper": Settings(folds=10, inner_folds=5, max_rows=100_000, seed=1),
 }
 
 

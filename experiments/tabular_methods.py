@@ -76,14 +76,14 @@ def _tuned(name: str, seed: int, n_features: int) -> tuple[Any, dict[str, Any]]:
             "kernelridgeclassifier__gamma": gammas,
         }
     if name == "random-forest":
-        return RandomForestClassifier(100, random_state=seed), {
-            "max_features": ["sqrt", 0.5],
-            "min_samples_leaf": [1, 3],
+        return RandomForestClassifier(200, random_state=seed), {
+            "max_features": ["sqrt", 0.3, 0.6],
+            "min_samples_leaf": [1, 3, 8],
         }
     return HistGradientBoostingClassifier(random_state=seed), {
         "learning_rate": [0.05, 0.2],
         "max_leaf_nodes": [4, 16],
-        "min_samples_leaf": [10],
+        "min_samples_leaf": [5, 20],
     }
 
 

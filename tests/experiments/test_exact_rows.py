@@ -68,3 +68,25 @@ def test_stopping_time_does_not_depend_on_the_test_images(context):
         compute_exact(run(), context).metrics["time"]
         == (compute_exact(run(), other).metrics["time"])
     )
+
+
+def test_figure_of_the_flow_places_sgd_on_its_axis(tmp_path):
+    from experiments import exact_figure, runner
+    from experiments.cli import run as command
+    from experiments.results import load_results
+
+    small = "--n-train 40 --n-test 20 --vgg11-width 0.03 --lazy-epochs 3 --seeds 0"
+    methods = "--methods vgg11-linear vgg11-exact"
+    arguments = f"fig3b --preset exact {methods} {small} --device cpu --out {tmp_path}"
+    assert command(arguments.split()) == 0
+    (study,) = runner.studies(tmp_path, "fig3b")
+    assert {"fig3b-flow.png", "fig3b-exact.md"} <= {p.name for p in study.folder.iterdir()}
+    results = load_results(study.paths)
+    sgd = results[results["method"] == "vgg11-linear"].iloc[0]
+    assert sgd["steps"] == 3 * 2  # 40 images in batches of 32
+    (ax,) = exact_figure.flow(results).axes
+    exact = results[results["method"] == "vgg11-exact"].iloc[0]
+    mean_rate = exact["top_eigenvalue"] * 2 / (40 * 10)  # of the leading direction, mean loss
+    expected = sgd["steps"] * sgd["lr_used"] / (1 - sgd["momentum"]) * mean_rate
+    marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "^"]
+    assert marks == pytest.approx([expected, expected])
