@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from experiments import plots
@@ -14,19 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["precision_table", "what_rounding_does"]
 
-# A colour a way of computing, a dash a precision.
-_COLOURS = {"direct": "#bd1f01", "difference": "#3f90da"}
-_DASHES = {"float32": "-", "tf32": "--", "bfloat16": ":"}
-_MARKERS = "osv^Dp"
+# A colour a way of computing, a marker a precision, a dash a gain, a thickness a width.
+_COLOURS = {"oracle": "black", "direct": "#bd1f01", "difference": "#3f90da"}
+_MARKERS = {"float64": "", "float32": "o", "tf32": "s", "bfloat16": "v"}
+_GREY = "0.92"
+_DASHES = ("-", "--", ":", "-.")
+_WAYS = {"oracle": "subtraction", "direct": "subtraction", "difference": "difference propagation"}
 
 
 def _label(method: str) -> str:
     way, _, precision = method.partition("-")
-    words = {"direct": "subtraction", "difference": "difference propagation"}
-    return f"{words[way]}, {precision}"
+    return f"{_WAYS[way]}, {precision}"
 
 
 def _column(method: str, what: str) -> str:
+    method = "oracle" if method.startswith("oracle") else method
     return f"{method.replace('-', '_')}_{what}"
 
 
@@ -39,61 +42,107 @@ def _cases(results: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def what_rounding_does(results: pd.DataFrame) -> Figure:
-    """Error of the predictions, training loss, and share of weights that moved, against alpha.
+    """From the cause to the effect: size of an update, weights that moved, loss, predictions.
 
-    ``results`` has a row a run, with columns alpha, width, gain, seed, oracle_loss, oracle_moved
-    and, for every method, its loss, distance and moved.
+    ``results`` has a row a run, with columns alpha, width, gain, seed and, for the oracle and
+    every method, its loss and moved; with update_ratio for subtraction, distance for all but the
+    oracle.
     """
-    methods = results["methods"].iloc[0]
-    fig, axes = plots.figure(1, 3, size=(9.2, 3.6))
-    positions: dict[float, float] = {}
+    methods = list(results["methods"].iloc[0])
+    direct = ["oracle-float64", *(m for m in methods if m.startswith("direct"))]
+    fig, grid = plots.figure(2, 2, size=(7.6, 5.6))
+    update, moved, loss, error = axes = grid.ravel()
     for ax in axes:
         positions = alpha_axis(ax, results["alpha"].tolist())
-    handles: dict[str, Any] = {}
-    for number, ((width, gain), rows) in enumerate(_cases(results)):
-        x = [positions[a] for a in rows["alpha"]]
-        marker = _MARKERS[number % len(_MARKERS)]
-        for method in methods:
-            way, _, precision = method.partition("-")
-            options = {"color": _COLOURS[way], "linestyle": _DASHES[precision], "lw": 1.2}
-            options |= {"marker": marker, "ms": 4, "mfc": "white"}
-            axes[0].plot(x, rows[_column(method, "distance")], **options)
-            axes[1].plot(x, rows[_column(method, "loss")], **options)
-            axes[2].plot(x, 100 * rows[_column(method, "moved")], **options)
-            line = axes[0].plot([], [], **{**options, "marker": ""})[0]
-            handles.setdefault(_label(method), line)
-        black = {"color": "black", "linestyle": "none", "marker": marker, "ms": 5}
-        axes[1].plot(x, rows["oracle_loss"], **black)
-        axes[2].plot(x, 100 * rows["oracle_moved"], **black)
-        handles[f"float64 oracle, width {width:g}, gain {gain:g}"] = axes[1].plot([], [], **black)[
-            0
-        ]
-    axes[0].set(yscale="log", title="error of the predictions", ylabel="relative to the oracle's")
-    axes[0].axhline(1, color="0.8", linewidth=0.8)
-    axes[1].set(title="loss after training", ylabel="training loss")
-    axes[1].set_ylim(bottom=0)
-    axes[2].set(title="weights that moved", ylabel="%", ylim=(-3, 103))
-    for ax in axes:
         _shade(ax, results, positions)
-    handles["most first updates round away"] = axes[0].fill_between([], [], color="0.9")
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
-    fig.suptitle(_name(results), fontsize=9, x=0.01, ha="left")
+    _lines(update, results, direct, "update_ratio", positions)
+    _lines(moved, results, direct, "moved", positions, times=100)
+    _lines(loss, results, ["oracle-float64", *methods], "loss", positions)
+    _lines(error, results, methods, "distance", positions)
+    _rule(update, 1, "below: it rounds away", "top")
+    update.set(yscale="log", ylabel="first update / half spacing")
+    moved.set(ylim=(-3, 103), ylabel="% of all weights")
+    _rule(loss, _untrained(results), "before training", "bottom")
+    loss.set(yscale="log", ylabel="training loss")
+    _rule(error, 1, "error as large as the predictions", "bottom")
+    error.set(yscale="log", ylabel="distance to float64, relative")
+    titles = (
+        "1. Size of an update against the spacing of floats",
+        "2. Weights that moved at all",
+        "3. Loss after training",
+        "4. Error of the predictions",
+    )
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, loc="left", fontsize=9, fontweight="bold")
+    _legends(fig, results, ["oracle-float64", *methods])
+    title = f"Lazy training in single precision: {_name(results)}"
+    fig.suptitle(title, fontsize=9, x=0.01, ha="left")
     return fig
 
 
+def _lines(ax: Any, results, methods, what: str, positions, times: float = 1) -> None:
+    """Draw a line a method and case, with the look that `_look` gives it."""
+    gains, widths = (sorted(results[k].unique()) for k in ("gain", "width"))
+    for method in methods:
+        for (width, gain), rows in _cases(results):
+            look = _look(method) | _case(widths.index(width), gains.index(gain))
+            x = [positions[a] for a in rows["alpha"]]
+            ax.plot(x, times * rows[_column(method, what)], **look)
+
+
+def _look(method: str) -> dict[str, Any]:
+    way, _, precision = method.partition("-")
+    return {"color": _COLOURS[way], "marker": _MARKERS[precision], "ms": 3.5, "mfc": "white"}
+
+
+def _case(width: int, gain: int) -> dict[str, Any]:
+    return {"linestyle": _DASHES[gain % len(_DASHES)], "linewidth": 0.8 + 0.8 * width}
+
+
+def _rule(ax: Any, y: float, text: str, side: str) -> None:
+    """Draw a horizontal line with a word about it."""
+    ax.axhline(y, color="0.4", linewidth=0.8)
+    ax.annotate(
+        text,
+        (0.0, y),
+        xytext=(0, 2 if side == "bottom" else -2),
+        textcoords="offset points",
+        fontsize=7,
+        color="0.3",
+        va=side,
+    )
+
+
+def _untrained(results: pd.DataFrame) -> float:
+    """Loss of the outputs 0, where lazy training starts: digits and CIFAR-10 have ten classes."""
+    return {"square": 1 / 10, "cross_entropy": math.log(10)}[results["loss"].iloc[0]]
+
+
+def _legends(fig: Any, results: pd.DataFrame, methods: list[str]) -> None:
+    """Methods by colour in one row, widths and gains in the next."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    gains, widths = (sorted(results[k].unique()) for k in ("gain", "width"))
+    entries: list[tuple[Any, str]] = [(Line2D([], [], **_look(m)), _label(m)) for m in methods]
+    entries.append((Patch(color=_GREY), "most first float32 updates round away"))
+    for g, gain in enumerate(gains):
+        entries.append((Line2D([], [], color="0.5", **_case(0, g)), f"gain {gain:g}"))
+    for w, width in enumerate(widths):
+        entries.append((Line2D([], [], color="0.5", **_case(w, 0)), f"width {width:g}"))
+    handles, labels = zip(*entries, strict=True)
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+
+
 def _shade(ax: Any, results: pd.DataFrame, positions: dict[float, float]) -> None:
-    """Grey where the median first update is below half the spacing of float32 at the weight."""
+    """Grey from the alpha where the median first float32 update is half the spacing of floats."""
     column = "direct_float32_update_ratio"
     if column not in results:
         return
-    medians = results.groupby("alpha")[column].median()
-    below = [float(a) for a in medians.index[medians < 1]]
-    if below:
-        # From the middle of the last step of alpha, or its end where all are below.
-        above = [p for a, p in positions.items() if a < min(below)]
-        first = positions[min(below)]
-        start = (first + max(above)) / 2 if above else first - 0.5
-        ax.axvspan(start, max(positions.values()) + 0.4, color="0.9", zorder=0, linewidth=0)
+    # The update is proportional to 1/alpha: every run tells where it meets the spacing.
+    start = math.log10((results["alpha"] * results[column]).median())
+    if start < max(positions.values()):
+        ax.axvspan(start, max(positions.values()) + 0.3, color=_GREY, zorder=0, linewidth=0)
 
 
 def precision_table(results: pd.DataFrame) -> Table:
