@@ -2,7 +2,7 @@
 
 The kernel comes as a function of columns, ``product(v)``: a matrix product, or Jacobian-vector
 products over the data in batches, which never form it. Under ``torchrun`` the function sums over
-ranks (`tangent.sharded`), and every rank runs the same iterations on the same numbers.
+ranks (`tangent.products`), and every rank runs the same iterations on the same numbers.
 """
 
 from __future__ import annotations
