@@ -2,7 +2,7 @@
 
     python benchmarks/solve.py exact         n = 10,000 shared kernel: Cholesky; eigenvectors
     python benchmarks/solve.py memory        matrix-free products, VGG-11 of width 1, against n
-    python benchmarks/solve.py large         CG on CIFAR-10 images, VGG-11 of width 1: --data-dir DIR
+    python benchmarks/solve.py large         CG on CIFAR-10 images, VGG-11 of width 1 (--data-dir)
     python benchmarks/solve.py iterations    CG matrix-free, with and without preconditioner
     python benchmarks/solve.py conditioning  what centring and per-layer scales do
 
