@@ -147,6 +147,7 @@ def train(
             bar.set_postfix(epoch=run.epoch, loss=f"{run.history.loss[-1]:.4g}")
     if checkpoint is not None:
         run.keep(checkpoint)
+    run.optimizer.zero_grad()  # the last gradients: as large as the weights
     return run.history
 
 

@@ -42,23 +42,27 @@ def largest_kernel_eigenvalue(
         Cost: ``iterations`` forward and backward passes over ``x``.
     """
     batches = x.split(batch_size or len(x))
-    zeros = [torch.zeros_like(p, requires_grad=True) for p in model.delta]
+    # One number each, seen in the shape of the weights: the edge costs less memory than training.
+    zeros = [p.new_zeros(()).expand_as(p).requires_grad_() for p in model.delta]
     outputs = [model.pair(b, alpha=math.inf, delta=zeros).difference for b in batches[:1]]
     shape = (len(x), *outputs[0].shape[1:])  # type: ignore[union-attr]
     vector = torch.randn(shape, generator=generator, dtype=torch.float32).to(x)
     vector /= vector.norm()
     value = 0.0
     for _ in range(iterations):
-        direction = [torch.zeros_like(p) for p in model.delta]
+        direction: list[Tensor] = []
         for inputs, part in zip(batches, vector.split(batch_size or len(x)), strict=True):
             out = model.pair(inputs, alpha=math.inf, delta=zeros).difference
             assert out is not None
             grads = torch.autograd.grad(out, zeros, part, materialize_grads=True)
-            for total, grad in zip(direction, grads, strict=True):
-                total += grad
+            direction = (
+                [a + b for a, b in zip(direction, grads, strict=True)] if direction else list(grads)
+            )
+            del out, grads
         with torch.no_grad():
             parts = [model.pair(b, alpha=math.inf, delta=direction).difference for b in batches]
             product = torch.cat([p for p in parts if p is not None])
+        del direction
         value = float((vector * product).sum())
         norm = product.norm()
         if not norm > 0:

@@ -54,6 +54,8 @@ def my_share(group: dist.ProcessGroup | None = None) -> Share:
 
         torch.distributed.init_process_group("gloo")
         train(model, inputs, targets, settings, generator=generator, share=my_share())
+        torch.distributed.barrier()  # none leaves while another still talks to it
+        torch.distributed.destroy_process_group()
 
     Raises
     ------

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from tangent._system import available_bytes
 from tangent.batches import Inputs
 from tangent.checkpoint import Checkpoint
 from tangent.difference import ScaledDifference
@@ -32,12 +33,16 @@ from tangent.estimators._common import (
 from tangent.lazy import LazySettings, outputs, stability_of_activations, train
 from tangent.learning_rate import stability_edge
 from tangent.losses import Loss
+from tangent.memory import training_memory
 
 __all__ = ["Lazy"]
 
 # Of the heavy-ball edge of one mini-batch. Mini-batches differ and momentum remembers: at half of
 # the edge VGG-11 oscillates, at a tenth every alpha trains.
 _AUTO_FRACTION = 0.1
+
+# Bytes of weights from which a fit asks whether the machine has memory enough.
+_LARGE = 2**27
 
 
 class Lazy(BaseEstimator):
@@ -83,7 +88,10 @@ class Lazy(BaseEstimator):
             gain=self.gain,
             generator=generator,
         )
-        module = _scaled(self.parametrization, model.to(dtype), self.alpha).to(device)
+        model = model.to(dtype)
+        self._check_memory(model, device)
+        module = _scaled(self.parametrization, model, self.alpha).to(device)
+        del model  # copied, and as large as the displacement
         inputs = self._inputs(X, device, dtype)
         self._check_outputs(module, inputs, k)
         y = targets(dtype).to(device)
@@ -105,6 +113,31 @@ class Lazy(BaseEstimator):
         self.n_iter_ = len(history.loss)
         self.n_parameters_ = parameter_count(module.network)
         self.module_ = module.cpu()
+
+    def _check_memory(self, model: nn.Module, device: torch.device) -> None:
+        """Say what training will need, and raise MemoryError where the machine has not got it."""
+        held = sum(p.numel() * p.element_size() for p in model.parameters())
+        if not self.verbose and held < _LARGE:
+            return
+        try:
+            need = training_memory(
+                model,
+                min(self.batch_size, self.micro_batch_size or self.batch_size),
+                self.input_shape_,
+                alpha=self.alpha,
+                momentum=self.momentum,
+                parametrization=self.parametrization,
+            )
+        except RuntimeError:  # an operation that looks at values: there are none beforehand
+            return
+        if self.verbose:
+            print(f"memory of training: {need}")
+        free = available_bytes() + held  # which goes when the model has been copied
+        if device.type == "cpu" and need.total > free:
+            raise MemoryError(
+                f"training needs {need}, and {free / 2**30:.2f} GiB are free; take a smaller "
+                f"micro_batch_size (batch_size={self.batch_size}) or a narrower network"
+            )
 
     def _settings(self, module, inputs: Inputs, loss: Loss, generator) -> LazySettings:
         options: dict[str, Any] = {

@@ -74,7 +74,8 @@ class LazyClassifier(ClassifierMixin, Lazy):
         interrupted goes on from it, with the same bits, if called again with the same arguments
         and an int as ``random_state``.
     verbose : bool, default=False
-        A progress bar on standard error, and the stability edge on standard output.
+        A progress bar on standard error; on standard output, before training, the memory that
+        it needs and the stability edge.
 
     Attributes
     ----------
@@ -96,6 +97,8 @@ class LazyClassifier(ClassifierMixin, Lazy):
     ------
     tangent.lazy.DivergenceError
         In `fit`, when the loss is no longer finite.
+    MemoryError
+        In `fit`, before training, when a large network needs more memory than the machine has.
 
     Notes
     -----

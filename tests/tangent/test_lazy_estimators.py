@@ -247,3 +247,17 @@ def test_early_stopping_shows_in_the_number_of_epochs():
     X, y = load_iris(return_X_y=True)
     fit = LazyClassifier(small_mlp, lr=1e-9, epochs=30, patience=2, random_state=0).fit(X, y)
     assert fit.n_iter_ == 3
+
+
+def test_the_memory_is_said_before_training(capsys):
+    X, y = load_iris(return_X_y=True)
+    LazyClassifier(small_mlp, epochs=1, verbose=True, random_state=0).fit(X, y)
+    assert "memory of training" in capsys.readouterr().out
+
+
+def test_a_network_larger_than_the_machine_is_refused_before_training(monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    monkeypatch.setattr("tangent.estimators._lazy._LARGE", 0)
+    monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 1000.0)
+    with pytest.raises(MemoryError, match="micro_batch_size"):
+        LazyClassifier(small_mlp, epochs=1, random_state=0).fit(X, y)
