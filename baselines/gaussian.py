@@ -23,7 +23,14 @@ from baselines.linear import (
     tensor,
     weights_of,
 )
-from baselines.moments import Moments, factor_in_place, gcv, primal_ridge, probes
+from baselines.moments import (
+    Moments,
+    factor_in_place,
+    gcv,
+    inverse_diagonal_in_place,
+    left_out_accuracy,
+    primal_ridge,
+)
 
 
 def gaussian_kernel(
@@ -46,8 +53,9 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
     width : float, default=1.0
         In units of the root of the number of features. It matters: tune it in [0.3, 2].
     alpha : float or tuple of float, default=(0.01, 0.03, 0.1, 0.3)
-        Added to the diagonal of the kernel, which is one. Of several, the one with the least
-        generalized cross-validation error is taken.
+        Added to the diagonal of the kernel, which is one. Of several, the exact method takes the
+        one with the best leave-one-out accuracy, in closed form (at a tie the one with the least
+        generalized cross-validation error); with landmarks, generalized cross-validation decides.
     n_landmarks : int, optional
         Solve on the span of this many random training rows (Nystrom); ``None`` is exact.
     random_state : int, RandomState or None
@@ -61,14 +69,19 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
     dual_coef_ : ndarray of shape (rows, n_classes)
     alpha_ : float
     gcv_ : dict
+        Generalized cross-validation error of each candidate.
+    left_out_accuracy_ : dict
+        Leave-one-out accuracy on the training rows of each candidate; empty with landmarks.
     jitter_ : float
         Added to the landmarks' kernel so that its factor exists; 0 in the exact method.
     n_features_in_ : int
 
     Notes
     -----
-    Exact: n^2 values in the features' dtype and n^2 in float64, one factorization of n^3 / 3
-    multiply-adds an alpha; take it up to some 15,000 rows. Landmarks: rows are kept once, m^2
+    Exact: n^2 values in the features' dtype and n^2 in float64, for each alpha n^3 / 6
+    multiply-adds and, where there are several, n^3 / 3 more; take it up to some 15,000 rows.
+    Leave-one-out accuracy wants smaller alphas than the squared error does: on 10,000 CIFAR-10
+    images they are half a point of test accuracy apart. Landmarks: rows are kept once, m^2
     twice, and n m (p + m) multiply-adds.
     """
 
@@ -107,6 +120,7 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
         self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(x.dtype)
         x -= self.mean_
         x /= self.scale_
+        self.gcv_, self.left_out_accuracy_ = {}, {}
         self._gamma = 1 / (2 * float(self.width) ** 2 * x.shape[1])
         self.intercept_ = share @ targets.numpy()
         centred = targets - torch.from_numpy(self.intercept_)
@@ -146,22 +160,29 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
             kernel[part, part.start :] = gaussian_kernel(
                 rows[part], rows[part.start :], self._gamma
             )
-        right = np.concatenate([targets * root[:, None], probes(len(x))], axis=1)
+        weight, total = weight[used], float(weight.sum())
+        right = targets * root[:, None]
         solutions = {}
-        self.gcv_ = {}
         for alpha in alphas:
             matrix = kernel.to(torch.float64, copy=True).numpy()
             matrix *= root
             matrix *= root[:, None]
             matrix[np.diag_indices_from(matrix)] += alpha
             factor_in_place(matrix.T)
-            solved = cho_solve((matrix.T, True), right, check_finite=False)
-            dual, probed = solved[:, : targets.shape[1]], solved[:, targets.shape[1] :]
-            trace = len(x) - alpha * float((probed * right[:, targets.shape[1] :]).sum())
-            self.gcv_[alpha] = gcv(float(alpha**2 * (dual**2).sum()), trace, float(weight.sum()))
+            dual = cho_solve((matrix.T, True), right, check_finite=False)
+            if len(alphas) > 1:
+                leverages = 1 - alpha * inverse_diagonal_in_place(matrix.T)
+                residuals = alpha * dual / root[:, None]
+                squares = float(alpha**2 * (dual**2).sum())
+                self.gcv_[alpha] = gcv(squares, float(leverages.sum()), total)
+                self.left_out_accuracy_[alpha] = left_out_accuracy(
+                    targets, residuals, leverages, weight
+                )
             solutions[alpha] = dual * root[:, None]
             del matrix
-        self.alpha_ = min(alphas, key=lambda a: (self.gcv_[a], a))
+        self.alpha_ = min(
+            alphas, key=lambda a: (-self.left_out_accuracy_.get(a, 0), self.gcv_.get(a, 0), a)
+        )
         self.rows_, self.dual_coef_, self.jitter_ = x, solutions[self.alpha_], 0.0
 
     def _fit_landmarks(

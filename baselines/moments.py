@@ -102,6 +102,33 @@ def factor_in_place(lower: np.ndarray) -> None:
         )
 
 
+def inverse_diagonal_in_place(factor: np.ndarray) -> np.ndarray:
+    """The diagonal of A^-1 from A's lower Cholesky factor, whose array it overwrites."""
+    inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    assert info == 0  # the factor's diagonal is positive
+    return inverse.diagonal().copy()
+
+
+def left_out_accuracy(
+    targets: np.ndarray, residuals: np.ndarray, leverages: np.ndarray, weight: np.ndarray
+) -> float:
+    """Share of rows that the machine fitted without them puts in their class, in closed form.
+
+    A row of weight two counts as the row twice, of which one is left out.
+
+    Parameters
+    ----------
+    targets, residuals : ndarray of shape (n, k)
+        Indicators, and what the fitted machine leaves of them.
+    leverages : ndarray of shape (n,)
+        Diagonal of the matrix that takes targets to fitted scores.
+    weight : ndarray of shape (n,)
+    """
+    kept = np.maximum(1 - leverages / weight, 1 - leverages)  # lighter than one: all of the row
+    scores = targets - residuals / kept[:, None]
+    return float(np.average(scores.argmax(1) == targets.argmax(1), weights=weight))
+
+
 def _best(candidates: dict[float, tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
     alpha = min(candidates, key=lambda a: (candidates[a][0], a))
     return alpha, candidates[alpha][1]

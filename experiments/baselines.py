@@ -63,6 +63,8 @@ class Settings:
     """mirror images: none, average or double"""
     seeds: tuple[int, ...] = (0,)
     """draws of images and of random features"""
+    rows: tuple[str, ...] = ()
+    """these rows only, METHOD:SIZE:IMAGES or METHOD:SIZE:IMAGES:FLIPS, in this order"""
 
 
 PRESETS = {
@@ -88,6 +90,24 @@ PRESETS = {
         scales=(2, 3),
         selected=(400,),
     ),
+    # One row for each accuracy that other programs have reached on JPEG-75, cheapest first.
+    "targets": Settings(
+        dataset="cifar10",
+        n_test=10_000,
+        rows=(
+            "random-patches:1024:10000",
+            "scattering-gaussian:2:10000",
+            "scattering-gaussian:2:10000:average",
+            "random-patches:4096:10000",
+            "random-patches-gaussian:1024:10000",
+            "roto-translation:200:10000",
+            "random-patches:1024:50000",
+            "scattering-gaussian:2:50000",
+            "scattering-gaussian:2:50000:average",
+            "random-patches-gaussian:1024:50000",
+            "random-patches-gaussian:1024:50000:average",
+        ),
+    ),
 }
 
 
@@ -99,6 +119,12 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     for name in ("n_train", "filters", "scales", "components", "selected"):
         if min(getattr(settings, name), default=0) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be numbers above 0")
+    rows = [_row(text) for text in settings.rows] or [
+        (method, size, n_train, settings.flips)
+        for method in settings.methods
+        for size in getattr(settings, SIZES[method])
+        for n_train in settings.n_train
+    ]
     return [
         {
             "dataset": settings.dataset,
@@ -107,14 +133,23 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
             "n_train": n_train,
             "n_test": settings.n_test,
             **_only_where_used(settings, method, n_train),
-            "flips": settings.flips,
+            "flips": flips,
             "seed": seed,
         }
-        for method in settings.methods
-        for size in getattr(settings, SIZES[method])
-        for n_train in settings.n_train
+        for method, size, n_train, flips in rows
         for seed in settings.seeds
     ]
+
+
+def _row(text: str) -> tuple[str, int, int, str]:
+    """Method, size, training images and flips of one of ``Settings.rows``."""
+    words = text.split(":")
+    if len(words) not in (3, 4) or not all(w.isdecimal() and int(w) > 0 for w in words[1:3]):
+        raise UsageError(f"--rows takes METHOD:SIZE:IMAGES[:FLIPS], numbers above 0; got {text!r}")
+    one_of("method", words[0], METHODS)
+    flips = words[3] if len(words) == 4 else "none"
+    one_of("flips", flips, FLIPS)
+    return words[0], int(words[1]), int(words[2]), flips
 
 
 def _only_where_used(settings: Settings, method: str, n_train: int) -> dict[str, Any]:

@@ -82,6 +82,25 @@ def test_the_score_of_a_ridge_is_generalized_cross_validation():
         assert score == pytest.approx(exact)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_ridge_taken_has_the_best_accuracy_on_rows_left_out_one_by_one(weighted):
+    X, y = problem(40, 3)
+    copies = np.random.default_rng(2).integers(1, 4, 40) if weighted else np.ones(40, int)
+    head = GaussianKernelHead(0.5, alpha=(0.001, 0.1, 3.0)).fit(X, y, sample_weight=copies)
+    Z = (X - head.mean_) / head.scale_
+    K = rbf_kernel(Z, gamma=1 / (2 * 0.5**2 * 3))
+    targets = (y[:, None] == head.classes_) - head.intercept_
+    for alpha, accuracy in head.left_out_accuracy_.items():
+        right = []
+        for i in range(40):
+            weight = copies - (np.arange(40) == i)
+            dual = np.linalg.solve(K * weight + alpha * np.eye(40), targets)  # of one copy each
+            right.append((K[i] * weight @ dual).argmax() == targets[i].argmax())
+        assert accuracy == pytest.approx(np.average(right, weights=copies))
+    best = max(head.left_out_accuracy_.values())
+    assert head.left_out_accuracy_[head.alpha_] == best > min(head.left_out_accuracy_.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,8 +19,18 @@ def test_a_preset_gives_one_run_a_method_size_number_and_seed(name):
     settings = dataclasses.replace(baselines.PRESETS[name], seeds=(0, 1))
     runs = baselines.runs(settings)
     sizes = sum(len(getattr(settings, baselines.SIZES[m])) for m in settings.methods)
-    assert len(runs) == sizes * len(settings.n_train) * 2
+    rows = len(settings.rows) or sizes * len(settings.n_train)
+    assert len(runs) == rows * 2
     assert len({str(sorted(run.items())) for run in runs}) == len(runs)
+
+
+def test_rows_that_are_asked_for_one_by_one_are_the_same_runs_as_those_of_a_product():
+    rows = ("random-patches:64:1200", "scattering-ridge:2:300:average")
+    first, second = baselines.runs(baselines.Settings(rows=rows))
+    product = baselines.runs(baselines.Settings())
+    assert first in product
+    assert {**second, "flips": "none"} in product
+    assert second["flips"] == "average"
 
 
 def test_a_run_holds_only_the_settings_that_its_method_uses():
@@ -41,6 +51,10 @@ def test_a_run_holds_only_the_settings_that_its_method_uses():
         ({"methods": ("scatering-ridge",)}, "scattering-ridge"),
         ({"flips": "up"}, "flips"),
         ({"filters": (0,)}, "--filters must be numbers above 0"),
+        ({"rows": ("random-patches:64",)}, "METHOD:SIZE:IMAGES"),
+        ({"rows": ("random-patches:64:0",)}, "numbers above 0"),
+        ({"rows": ("random-patch:64:300",)}, "random-patches"),
+        ({"rows": ("random-patches:64:300:up",)}, "flips"),
         ({"n_train": ()}, "--n-train must be numbers above 0"),
     ],
 )
