@@ -22,7 +22,8 @@ from tangent.engine.factors import Factor
 __all__ = ["add_contribution", "mirrored"]
 
 _SLICE = 2**24  # bytes of gradients made at once on a CPU
-_CHUNK = 2**21  # bytes of the half-contracted array: about a core's cache
+_WIDE = 512  # entries of a patch that make a product fast
+_CHUNK = 2**22  # bytes of the half-contracted array: a few inputs' worth
 
 
 def add_contribution(
@@ -112,29 +113,39 @@ def _dense(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bo
 
 
 def _jacobian(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool) -> None:
-    """Gradients in slices of input channels, so that they take little memory."""
-    n, o, c, _ = left.cotangents.shape
+    """Gradients in slices of input and output channels, so that they take little memory."""
+    n, o, c, p = left.cotangents.shape
     inputs = max(n, len(right.cotangents))
     budget = _SLICE if total.device.type == "cpu" else 2**29
-    entries = max(1, budget // (inputs * o * c * left.cotangents.element_size()))
+    numbers = max(1, budget // (inputs * o * left.cotangents.element_size()))
+    # Products with narrow patches are slow: take few output channels rather than few entries.
+    widest = max(1, 4 * budget // (inputs * p * left.cotangents.element_size()))
+    entries = min(max(_WIDE, numbers // c), widest)
     buffers: dict[str, Tensor] = {}
     for start, stop in left.patches.slices(entries):
-        g1 = _gradient_slice(left, start, stop, "left", buffers)
-        g2 = g1 if symmetric else _gradient_slice(right, start, stop, "right", buffers)
-        _add_gradients(total, g1, g2, left.alpha, symmetric, full)
+        columns1 = _columns(left, start, stop)
+        columns2 = columns1 if symmetric else _columns(right, start, stop)
+        step = max(1, numbers // columns1.shape[1])
+        for first in range(0, c, step):
+            channels = slice(first, min(c, first + step))
+            g1 = _gradient_slice(left, channels, columns1, "left", buffers)
+            g2 = g1 if symmetric else _gradient_slice(right, channels, columns2, "right", buffers)
+            _add_gradients(total, g1, g2, left.alpha, symmetric, full)
+
+
+def _columns(factor: Factor, start: int, stop: int) -> Float[Tensor, "n k p"]:
+    return factor.patches.columns(start, stop).to(factor.cotangents.dtype)
 
 
 def _gradient_slice(
-    factor: Factor, start: int, stop: int, side: str, buffers: dict[str, Tensor]
+    factor: Factor, channels: slice, columns: Tensor, side: str, buffers: dict[str, Tensor]
 ) -> Float[Tensor, "n o p"]:
-    n, o, c, p = factor.cotangents.shape
-    columns = factor.patches.columns(start, stop).to(factor.cotangents.dtype)
+    d = factor.cotangents[:, :, channels]
+    n, o, c, p = d.shape
     shape = (n, o * c, columns.shape[1])
     if side not in buffers or buffers[side].shape != shape:
-        buffers[side] = factor.cotangents.new_empty(shape)
-    product = torch.bmm(
-        factor.cotangents.view(n, o * c, p), columns.transpose(1, 2), out=buffers[side]
-    )
+        buffers[side] = d.new_empty(shape)
+    product = torch.bmm(d.reshape(n, o * c, p), columns.transpose(1, 2), out=buffers[side])
     return product.view(n, o, -1)
 
 

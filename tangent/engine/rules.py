@@ -2,7 +2,8 @@
 
 A cotangent of a value of shape s has shape (o, *s), o the number of cotangents that travel
 together. Convolutions and poolings merge o with the batch, so that the one forward pass serves
-all outputs; a call without a rule is differentiated by torch.func, batched over o.
+all outputs; a call without a rule is differentiated by torch.func, batched over o. In memory
+the inputs come first and o second, as the factors are laid out: nothing is copied on the way.
 """
 
 from __future__ import annotations
@@ -137,7 +138,12 @@ def _rule(*functions: Any) -> Callable[[Rule], Rule]:
 
 
 def _merged(cotangent: Tensor) -> Tensor:
-    return cotangent.flatten(0, 1)
+    """(o, n, ...) as a batch of n * o, all cotangents of an input together."""
+    return cotangent.transpose(0, 1).flatten(0, 1)
+
+
+def _parted(merged: Tensor, o: int) -> Tensor:
+    return merged.unflatten(0, (-1, o)).transpose(0, 1)
 
 
 def _pass(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]:
@@ -188,7 +194,7 @@ def _convolution(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tens
         g["dilation"],
         g["groups"],
     )
-    return [back.unflatten(0, (len(cotangent), len(x)))]
+    return [_parted(back, len(cotangent))]
 
 
 @_rule(F.linear)
@@ -226,13 +232,20 @@ def _max_pool(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]
     options[1] = options[0] if options[1] is None or options[1] == [] else options[1]
     options[:4] = [list(_tuple(v, 2)) for v in options[:4]]
     _, winners = F.max_pool2d(x, *options, return_indices=True)
+    index = winners.unsqueeze(1).expand(len(x), o, *winners.shape[1:])
+    window, step, padding, dilation, _ = options
+    if window == step and padding == [0, 0] and dilation == [1, 1]:
+        # Windows that share no position: every value has one place to go to.
+        back = cotangent.new_zeros(len(x), o, x.shape[1], x.shape[2] * x.shape[3])
+        back.scatter_(3, index.flatten(3), cotangent.transpose(0, 1).flatten(3))
+        return [back.unflatten(3, x.shape[2:]).transpose(0, 1)]
     back = torch.ops.aten.max_pool2d_with_indices_backward(
         _merged(cotangent),
-        x.expand(o, *x.shape).flatten(0, 1),
+        x.unsqueeze(1).expand(len(x), o, *x.shape[1:]).flatten(0, 1),
         *options,
-        winners.expand(o, *winners.shape).flatten(0, 1),
+        index.flatten(0, 1),
     )
-    return [back.unflatten(0, (o, len(x)))]
+    return [_parted(back, o)]
 
 
 @_rule(F.avg_pool2d, F.adaptive_avg_pool2d)
@@ -244,7 +257,7 @@ def _average(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]:
     o = len(cotangent)
     big = x.new_empty(1).expand(o * len(x), *x.shape[1:])
     _, pull = vjp(lambda value: call.replay(value), big)
-    return [pull(_merged(cotangent))[0].unflatten(0, (o, len(x)))]
+    return [_parted(pull(_merged(cotangent))[0], o)]
 
 
 @_rule(
