@@ -21,6 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent._students import Displacement, Students, StudentsOn
+from tangent._threads import side_by_side
+
 __all__ = [
     "Descent",
     "Displacement",
@@ -32,47 +35,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Students:
-    """Two-layer students at initialization.
-
-    Attributes
-    ----------
-    hidden : Tensor of shape (k, m, d)
-        The b_j of every problem, shared by its scales.
-    output : Tensor of shape (k, m)
-        The a_j.
-    alpha : Tensor of shape (k, s)
-        Factor before the sum, one a student. Infinity is the linearized student.
-    centred : bool
-        Whether the output at initialization is subtracted. A doubled initialization has the
-        output zero; saying so here keeps it exactly zero, where a sum leaves rounding that alpha
-        multiplies.
-    """
-
-    hidden: Float[Tensor, "k m d"]
-    output: Float[Tensor, "k m"]
-    alpha: Float[Tensor, "k s"]
-    centred: bool = True
-
-    def __post_init__(self):
-        if not bool((self.alpha > 0).all()):
-            raise ValueError(f"alpha must be positive; got a smallest of {self.alpha.min():g}")
-        if self.hidden.shape[0] != self.alpha.shape[0]:
-            raise ValueError(
-                "alpha must have a row a problem; got "
-                f"{self.alpha.shape[0]} rows for {self.hidden.shape[0]} problems"
-            )
-        if not self.centred and not bool(self.alpha.isfinite().all()):
-            raise ValueError("alpha = inf has no output at initialization; set centred=True")
-
-
-@dataclass(frozen=True)
-class Displacement:
-    """Scaled displacement ``alpha * (w - w0)`` of the weights of every student."""
-
-    hidden: Float[Tensor, "k s m d"]
-    output: Float[Tensor, "k s m"]
+_CACHED_NUMBERS = 400_000  # activations a core advances at once: measured best of 1e5 to 2e6
 
 
 @dataclass(frozen=True)
@@ -110,65 +73,6 @@ def log_spaced_steps(n_steps: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({round(math.expm1(p)) for p in points.tolist()} | {0, last}))
 
 
-class _Pair:
-    """The students on one set of inputs: base activations once, differences at every call."""
-
-    def __init__(self, students: Students, n: int):
-        (k, s), m = students.alpha.shape, students.hidden.shape[1]
-        like = students.hidden
-        self.shape, self.students = (k, s, m, n), students
-        self.inverse = students.alpha.reciprocal()[:, :, None]
-        self.start = like.new_zeros(k, s, n)
-        self.base = like.new_empty(k, m, n)
-        self.kink, self.above, self.difference, self.active = like.new_empty(4, k, s, m, n)
-
-    def see(self, x: Float[Tensor, "k n d"]) -> _Pair:
-        """Take ``x`` as the inputs: everything that does not change with the displacement."""
-        self.inputs, self.transposed = x, x.transpose(1, 2).contiguous()
-        z = torch.bmm(self.students.hidden, self.transposed, out=self.base)
-        largest = torch.finfo(z.dtype).max / 4  # stands for infinity without its inf - inf
-        torch.mul(z[:, None], -self.students.alpha[:, :, None, None], out=self.kink)
-        if not bool(self.students.alpha.isfinite().all()):
-            self.kink.nan_to_num_(0.0).clamp_(-largest, largest)
-        torch.clamp(self.kink, min=0, out=self.above)
-        z.clamp_(min=0)
-        if not self.students.centred:
-            at_start = torch.bmm(self.students.output[:, None], z)
-            self.start = self.students.alpha[:, :, None] * at_start
-        return self
-
-    def weights(self, u: Displacement) -> Float[Tensor, "k s m"]:
-        """Output weights a_j at the displacement ``u``."""
-        return torch.addcmul(self.students.output[:, None], u.output, self.inverse)
-
-    def residual(
-        self, u: Displacement, y: Float[Tensor, "k n"], activity: bool = True
-    ) -> Float[Tensor, "k s n"]:
-        """Outputs minus targets.
-
-        With z the pre-activation at w0 and v its scaled difference, alpha (relu(z + v/alpha) -
-        relu(z)) = max(v, -alpha z) - max(-alpha z, 0), which loses no digits.
-        """
-        k, s, m, n = self.shape
-        v = self.difference
-        torch.bmm(u.hidden.view(k, s * m, -1), self.transposed, out=v.view(k, s * m, n))
-        if activity:
-            torch.gt(v, self.kink, out=self.active)
-        torch.maximum(v, self.kink, out=v)
-        v.sub_(self.above)
-        moved = torch.bmm(self.weights(u).view(k * s, 1, m), v.view(k * s, m, n)).view(k, s, n)
-        return moved.add_(self.start).baddbmm_(u.output, self.base).sub_(y[:, None])
-
-    def gradient(self, u: Displacement, r: Float[Tensor, "k s n"]) -> Displacement:
-        """Dh(w)^T r after ``residual`` at the same ``u``; overwrites the activity."""
-        k, s, m, n = self.shape
-        moved = torch.bmm(self.difference.view(k * s, m, n), r.view(k * s, n, 1)).view(k, s, m)
-        output = torch.bmm(r, self.base.transpose(1, 2)).addcmul_(moved, self.inverse)
-        masked = self.active.mul_(r[:, :, None, :]).view(k, s * m, n)
-        hidden = torch.bmm(masked, self.inputs).view(k, s, m, -1)
-        return Displacement(hidden.mul_(self.weights(u)[..., None]), output)
-
-
 def _loss(r: Float[Tensor, "k s n"]) -> Float[Tensor, "k s"]:
     return r.square().mean(-1, dtype=torch.float64) / 2
 
@@ -188,23 +92,28 @@ def student_outputs(
     students: Students, u: Displacement, x: Float[Tensor, "k n d"]
 ) -> Float[Tensor, "k s n"]:
     """Outputs alpha h(w0 + u/alpha) of every student on the inputs of its problem."""
-    return _Pair(students, x.shape[1]).see(x).residual(u, x.new_zeros(x.shape[:2]), activity=False)
+    return (
+        StudentsOn(students, x.shape[1])
+        .see(x)
+        .residual(u, x.new_zeros(x.shape[:2]), activity=False)
+    )
 
 
 @torch.no_grad()
-def _descend_block(students, x, y, step, n_steps, steps, x_test, y_test, test_every, keep_path):
+def _descend_block(students, train_set, test_set, step, n_steps, steps, test_every, keep_path):
     """`descend` for students that fit the cache together."""
-    u, train = _zero(students), _Pair(students, x.shape[1]).see(x)
-    test = _Pair(students, x_test.shape[1]).see(x_test) if x_test is not None else None
+    (x, y), (x_test, y_test) = train_set, test_set or train_set
+    u, train = _zero(students), StudentsOn(students, x.shape[1]).see(x)
+    test = StudentsOn(students, x_test.shape[1], train).see(x_test) if test_set else None
     kept: dict[str, list[Tensor]] = {"train": [], "test": [], "hidden": [], "output": []}
     nothing = torch.full_like(students.alpha, math.nan, dtype=torch.float64)
     best, rate, marked = torch.full_like(nothing, math.inf), step / x.shape[1], frozenset(steps)
     for t in range(n_steps):
-        r = train.residual(u, y)
         latest = nothing
         if test is not None and (t in marked or t % test_every == 0):
             latest = _loss(test.residual(u, y_test, activity=False))
             best = torch.fmin(best, latest)
+        r = train.residual(u, y)  # after the test set: they share arrays
         if t in marked:
             kept["train"].append(_loss(r))
             kept["test"].append(latest)
@@ -221,12 +130,24 @@ def _descend_block(students, x, y, step, n_steps, steps, x_test, y_test, test_ev
     return [u.hidden, u.output, *stacked, best, *path]
 
 
-def _runs_together(students: Students, n: int) -> int:
-    """Scales of a problem advanced together: what fits a core's cache, or all on a GPU."""
-    if students.alpha.device.type != "cpu":
-        return students.alpha.shape[1]
-    bytes_each = 4 * n * students.hidden.shape[1] * students.hidden.element_size()
-    return max(1, 3_000_000 // bytes_each)
+def _split(total: int, parts: int) -> list[slice]:
+    """``parts`` nearly equal ranges that cover ``total``."""
+    return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
+
+
+def _blocks(students: Students, n: int, together: int | None) -> list[list[tuple[slice, slice]]]:
+    """Problems and scales that advance together, in rows: all on a GPU, else a cache's worth.
+
+    There is a block a thread at least, for `side_by_side`.
+    """
+    (k, s), m = students.alpha.shape, students.hidden.shape[1]
+    on_gpu = students.alpha.device.type != "cpu"
+    size = together or (k * s if on_gpu else max(1, _CACHED_NUMBERS // (m * n)))
+    rows, columns = math.ceil(k / max(1, size // s)), math.ceil(s / size)
+    if not on_gpu:
+        rows = max(rows, min(k, torch.get_num_threads()))
+        columns = max(columns, min(s, math.ceil(torch.get_num_threads() / rows)))
+    return [[(i, j) for j in _split(s, columns)] for i in _split(k, rows)]
 
 
 def descend(
@@ -287,36 +208,23 @@ def descend(
     if (x_test is None) != (y_test is None):
         raise ValueError("x_test and y_test go together; got one without the other")
     steps = log_spaced_steps(n_steps, records)
-    k, s = students.alpha.shape
-    size = together or _runs_together(students, x.shape[1])
-    per_block = k if x.device.type != "cpu" else max(1, size // s)
-    rows = []
-    for i in range(0, k, per_block):
-        problem = slice(i, i + per_block)
-        columns = []
-        for j in range(0, s, size):
-            some = slice(j, j + size)
-            part = Students(
-                students.hidden[problem],
-                students.output[problem],
-                students.alpha[problem, some],
-                students.centred,
-            )
-            columns.append(
-                _descend_block(
-                    part,
-                    x[problem],
-                    y[problem],
-                    step[problem, some],
-                    n_steps,
-                    steps,
-                    None if x_test is None else x_test[problem],
-                    None if y_test is None else y_test[problem],
-                    test_every,
-                    keep_path,
-                )
-            )
-        rows.append([torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)])
+    blocks = _blocks(students, x.shape[1], together)
+
+    def advance(block: tuple[slice, slice]) -> list[Tensor]:
+        i, j = block
+        some = Students(
+            students.hidden[i], students.output[i], students.alpha[i, j], students.centred
+        )
+        test = None if x_test is None or y_test is None else (x_test[i], y_test[i])
+        return _descend_block(
+            some, (x[i], y[i]), test, step[i, j], n_steps, steps, test_every, keep_path
+        )
+
+    results = iter(side_by_side(advance, [block for row in blocks for block in row]))
+    rows = [
+        [torch.cat(parts, dim=1) for parts in zip(*(next(results) for _ in row), strict=True)]
+        for row in blocks
+    ]
     whole = [torch.cat(parts) for parts in zip(*rows, strict=True)]
     return Descent(Displacement(*whole[:2]), steps, *whole[2:])
 
@@ -361,7 +269,7 @@ def stochastic_descent(
     u, pair, skipped = _zero(students), None, n_steps - count * window
     for t in range(n_steps):
         x, y = draw()
-        pair = _Pair(students, x.shape[1]) if pair is None else pair
+        pair = StudentsOn(students, x.shape[1]) if pair is None else pair
         r = pair.see(x).residual(u, y)
         if t >= skipped:
             losses[:, :, (t - skipped) // window] += _loss(r) / window
