@@ -72,7 +72,9 @@ class Settings:
     path_step: float = 0.005
     """step size in panels a and b"""
     animate: bool = False
-    """write an animated GIF of panels a and b too"""
+    """write an animation of panels a and b too"""
+    animation: Literal["gif", "mp4"] = "gif"
+    """its format; mp4 needs ffmpeg"""
 
 
 PRESETS = {
@@ -105,6 +107,17 @@ PRESETS = {
 }
 
 
+def check_animation(kind: str) -> None:
+    """Raise `UsageError` where animations of this kind cannot be written."""
+    from matplotlib.animation import FFMpegWriter
+
+    if kind == "mp4" and not FFMpegWriter.isAvailable():
+        raise UsageError(
+            "--animation mp4 needs the program ffmpeg, which is not on the path; install it, or "
+            "take --animation gif"
+        )
+
+
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run for panels a and b, and one for every ``together`` repetitions of panel c."""
     for part in settings.parts:
@@ -113,6 +126,9 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
         raise UsageError("--seeds needs one value at least, and --together at least 1")
     if settings.units % 2 or settings.path_units % 2:
         raise UsageError("--units and --path-units must be even: the networks are doubled")
+    if settings.animate:
+        one_of("animation", settings.animation, ("gif", "mp4"))
+        check_animation(settings.animation)
     found: list[dict[str, Any]] = []
     if "ab" in settings.parts:
         own = ("seed", "taus", "units", "law", "n_train", "steps", "step")
@@ -122,6 +138,7 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 "part": "ab",
                 **{name: getattr(settings, f"path_{name}") for name in own},
                 "animate": settings.animate,
+                **({"animation": settings.animation} if settings.animate else {}),
             }
         )
     if "c" in settings.parts:

@@ -31,7 +31,7 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
             paths += plots.save_figure(_trajectories(arrays), folder, "fig1ab")
             paths += write_table(_movement_table(row, arrays), folder, "fig1ab")
             if row["animate"]:
-                paths.append(_animation(arrays, folder / "fig1ab.gif"))
+                paths.append(_animation(arrays, folder / f"fig1ab.{row['animation']}"))
         panel = results[results["part"] == "c"]
         if len(panel):
             arrays = _stacked([read_arrays(Path(path)) for path in panel["path"]])
@@ -98,9 +98,13 @@ def _trajectories(arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def _animation(arrays: dict[str, np.ndarray], path: Path) -> Path:
-    """Animated GIF of panels (a, b)."""
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    """Animation of panels (a, b), GIF or MP4 by the suffix of ``path``."""
+    from matplotlib.animation import FFMpegWriter, FuncAnimation, PillowWriter
 
+    from experiments.fig1 import check_animation
+
+    check_animation(path.suffix[1:])
+    writer = PillowWriter(fps=15) if path.suffix == ".gif" else FFMpegWriter(fps=15)
     count = len(arrays["tau"])
     fig, axes = plots.figure(1, count, size=(3.3 * count, 3.4), squeeze=False)
     lines = []
@@ -120,7 +124,7 @@ def _animation(arrays: dict[str, np.ndarray], path: Path) -> Path:
         return []
 
     frames = len(arrays["steps"])
-    FuncAnimation(fig, show, frames=frames, blit=False).save(path, PillowWriter(fps=15), dpi=70)
+    FuncAnimation(fig, show, frames=frames, blit=False).save(path, writer, dpi=70)
     return path
 
 

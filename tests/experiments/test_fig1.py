@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from matplotlib.animation import FFMpegWriter
 
 from experiments import _fig1, fig1
 from experiments._shallow import half_square, linear_descent
@@ -37,6 +38,22 @@ def test_every_file_of_the_figure_is_written(tmp_path):
     names = {path.name for path in paths}
     assert {"fig1ab.gif", "fig1ab.svg", "fig1c.pdf", "fig1c.csv", "fig1c.md"} <= names
     assert all(path.stat().st_size > 0 for path in paths)
+
+
+def test_an_mp4_is_written_where_there_is_ffmpeg(tmp_path):
+    if not FFMpegWriter.isAvailable():
+        pytest.skip("needs ffmpeg")
+    settings = dataclasses.replace(SMOKE, parts=("ab",), animate=True, animation="mp4")
+    paths = fig1.draw(written(fig1, settings, tmp_path), tmp_path / "drawn")
+    (movie,) = (path for path in paths if path.suffix == ".mp4")
+    assert b"ftyp" in movie.read_bytes()[:16]
+
+
+def test_an_mp4_without_ffmpeg_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(FFMpegWriter, "isAvailable", classmethod(lambda writer: False))
+    with pytest.raises(UsageError, match=r"mp4 needs the program ffmpeg.*take --animation gif"):
+        fig1.runs(dataclasses.replace(SMOKE, animate=True, animation="mp4"))
+    assert fig1.runs(dataclasses.replace(SMOKE, animate=True))
 
 
 def test_large_tau_ends_at_the_linearized_networks_own_loss():
