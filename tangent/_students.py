@@ -117,7 +117,9 @@ class StudentsOn:
     def gradient(self, u: Displacement, r: Float[Tensor, "k s n"]) -> Displacement:
         """Dh(w)^T r after ``residual`` at the same ``u``; overwrites the activity."""
         k, s, m, n = self.shape
-        moved = torch.bmm(self.difference.view(k * s, m, n), r.view(k * s, n, 1)).view(k, s, m)
+        # the other way round, a matrix times a column, takes ten times as long on a CPU
+        columns = self.difference.view(k * s, m, n).transpose(1, 2)
+        moved = torch.bmm(r.view(k * s, 1, n), columns).view(k, s, m)
         if self.linear is not None:
             moved.mul_(self.finite[:, :, None])
         output = moved.baddbmm_(r, self.base.transpose(1, 2))
