@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
 
 from tangent.arccosine import relu_tangent_kernel
 from tangent.shallow import (
@@ -74,12 +76,64 @@ def test_every_student_follows_its_own_loop(seed, together):
             torch.testing.assert_close(result.train_loss[k, s], torch.tensor(losses, dtype=F64))
 
 
+def test_small_steps_follow_the_gradient_flow_of_an_ode_solver(generator):
+    students, x, y, *_ = problem(generator, k=1, s=1, m=4, n=5, d=2)
+    students = Students(students.hidden, students.output, torch.full((1, 1), 0.5, dtype=F64))
+    b, a, alpha, m = students.hidden[0].numpy(), students.output[0].numpy(), 0.5, 4
+    inputs, targets = x[0].numpy(), y[0].numpy()
+
+    def slope(time, u):
+        hidden, output = b + u[: 2 * m].reshape(m, 2) / alpha, a + u[2 * m :] / alpha
+        z = inputs @ hidden.T
+        r = (alpha * np.maximum(z, 0) @ output - targets) / len(targets)
+        return -np.concatenate([(((z > 0) * r[:, None]).T @ inputs * output[:, None]).ravel(),
+                                np.maximum(z, 0).T @ r])  # fmt: skip
+
+    flow = solve_ivp(slope, (0, 3.0), np.zeros(3 * m), rtol=1e-10, atol=1e-12).y[:, -1]
+    gaps = []
+    for n_steps in (300, 3000):
+        step = torch.full((1, 1), 3.0 / n_steps, dtype=F64)
+        u = descend(students, x, y, step, n_steps + 1).displacement
+        end = np.concatenate([u.hidden.numpy().ravel(), u.output.numpy().ravel()])
+        gaps.append(np.linalg.norm(end - flow) / np.linalg.norm(flow))
+    assert gaps[0] < 0.01
+    assert gaps[1] < gaps[0] / 5  # first order in the step
+
+
 def test_the_best_test_loss_is_the_smallest_of_the_path(generator):
     students, x, y, x_test, y_test = problem(generator)
     step = torch.full((2, 3), 0.05, dtype=F64)
     result = descend(students, x, y, step, 60, x_test=x_test, y_test=y_test, records=500)
     torch.testing.assert_close(result.best_test_loss, result.test_loss.amin(-1))
     assert bool((result.best_test_loss < result.test_loss[..., -1]).any())  # some overfit
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_nothing(generator, threads):
+    students, x, y, x_test, y_test = problem(generator, s=5)
+    step = torch.full((2, 5), 0.05, dtype=F64)
+    expected = descend(students, x, y, step, 20, x_test=x_test, y_test=y_test)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = descend(students, x, y, step, 20, x_test=x_test, y_test=y_test)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found.displacement.hidden, expected.displacement.hidden)
+    torch.testing.assert_close(found.test_loss, expected.test_loss)
+
+
+def test_linearized_students_stand_beside_the_others(generator):
+    students, x, y, x_test, y_test = problem(generator, s=3)
+    alpha = torch.tensor([[0.5, math.inf, 20.0]], dtype=F64).expand(2, 3).contiguous()
+    step = torch.full((2, 3), 0.05, dtype=F64)
+    mixed = Students(students.hidden, students.output, alpha)
+    found = descend(mixed, x, y, step, 40, x_test=x_test, y_test=y_test)
+    for s in range(3):
+        one = Students(students.hidden, students.output, alpha[:, s : s + 1])
+        expected = descend(one, x, y, step[:, :1], 40, x_test=x_test, y_test=y_test)
+        torch.testing.assert_close(found.test_loss[:, s], expected.test_loss[:, 0])
 
 
 def test_infinite_alpha_is_the_exact_kernel_solution(generator):
