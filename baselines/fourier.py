@@ -7,11 +7,14 @@ core's full rate where batches of small FFTs reach a tenth. What makes it small:
 - a signal is real, so half of the column frequencies is enough; a complex wavelet is a real even
   and a real odd filter, which give the real and the imaginary part of the convolution apart, each
   real again: nothing is interleaved, and the modulus is sqrt(re^2 + im^2) over planes;
-- row frequencies are taken even and odd apart: the sum and the difference of the two halves of
-  the rows have half the length, and so do the two halves of the result;
+- along rows everything is split in a part even and a part odd under reversal, X(k) = E + O and
+  X(-k) = E - O, for which cosines and sines on half of the rows suffice: real matrices on complex
+  numbers, a quarter of the work;
 - subsampling sums the aliases in frequency, in the same product that multiplies by all filters,
   and an image's half spectrum is computed once for all scales;
 - reflection at the border and averaging are folded into the matrices.
+
+Rows of a grid of n lie in the order of `row_order`, which brings row i and row -i together.
 """
 
 from __future__ import annotations
@@ -30,13 +33,18 @@ def single(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _as_real(matrix: np.ndarray) -> np.ndarray:
-    """A complex matrix as a real one on (value, re/im) pairs; rows stay (value, re/im) too."""
-    out = np.empty((matrix.shape[0], 2, matrix.shape[1], 2))
-    out[:, 0, :, 0] = out[:, 1, :, 1] = matrix.real
-    out[:, 0, :, 1] = -matrix.imag
-    out[:, 1, :, 0] = matrix.imag
-    return out
+def row_order(n: int) -> np.ndarray:
+    """Which row lies where: 1 to n/2 - 1, then 0 and n/2, then -1 to -(n/2 - 1)."""
+    inner = np.arange(1, n // 2)
+    return np.concatenate([inner, [0, n // 2], n - inner])
+
+
+def butterfly(rows: Float[Tensor, "n ..."]) -> None:
+    """Sum and difference of rows i and -i, in their places."""
+    inner = len(rows) // 2 - 1
+    above, below = rows[:inner], rows[inner + 2 :]
+    above.add_(below)
+    torch.sub(above, below, alpha=2, out=below)
 
 
 class Buffers:
@@ -44,7 +52,6 @@ class Buffers:
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
-        self._turn = False
         self._views: dict[tuple, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
@@ -58,67 +65,69 @@ class Buffers:
             view = self._views[name, shape] = held[:size].view(shape)
         return view
 
-    def next(self, *shape: int) -> Tensor:
-        """One of two arrays in turn: each step reads what the step before wrote."""
-        self._turn = not self._turn
-        return self.take(f"turn {self._turn}", *shape)
-
 
 def modulus(real: Tensor, imaginary: Tensor, out: Tensor) -> Tensor:
-    """sqrt(re^2 + im^2) in ``out``; several times faster than hypot."""
+    """sqrt(re^2 + im^2) in ``out``, which may be ``real``; several times faster than hypot."""
     torch.mul(real, real, out=out)
     return out.addcmul_(imaginary, imaginary).sqrt_()
 
 
 @dataclass(frozen=True)
 class HalfSpectrum:
-    """The Fourier transform of real images, half of the column frequencies, parities apart."""
+    """The Fourier transform of real images: half of the column frequencies, E and O along rows."""
 
-    halves: bool
-    """Whether the input is split in sums and differences of its halves of rows."""
-    from_columns: Tensor
-    """(re/im and k2, columns)."""
-    from_rows: Tensor
-    """(2 parities, re/im and k1, rows and re/im); k1 is 2 q + parity."""
+    folds: bool
+    """Whether the input's rows are in order and to be folded; else one matrix does it all."""
+    even: Tensor
+    """(n / 2 + 1, rows): cosines."""
+    odd: Tensor
+    """(n / 2 - 1, rows): sines."""
+    columns: tuple[Tensor, Tensor]
+    """(re/im and k2, columns), for the even and for the odd part."""
 
     @classmethod
     def build(cls, n: int, m: int, pad: tuple | None = None) -> HalfSpectrum:
         """For a grid of n x m points, both even.
 
-        ``pad`` holds the matrices that bring an image's rows and columns onto that grid.
+        ``pad`` holds the matrices that bring an image's rows and columns onto that grid; the
+        image's rows then lie from top to bottom.
         """
+        half = n // 2
         waves = np.exp(-2j * np.pi * np.outer(np.arange(m // 2 + 1), np.arange(m)) / m)
-        k1 = np.arange(2)[:, None] + 2 * np.arange(n // 2)
-        row_waves = np.exp(-2j * np.pi * k1[..., None] * np.arange(n if pad else n // 2) / n)
+        order = np.arange(n) if pad else row_order(n)
+        angles = 2 * np.pi * np.outer(np.arange(half + 1), order) / n
+        even, odd = np.cos(angles), np.sin(angles[1:half])
         if pad:
-            waves, row_waves = waves @ pad[1], row_waves @ pad[0]
-        # rows (q, re/im) to (re/im, q); columns (row, re/im) as they lie
-        from_rows = np.stack([_as_real(w) for w in row_waves]).transpose(0, 2, 1, 3, 4)
-        return cls(
-            halves=pad is None,
-            from_columns=single(np.concatenate([waves.real, waves.imag])),
-            from_rows=single(from_rows.reshape(2, n, -1)),
-        )
+            waves, even, odd = waves @ pad[1], even @ pad[0], odd @ pad[0]
+        else:  # what is folded lies where the rows i are, and where the rows -i are
+            even, odd = even[:, : half + 1], odd[:, : half - 1]
+        both = [np.concatenate([w.real, w.imag]) for w in (waves, -1j * waves)]
+        return cls(pad is None, single(even), single(odd), (single(both[0]), single(both[1])))
+
+    def lines(
+        self, u: Float[Tensor, "rows m batch"], name: str, buffers: Buffers
+    ) -> Float[Tensor, "n m batch"]:
+        """The transform along rows only, real: E, then O / -i. Overwrites ``u`` where it folds."""
+        split = len(self.even)
+        out = buffers.take(name, split + len(self.odd), *u.shape[1:])
+        if self.folds:
+            butterfly(u)
+        rows = u.view(len(u), -1)
+        above, below = (rows[:split], rows[split:]) if self.folds else (rows, rows)
+        torch.mm(self.even, above, out=out[:split].view(split, -1))
+        torch.mm(self.odd, below, out=out[split:].view(len(self.odd), -1))
+        return out
 
     def __call__(
-        self, u: Float[Tensor, "n m batch"], name: str, buffers: Buffers
-    ) -> Float[Tensor, "2 2 frequencies batch"]:
-        """The transform, (parity, re/im, q and k2, batch), in a buffer of that name."""
-        count = u.shape[2]
-        split = u[None]
-        if self.halves:
-            top, bottom = u[: len(u) // 2], u[len(u) // 2 :]
-            split = buffers.next(2, *top.shape)
-            torch.add(top, bottom, out=split[0])
-            torch.sub(top, bottom, out=split[1])
-        lines = split.flatten(0, 1)
-        hat = buffers.next(len(lines), len(self.from_columns), count)
-        torch.bmm(self.from_columns.expand(len(lines), -1, -1), lines, out=hat)
-        half = len(self.from_columns) // 2
-        hat = hat.view(len(split), -1, half * count).expand(2, -1, -1)
-        out = buffers.take(name, 2, self.from_rows.shape[1], half * count)
-        torch.bmm(self.from_rows, hat, out=out)
-        return out.view(2, 2, -1, count)
+        self, lines: Float[Tensor, "n m batch"], name: str, buffers: Buffers
+    ) -> Float[Tensor, "n re_im_k2 batch"]:
+        """The transform of ``lines``: rows of E for k1 = 0 to n / 2, of O for 1 to n / 2 - 1."""
+        split = len(self.even)
+        out = buffers.take(name, len(lines), len(self.columns[0]), lines.shape[2])
+        for matrix, rows in zip(self.columns, (slice(split), slice(split, None)), strict=True):
+            part = lines[rows]
+            torch.bmm(matrix.expand(len(part), -1, -1), part, out=out[rows])
+        return out
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,14 @@ class WaveletModulus:
     """
 
     chosen: Tensor
-    """(2 parities, k1' k2' and aliases): where each lies in half of the spectrum."""
-    filters: Tensor
-    """(2 parities, re/im, k1' k2', even and odd filters, aliases); of step 1 the same for both."""
-    to_rows: Tensor
-    """(2 parities, half the rows and re/im, re/im and k1')."""
-    to_columns: Tensor
-    """(2 parts, columns, re/im and k2')."""
+    """(k1' re/im k2' and aliases of E, then of O): where each lies in the spectrum."""
+    filters: tuple[Tensor, Tensor]
+    """(k1', re/im, k2', even and odd filters, aliases of E and O) for the even part along rows,
+    k1' = 0 to half the rows, and for the odd part, k1' = 1 to half the rows - 1."""
+    to_rows: tuple[Tensor, Tensor]
+    """Cosines and sines, (rows, k1')."""
+    to_columns: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(columns, re/im and k2') by even or odd filter, then by part along rows."""
     sizes: tuple[int, int, int]
     """Output rows and columns, and the step."""
 
@@ -144,80 +154,117 @@ class WaveletModulus:
         """For filters given in Fourier on the input's grid."""
         n, m = hats.shape[1:]
         rows, columns = n // step, m // step
-        half, full_half = columns // 2 + 1, m // 2 + 1
-        # (parity, q', k2', a, b): the frequencies that fold onto (2 q' + parity, k2')
-        parity, q, k2, a, b = np.ogrid[:2, : rows // 2, :half, :step, :step]
-        k1, k2 = 2 * q + parity + rows * a, k2 + columns * b
-        beyond = k2 >= full_half  # there the spectrum is the conjugate of its mirror
-        mirrored = np.where(beyond, -k1 % n, k1), np.where(beyond, m - k2, k2)
-        chosen = mirrored[0] // 2 * full_half + mirrored[1]
-        mirror = hats[:, -np.arange(n)][:, :, -np.arange(m)]
-        parts = np.stack([(hats + mirror) / 2, (hats - mirror) / 2]) / (n * m)
-        filters = np.moveaxis(parts[:, :, k1, k2], (0, 1), (3, 4))  # (p, q', k2', part, f, a, b)
-        filters = filters.reshape(2, 1, rows // 2 * half, 2 * len(hats), step**2)
-        if step > 1:
-            sign = np.where(beyond, -1, 1) + 0 * k1
-            sign = sign.reshape(2, 1, rows // 2 * half, 1, step**2)
-            filters = np.concatenate([filters, filters * sign], axis=1)
-        position = np.arange(rows // 2)[:, None]
-        back = [
-            np.exp(2j * np.pi * position * (2 * np.arange(rows // 2) + p) / rows) for p in (0, 1)
+        chosen, filters = _folding(hats, step)
+        k1, k2 = np.arange(rows // 2 + 1), np.arange(columns // 2 + 1)
+        angles = 2 * np.pi * np.outer(row_order(rows)[: rows // 2 + 1], k1) / rows
+        inner = slice(1, rows // 2)
+        # k1' = 0 and rows / 2 are their own mirrors, so there the even part is twice what it is
+        cosines = np.cos(angles) * np.where(k1 % (rows // 2) == 0, 0.5, 1.0)
+        sines = np.sin(angles)[: rows // 2 - 1, inner]
+        twice = np.where((k2 == 0) | (2 * k2 == columns), 1.0, 2.0)
+        waves = twice * np.exp(2j * np.pi * np.outer(np.arange(columns), k2) / columns)
+        # re(factor * wave * Y) for Y in (re, im); the odd part along rows brings an i of its own
+        to_columns = [
+            [single(np.concatenate([w.real, -w.imag], 1)) for w in (f * waves, 1j * f * waves)]
+            for f in (1, -1j)
         ]
-        to_rows = np.stack([_as_real(b) for b in back]).transpose(0, 1, 2, 4, 3)
-        twice = np.where((np.arange(half) == 0) | (2 * np.arange(half) == columns), 1.0, 2.0)
-        phase = 2 * np.pi * np.outer(np.arange(columns), np.arange(half)) / columns
-        cos, sin = twice * np.cos(phase), twice * np.sin(phase)
-        to_columns = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)])
         return cls(
-            chosen=torch.from_numpy((chosen + 0 * k1).reshape(2, -1)),
-            filters=single(filters),
-            to_rows=single(to_rows.reshape(2, rows, rows)),
-            to_columns=single(to_columns.reshape(2, columns, 2 * half)),
+            chosen=torch.from_numpy(chosen),
+            filters=(single(filters[0]), single(filters[1][inner])),
+            to_rows=(single(cosines), single(sines)),
+            to_columns=((to_columns[0][0], to_columns[0][1]), (to_columns[1][0], to_columns[1][1])),
             sizes=(rows, columns, step),
         )
 
     def __call__(
-        self, spectrum: Float[Tensor, "2 2 frequencies batch"], buffers: Buffers
+        self,
+        spectrum: Float[Tensor, "n re_im_k2 batch"],
+        buffers: Buffers,
+        name: str = "convolved",
     ) -> Float[Tensor, "rows columns filters batch"]:
-        """The moduli, in a buffer of their own."""
-        real, imaginary = self.parts(spectrum, buffers)
-        out = buffers.take(f"moduli{real.shape[1]}", *real.shape)
-        return modulus(real, imaginary, out)
+        """The moduli, in a buffer of that name."""
+        real, imaginary = self.parts(spectrum, buffers, name)
+        return modulus(real, imaginary, real)
 
     def parts(
-        self, spectrum: Float[Tensor, "2 2 frequencies batch"], buffers: Buffers
+        self,
+        spectrum: Float[Tensor, "n re_im_k2 batch"],
+        buffers: Buffers,
+        name: str = "convolved",
     ) -> Float[Tensor, "2 rows columns filters batch"]:
-        """Real and imaginary parts of u * psi, good until two more arrays are taken in turn."""
+        """Real and imaginary parts of u * psi, in a buffer of that name."""
         rows, columns, _ = self.sizes
-        half, count, n_filters = columns // 2 + 1, spectrum.shape[3], self.filters.shape[3]
-        take = buffers.next
-        product = self._product(spectrum, buffers)
-        lined = take(2, rows, half * n_filters * count)
-        torch.bmm(self.to_rows, product.view(2, rows, -1), out=lined)
-        lined = lined.view(rows, 2 * half, 2, n_filters // 2 * count)
-        parts = take(2, rows, columns, n_filters // 2 * count)
-        for part in range(2):
-            matrix = self.to_columns[part].expand(rows, -1, -1)
-            torch.bmm(matrix, lined[:, :, part], out=parts[part])
-        even, odd = parts.view(2, 2, rows // 2, -1).unbind(1)
-        whole = take(2, 2, *even.shape[1:])
-        torch.add(even, odd, out=whole[:, 0])
-        torch.sub(even, odd, out=whole[:, 1])
-        return whole.view(2, rows, columns, n_filters // 2, count)
+        split, count = rows // 2 + 1, spectrum.shape[2]
+        n_filters = self.filters[0].shape[3] // 2
+        products = self._products(spectrum, buffers)
+        lined = buffers.take("lined", rows, 2 * (columns // 2 + 1), 2, n_filters * count)
+        for matrix, product, out in zip(
+            self.to_rows, products, (lined[:split], lined[split:]), strict=True
+        ):
+            torch.mm(matrix, product.view(len(product), -1), out=out.view(len(out), -1))
+        parts = buffers.take(name, 2, rows, columns, n_filters * count)
+        for part, matrices in enumerate(self.to_columns):
+            for matrix, of in zip(matrices, (slice(split), slice(split, None)), strict=True):
+                stack = matrix.expand(len(lined[of]), -1, -1)
+                torch.bmm(stack, lined[of, :, part], out=parts[part, of])
+            butterfly(parts[part])
+        return parts.view(2, rows, columns, n_filters, count)
 
-    def _product(self, spectrum: Tensor, buffers: Buffers) -> Tensor:
-        """The spectrum times every filter: (parity, re/im, k1' k2', filters, batch)."""
-        step = self.sizes[2]
-        places, count, n_filters = self.filters.shape[2], spectrum.shape[3], self.filters.shape[3]
-        if step == 1:  # one alias: an outer product, for which bmm is slow
-            product = buffers.next(2, 2, places, n_filters, count)
-            return torch.mul(self.filters, spectrum[:, :, :, None], out=product)
-        folded = buffers.next(2, 2, places * step**2, count)
-        product = buffers.next(2, 2, places, n_filters, count)
-        for parity in range(2):
-            for part in range(2):
-                here = folded[parity, part]
-                torch.index_select(spectrum[parity, part], 0, self.chosen[parity], out=here)
-                aliases = here.view(places, step**2, count)
-                torch.bmm(self.filters[parity, part], aliases, out=product[parity, part])
-        return product
+    def _products(self, spectrum: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor]:
+        """The spectrum times every filter, even and odd along rows, as ``filters`` lie."""
+        count, even, odd = spectrum.shape[2], *self.filters
+        a = buffers.take("even", *even.shape[:4], count)
+        b = buffers.take("odd", *odd.shape[:4], count)
+        aliases = even.shape[4]
+        folded = buffers.take("folded", *even.shape[:3], aliases, count)
+        torch.index_select(spectrum.view(-1, count), 0, self.chosen, out=folded.view(-1, count))
+        for filters, here, out in ((even, folded, a), (odd, folded[1:-1], b)):
+            torch.bmm(
+                filters.view(-1, *filters.shape[3:]),
+                here.view(-1, aliases, count),
+                out=out.view(-1, *out.shape[3:]),
+            )
+        return a, b
+
+
+def _folding(
+    hats: Float[np.ndarray, "filters n m"], step: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Where the aliases of every frequency lie in a spectrum, and what they are multiplied by.
+
+    With F+ and F- a filter's sum and difference at k1 and -k1, E F+ + O F- is the even part of
+    the product with the filter, E F- + O F+ the odd one; aliases are summed. Where k2 is beyond
+    half of the spectrum, the spectrum is the conjugate of its mirror: E* - O* of the mirrored k2.
+    """
+    n, m = hats.shape[1:]
+    rows, columns = n // step, m // step
+    half, full_half = columns // 2 + 1, m // 2 + 1
+    # (k1', re/im, k2', a, b)
+    k1, imaginary, k2, a, b = np.ogrid[: rows // 2 + 1, :2, :half, :step, :step]
+    k1, k2 = (k1 + rows * a) + 0 * b, (k2 + columns * b) + 0 * a
+    beyond = k2 >= full_half
+    mirrored = 2 * k1 > n  # E of -k1 is that of k1, O changes its sign
+    at1, at2 = np.where(mirrored, n - k1, k1), np.where(beyond, m - k2, k2)
+    place = np.minimum(np.maximum(at1, 1), n // 2 - 1)  # O is zero elsewhere
+    chosen = np.concatenate(
+        np.broadcast_arrays(
+            *(((row * 2 + imaginary) * full_half + at2) for row in (at1, n // 2 + place)),
+        ),
+        axis=3,
+    )
+    conjugate = np.where(beyond, -1, 1)
+    sign_e = np.where(imaginary == 1, conjugate, 1)
+    sign_o = np.where(imaginary == 0, conjugate, 1) * np.where(mirrored, -1, 1) * (place == at1)
+    mirror = hats[:, -np.arange(n)][:, :, -np.arange(m)]
+    parts = np.stack([(hats + mirror) / 2, (hats - mirror) / 2]) / (n * m)
+    here, there = (np.moveaxis(parts[:, :, k % n, k2], (0, 1), (4, 5)) for k in (k1, -k1))
+    shape = (rows // 2 + 1, 2, half, 2 * len(hats), 2 * step**2)
+
+    def coefficients(of_e: np.ndarray, of_o: np.ndarray) -> np.ndarray:
+        """From (k1', re/im, k2', a, part, filter, b) twice to (..., part and filter, alias)."""
+        signed = [f * s[..., None, None, :] for f, s in ((of_e, sign_e), (of_o, sign_o))]
+        lists = [np.moveaxis(f, 3, 5).reshape(*shape[:4], step**2) for f in signed]
+        return np.concatenate(lists, axis=4)
+
+    plus, minus = here + there, here - there
+    return chosen.reshape(-1), [coefficients(plus, minus), coefficients(minus, plus)]

@@ -25,6 +25,7 @@ from baselines.linear import (
 )
 from baselines.moments import (
     Moments,
+    best_of,
     factor_in_place,
     gcv,
     inverse_diagonal_in_place,
@@ -120,7 +121,8 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
         self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(x.dtype)
         x -= self.mean_
         x /= self.scale_
-        self.gcv_, self.left_out_accuracy_ = {}, {}
+        self.gcv_: dict[float, float] = {}
+        self.left_out_accuracy_: dict[float, float] = {}
         self._gamma = 1 / (2 * float(self.width) ** 2 * x.shape[1])
         self.intercept_ = share @ targets.numpy()
         centred = targets - torch.from_numpy(self.intercept_)
@@ -180,9 +182,7 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
                 )
             solutions[alpha] = dual * root[:, None]
             del matrix
-        self.alpha_ = min(
-            alphas, key=lambda a: (-self.left_out_accuracy_.get(a, 0), self.gcv_.get(a, 0), a)
-        )
+        self.alpha_ = best_of(self.gcv_ or dict.fromkeys(alphas, 0.0), self.left_out_accuracy_)
         self.rows_, self.dual_coef_, self.jitter_ = x, solutions[self.alpha_], 0.0
 
     def _fit_landmarks(

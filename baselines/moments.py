@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,6 +79,16 @@ class RidgeSolution:
     """The ridge taken, a multiple of the number of rows."""
     scores: dict[float, float]
     """Generalized cross-validation score of each ridge tried."""
+    accuracies: dict[float, float]
+    """Leave-one-out accuracy of each ridge tried, where rows were there to tell it."""
+
+
+class Rows(NamedTuple):
+    """Some rows: features, indicators and weights."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
 
 
 def probes(size: int) -> np.ndarray:
@@ -129,9 +140,9 @@ def left_out_accuracy(
     return float(np.average(scores.argmax(1) == targets.argmax(1), weights=weight))
 
 
-def _best(candidates: dict[float, tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
-    alpha = min(candidates, key=lambda a: (candidates[a][0], a))
-    return alpha, candidates[alpha][1]
+def best_of(scores: dict[float, float], accuracies: dict[float, float]) -> float:
+    """The candidate of highest accuracy, then least cross-validation error, then least."""
+    return min(scores, key=lambda a: (-accuracies.get(a, 0.0), scores[a], a))
 
 
 def gcv(residual: float, trace: float, weight: float) -> float:
@@ -145,12 +156,18 @@ def gcv(residual: float, trace: float, weight: float) -> float:
 
 
 def primal_ridge(
-    moments: Moments, alphas: tuple[float, ...], *, standardize: bool = True
+    moments: Moments,
+    alphas: tuple[float, ...],
+    *,
+    standardize: bool = True,
+    rows: Rows | None = None,
 ) -> RidgeSolution:
     """Ridge from the normal equations; float64 Cholesky, one factorization a candidate.
 
     Holds one float64 matrix of p x p beside the moments. The trace that generalized
-    cross-validation needs is estimated with random probes above 1,000 features.
+    cross-validation needs is estimated with random probes above 1,000 features. With ``rows``,
+    some or all of those in the moments, the ridge is taken by leave-one-out accuracy on them, each
+    leverage at the mean of all.
     """
     n = moments.weight
     mean = (moments.sum_x / n).numpy()
@@ -163,7 +180,8 @@ def primal_ridge(
     p = len(mean)
     several = len(alphas) > 1
     right = np.concatenate([target, probes(p)], axis=1) if several else target
-    candidates: dict[float, tuple[float, np.ndarray]] = {}
+    shift = mean + moments.shift.double().numpy()
+    coefs, scores, accuracies = {}, {}, {}
     for alpha in alphas:
         # The upper triangle in C order is the lower triangle in LAPACK's order.
         matrix = moments.gram.to(torch.float64, copy=True).numpy()
@@ -173,18 +191,24 @@ def primal_ridge(
             matrix[i, i] += alpha * n
         factor_in_place(matrix.T)
         solved = cho_solve((matrix.T, True), right, check_finite=False)
-        weights = solved[:, : target.shape[1]]
-        score = float("nan")
-        if several:
-            residual = total - float((weights * target).sum()) - alpha * n * (weights**2).sum()
-            inverse = (right[:, target.shape[1] :] * solved[:, target.shape[1] :]).sum()
-            score = gcv(float(residual), float(p - alpha * n * inverse), n)
-        candidates[alpha] = (score, weights)
         del matrix
-    alpha, weights = _best(candidates)
-    coef = weights / scale[:, None]
-    intercept = mean_y - (mean + moments.shift.double().numpy()) @ coef
-    return RidgeSolution(coef, intercept, alpha, {a: s for a, (s, _) in candidates.items()})
+        weights = solved[:, : target.shape[1]]
+        coefs[alpha], scores[alpha] = weights / scale[:, None], float("nan")
+        if not several:
+            continue
+        residual = total - float((weights * target).sum()) - alpha * n * (weights**2).sum()
+        inverse = (right[:, target.shape[1] :] * solved[:, target.shape[1] :]).sum()
+        trace = float(p - alpha * n * inverse)
+        scores[alpha] = gcv(float(residual), trace, n)
+        if rows is not None:
+            x, y, weight = rows.x, rows.y, rows.weight.numpy()
+            coef = torch.from_numpy(coefs[alpha]).to(x.dtype)
+            left = y.numpy() - mean_y + shift @ coefs[alpha] - (x @ coef).double().numpy()
+            leverages = (1 + trace) / n * weight
+            accuracies[alpha] = left_out_accuracy(y.numpy(), left, leverages, weight)
+    alpha = best_of(scores, accuracies)
+    intercept = mean_y - shift @ coefs[alpha]
+    return RidgeSolution(coefs[alpha], intercept, alpha, scores, accuracies)
 
 
 def dual_ridge(
@@ -217,22 +241,27 @@ def dual_ridge(
             kernel[top : top + rows, top:].addmm_(block[top : top + rows], block[top:].T)
     mean_y = (weights_ / n) @ y.double()
     target = ((y.double() - mean_y) * root[:, None]).numpy()
-    right = np.concatenate([target, probes(len(x))], axis=1) if len(alphas) > 1 else target
-    candidates: dict[float, tuple[float, np.ndarray]] = {}
+    used = weights_.numpy() > 0
+    duals, scores, accuracies = {}, {}, {}
     for alpha in alphas:
         matrix = kernel.to(torch.float64, copy=True).numpy()
         matrix[np.diag_indices_from(matrix)] += alpha * n
         factor_in_place(matrix.T)
-        solved = cho_solve((matrix.T, True), right, check_finite=False)
-        dual = solved[:, : target.shape[1]]
-        score = float("nan")
+        dual = duals[alpha] = cho_solve((matrix.T, True), target, check_finite=False)
+        scores[alpha] = float("nan")
         if len(alphas) > 1:
-            inverse = (right[:, target.shape[1] :] * solved[:, target.shape[1] :]).sum()
-            residual = (alpha * n) ** 2 * (dual**2).sum()
-            score = gcv(float(residual), float(len(x) - alpha * n * inverse), n)
-        candidates[alpha] = (score, dual)
+            leverages = 1 - alpha * n * inverse_diagonal_in_place(matrix.T)
+            squares = float((alpha * n) ** 2 * (dual**2).sum())
+            scores[alpha] = gcv(squares, float(leverages.sum()), n)
+            accuracies[alpha] = left_out_accuracy(
+                y.numpy()[used],
+                (alpha * n * dual / np.maximum(root.numpy(), 1e-150)[:, None])[used],
+                (leverages + weights_.numpy() / n)[used],
+                weights_.numpy()[used],
+            )
         del matrix
-    alpha, dual = _best(candidates)
+    alpha = best_of(scores, accuracies)
+    dual = duals[alpha]
     dual_t = torch.from_numpy(np.ascontiguousarray(dual)).to(x.dtype)
     coef = torch.cat(
         [
@@ -241,7 +270,7 @@ def dual_ridge(
         ]
     ).numpy()
     intercept = mean_y.numpy() - mean.numpy() @ coef
-    return RidgeSolution(coef, intercept, alpha, {a: s for a, (s, _) in candidates.items()})
+    return RidgeSolution(coef, intercept, alpha, scores, accuracies)
 
 
 def _standardized(x: Tensor, mean: Tensor, scale: Tensor, root: Tensor, columns: slice) -> Tensor:

@@ -133,32 +133,34 @@ class RotoTranslation:
         out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
 
         def scatter(first: int, last: int) -> None:
-            # An average must not overwrite the parts that the next relative angle reads.
-            buffers, others = Buffers(), Buffers()
+            buffers = Buffers()
             for start in range(first, last, self.planes):
                 some = slice(start, min(start + self.planes, last))
                 x = planes[some].permute(1, 2, 0).contiguous()
-                self._scatter(x, out[some], buffers, others)
+                self._scatter(x, out[some], buffers)
 
         over_ranges(scatter, len(planes), self.planes)
         return out.view(*images.shape[:2], *out.shape[1:])
 
-    def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers, others: Buffers) -> None:
+    def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers) -> None:
         """Write the coefficients of a few planes, (rows, columns, planes), into ``out``."""
         L, count = self.L, x.shape[2]
         out[:, 0] = self._first_average(x, buffers).permute(2, 0, 1)
         start = 1 + self.J * L
-        spectrum = self._spectrum(x, "image", buffers)
+        spectrum = self._spectrum(self._spectrum.lines(x, "lines", buffers), "image", buffers)
         for j1 in range(self.J):
-            u1 = self._first[j1](spectrum, buffers).flatten(2)
+            u1 = self._first[j1](spectrum, buffers, "first").flatten(2)
             s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
             out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
-            spectrum1 = self._spectra[j1](u1, "moduli", buffers)
+            if j1 == self.J - 1:
+                break
+            lines = self._spectra[j1].lines(u1, "lines", buffers)
+            spectrum1 = self._spectra[j1](lines, "moduli", buffers)
             for j2 in range(j1 + 1, self.J):
                 y = self._second[j1, j2].parts(spectrum1, buffers)
                 for relative in range(L):
                     z = self._along_the_angle(y, relative, count, buffers)
-                    s2 = self._averages[j2](z, others).unflatten(2, (self.n_along, count))
+                    s2 = self._averages[j2](z, buffers).unflatten(2, (self.n_along, count))
                     out[:, start : start + self.n_along] = s2.permute(3, 2, 0, 1)
                     start += self.n_along
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, single
+from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, row_order, single
 from baselines.threads import over_ranges
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
 
@@ -24,7 +24,10 @@ def reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
 
 @dataclass(frozen=True)
 class Averaging:
-    """The low-pass of scale 2^J on a coarser grid, subsampled, without the border: separable."""
+    """The low-pass of scale 2^J on a coarser grid, subsampled, without the border: separable.
+
+    Rows come in the order of `baselines.fourier.row_order`, except those of padded images.
+    """
 
     rows: Tensor
     """(output rows, rows)."""
@@ -46,14 +49,16 @@ class Averaging:
         matrices = [_averaged(line, 2 ** (J - level))[kept] for line in lines]
         if pad:
             matrices = [m @ p for m, p in zip(matrices, pad, strict=True)]
+        else:
+            matrices[0] = matrices[0][:, row_order(len(here))]
         return cls(*(single(m) for m in matrices))
 
     def __call__(self, u: Float[Tensor, "n m batch"], buffers: Buffers) -> Tensor:
         """The averages, of shape (output rows, output columns, batch)."""
         rows, columns = len(self.rows), len(self.columns)
-        lines = buffers.next(rows, u[0].numel())
+        lines = buffers.take("rows", rows, u[0].numel())
         torch.mm(self.rows, u.reshape(len(u), -1), out=lines)
-        out = buffers.next(rows, columns, u.shape[2])
+        out = buffers.take("averages", rows, columns, u.shape[2])
         return torch.bmm(self.columns.expand(rows, -1, -1), lines.view(rows, *u.shape[1:]), out=out)
 
 
@@ -130,22 +135,27 @@ class FastScattering:
     def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers) -> None:
         """Write the coefficients of a few planes, (rows, columns, planes), into ``out``."""
         L, count = self.L, x.shape[2]
-        out[:, 0] = self._first_average(x, buffers).permute(2, 0, 1)
-        second = out[:, 1 + self.J * L :]
-        spectrum = self._spectrum(x, "image", buffers)
+        made = buffers.take("coefficients", self.n_paths, *self.out_shape, count)
+        made[0] = self._first_average(x, buffers)
+        second = made[1 + self.J * L :]
+        spectrum = self._spectrum(self._spectrum.lines(x, "lines", buffers), "image", buffers)
         start = 0
         for j1 in range(self.J):
-            u1 = self._first[j1](spectrum, buffers).flatten(2)
+            u1 = self._first[j1](spectrum, buffers, "first").flatten(2)
             s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
-            out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
+            made[1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(2, 0, 1, 3)
             later = self.J - 1 - j1
-            block = second[:, start : start + L * later * L].unflatten(1, (L, later, L))
+            if not later:
+                break
+            lines = self._spectra[j1].lines(u1, "lines", buffers)
+            block = second[start : start + L * later * L].unflatten(0, (L, later, L))
             angles = max(1, self.lines // count)
-            for first in range(0, L, angles) if later else ():
-                some = u1[:, :, first * count : (first + angles) * count]
+            for first in range(0, L, angles):
+                some = lines[:, :, first * count : (first + angles) * count]
                 spectrum1 = self._spectra[j1](some, "moduli", buffers)
                 for i, j2 in enumerate(range(j1 + 1, self.J)):
                     u2 = self._second[j1, j2](spectrum1, buffers).flatten(2)
                     s2 = self._averages[j2](u2, buffers).unflatten(2, (L, -1, count))
-                    block[:, first : first + angles, i] = s2.permute(4, 3, 2, 0, 1)
+                    block[first : first + angles, i] = s2.permute(3, 2, 0, 1, 4)
             start += L * later * L
+        out.flatten(1).copy_(made.view(-1, count).T)  # one transposition, which torch does in tiles

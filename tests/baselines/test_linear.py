@@ -70,7 +70,34 @@ def test_the_score_of_a_ridge_is_generalized_cross_validation(n, p):
         hat = Z @ np.linalg.solve(Z.T @ Z + alpha * n * np.eye(p), Z.T)
         exact = gcv(((targets - hat @ targets) ** 2).sum(), np.trace(hat), n)
         assert score == pytest.approx(exact)
-    assert head.alpha_ == min(head.gcv_, key=head.gcv_.get)
+
+
+@pytest.mark.parametrize(("n", "p"), [(60, 20), (60, 90)])
+def test_the_ridge_taken_has_the_best_accuracy_on_rows_left_out(n, p):
+    X, y = problem(n, p)
+    head = RidgeHead((0.01, 0.1, 1.0)).fit(X, y)
+    Z = (X - X.mean(0)) / X.std(0)
+    targets = (y[:, None] == head.classes_) * 1.0
+    for alpha, accuracy in head.left_out_accuracy_.items():
+        hat = Z @ np.linalg.solve(Z.T @ Z + alpha * n * np.eye(p), Z.T) + 1 / n
+        leverages = np.diag(hat) if n < p else np.full(n, np.trace(hat) / n)
+        scores = targets - (targets - hat @ targets) / (1 - leverages)[:, None]
+        assert accuracy == np.mean(scores.argmax(1) == targets.argmax(1))
+    best = max(head.left_out_accuracy_.values())
+    assert head.left_out_accuracy_[head.alpha_] == best > min(head.left_out_accuracy_.values())
+
+
+def test_leaving_rows_out_in_closed_form_is_leaving_them_out():
+    X, y = problem(30, 40)
+    head = RidgeHead((0.1, 10.0), standardize=False).fit(X, y)
+    for alpha, accuracy in head.left_out_accuracy_.items():
+        right = []
+        for i in range(30):
+            kept = np.arange(30) != i
+            # the ridge is a multiple of the number of rows
+            other = RidgeHead(alpha * 30 / 29, standardize=False).fit(X[kept], y[kept])
+            right.append(other.predict(X[[i]])[0] == y[i])
+        assert accuracy == pytest.approx(np.mean(right))
 
 
 def test_many_features_get_nearly_the_same_score_from_random_probes(monkeypatch):
