@@ -48,6 +48,11 @@ _LONG = {
     "trace-48": {"published loop", "torch.func, whole", "torch.func, by parameter", "nngeometry"},
     "full-128": {"published loop"},
     "trace-128": {"published loop"},
+    "trace-16": {"published loop", "torch.func, whole"},
+    "resnet-full-16": {"published loop", "torch.func, whole"},
+    "resnet-trace-16": {"published loop", "torch.func, whole"},
+    "groups-full-64": {"published loop", "torch.func, whole"},
+    "groups-trace-64": {"published loop", "torch.func, whole"},
 }
 
 

@@ -21,8 +21,9 @@ from tangent.engine.factors import Factor
 
 __all__ = ["add_contribution", "mirrored"]
 
-_SLICE = 2**24  # bytes of gradients made at once on a CPU
+_SLICE = 2**25  # bytes of gradients made at once on a CPU
 _WIDE = 512  # entries of a patch that make a product fast
+_ROWS = 256  # of positions whose patches are multiplied at once
 _CHUNK = 2**22  # bytes of the half-contracted array: a few inputs' worth
 
 
@@ -156,28 +157,33 @@ def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
     a1 = left.operand
     a2 = a1 if symmetric else right.operand
     d2 = right.cotangents.view(n2, o * c, p)
-    size = o * c * p * d2.element_size()
-    chunk = max(1, (_CHUNK if total.device.type == "cpu" else 2**28) // size)
+    cpu = total.device.type == "cpu"
+    chunk = max(1, (_CHUNK if cpu else 2**28) // (o * c * p * d2.element_size()))
     buffer = d2.new_empty(min(chunk, n2), o * c, p)
-    rows = max(1, 64 // p)
-    for start in range(0, n2, chunk):
-        for first in range(start if symmetric else 0, n1, rows):
-            last = min(n1, first + rows)
-            stop = min(n2, start + chunk, last if symmetric else n2)
+    # Products of the patches of several rows at once are faster than one by one.
+    rows = max(1, _ROWS // p)
+    columns = max(1, (2 * _CHUNK if cpu else 2**28) // (rows * p * p * d2.element_size()))
+    for first in range(0, n1, rows):
+        last = min(n1, first + rows)
+        for start in range(0, last if symmetric else n2, columns):
+            stop = min(start + columns, last if symmetric else n2)
             gram = left.patches.gram(a1[first:last], a2[start:stop], left.shifted).to(d2.dtype)
             for i in range(first, last):
-                end = min(stop, i + 1) if symmetric else stop
-                if end <= start:
-                    continue
-                applied = torch.bmm(
-                    d2[start:end], gram[: end - start, :, i - first], out=buffer[: end - start]
-                )
-                _add_product(
-                    total[i].view(o, -1)[:, start * o : end * o],
-                    left.cotangents[i].view(o, c * p),
-                    applied.view((end - start) * o, c * p).t(),
-                    left.alpha,
-                )
+                final = min(stop, i + 1) if symmetric else stop
+                row = gram[: max(0, final - start), :, i - first].contiguous()
+                for begin in range(start, final, chunk):
+                    end = min(begin + chunk, final)
+                    applied = torch.bmm(
+                        d2[begin:end],
+                        row[begin - start : end - start],
+                        out=buffer[: end - begin],
+                    )
+                    _add_product(
+                        total[i].view(o, -1)[:, begin * o : end * o],
+                        left.cotangents[i].view(o, c * p),
+                        applied.view((end - begin) * o, c * p).t(),
+                        left.alpha,
+                    )
 
 
 def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ from tangent.engine.trust import faithful, mistaken
 __all__ = ["Engine"]
 
 Factors = dict[str, Factor]
+
+_FIRST = 8  # inputs at most in the first batch
+
+
+def _even(n: int, size: int) -> int:
+    """Size of the first of as few and as equal batches as can be, of at most ``size`` each."""
+    return -(-n // -(-n // size))
 
 
 @dataclass
@@ -50,10 +58,11 @@ class Engine:
     dtype: torch.dtype | None = None
     accumulate: torch.dtype | None = None
     rates: Rates | None = None
-    working: int = 2**24
+    working: int = 2**25
     layers: list[Layer] | None = None
     opaque: set[str] = field(default_factory=set)
     carried: int = 0  # cotangents
+    shared: dict[Any, Tensor] = field(default_factory=dict)  # made of the weights, while it lasts
     _largest: int = 0  # bytes a batch of one takes at its widest layer
 
     def __post_init__(self) -> None:
@@ -100,7 +109,8 @@ class Engine:
         stores: dict[str, Store] = {}
         start = 0
         while start < len(x):
-            part = x[start : start + (self.batch if self._largest else 2)]
+            size = self._first_batch(x) if not self._largest else _even(len(x) - start, self.batch)
+            part = x[start : start + size]
             pieces = self.pieces(part)
             if self.layers is None:
                 self.layers = self._plan(pieces, part)
@@ -115,7 +125,12 @@ class Engine:
             for name, store in stores.items():
                 store.add(pieces[name])
             start += len(part)
+        self.shared.clear()
         return {name: store.factor() for name, store in stores.items()}
+
+    def _first_batch(self, x: Tensor) -> int:
+        """Inputs to run before it is known how large the network's values are."""
+        return max(1, min(len(x), _FIRST, 2**15 // max(1, x[0].numel())))
 
     @property
     def batch(self) -> int:
@@ -129,7 +144,7 @@ class Engine:
         if not wanted:
             return pieces
         parameters = {name: self.tensors[name] for name in self.names}
-        tape = recorded(self.model, self.tensors, parameters, x)
+        tape = recorded(self.model, self.tensors, parameters, x, self.shared)
         seeds = self._seeds(tape)
         self.carried = len(seeds)
         largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)

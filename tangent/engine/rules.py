@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vjp, vmap
-from torch.nn.grad import conv1d_input, conv2d_input
 from torch.utils._pytree import tree_flatten
 
+from tangent.engine.convolution import input_cotangent
 from tangent.engine.tape import Call, Tape
 
 __all__ = ["cotangents", "geometry"]
@@ -183,18 +183,7 @@ def _convolution(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tens
     g = geometry(call)
     if g is None or call.inputs != [0] or g["input"].ndim != g["weight"].ndim:
         return _generic(call, cotangent, wanted)
-    x = g["input"]
-    gradient = conv1d_input if x.ndim == 3 else conv2d_input
-    back = gradient(
-        (len(cotangent) * len(x), *x.shape[1:]),
-        g["weight"],
-        _merged(cotangent),
-        g["stride"],
-        g["padding"],
-        g["dilation"],
-        g["groups"],
-    )
-    return [_parted(back, len(cotangent))]
+    return [_parted(input_cotangent(g, _merged(cotangent), call.shared), len(cotangent))]
 
 
 @_rule(F.linear)
@@ -231,7 +220,9 @@ def _max_pool(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]
     options = [g[key] for key in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
     options[1] = options[0] if options[1] is None or options[1] == [] else options[1]
     options[:4] = [list(_tuple(v, 2)) for v in options[:4]]
-    _, winners = F.max_pool2d(x, *options, return_indices=True)
+    winners = call.winners
+    if winners is None:
+        _, winners = F.max_pool2d(x, *options, return_indices=True)
     index = winners.unsqueeze(1).expand(len(x), o, *winners.shape[1:])
     window, step, padding, dilation, _ = options
     if window == step and padding == [0, 0] and dilation == [1, 1]:

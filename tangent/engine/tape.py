@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
@@ -30,7 +31,9 @@ class Call:
     """One call of a torch function on values that depend on the inputs.
 
     ``inputs`` are the positions, among the flattened arguments, of the floating tensors that
-    depend on the inputs; ``outputs`` are the tensors that came back.
+    depend on the inputs; ``outputs`` are the tensors that came back. ``winners`` are the positions
+    that a max pooling took its values from; ``shared`` is the tape's
+    where all else in the call lasts longer than the tape.
     """
 
     function: Callable
@@ -38,6 +41,8 @@ class Call:
     structure: Any
     inputs: list[int]
     outputs: list[Tensor]
+    winners: Tensor | None = None
+    shared: dict[Any, Tensor] = field(default_factory=dict)
 
     def bound(self) -> tuple[tuple, dict]:
         """Return the positional and keyword arguments as they were given."""
@@ -66,6 +71,9 @@ class Tape:
     calls: list[Call] = field(default_factory=list)
     weights: dict[int, Weight] = field(default_factory=dict)
     derived: dict[int, set[str]] = field(default_factory=dict)  # from parameters in another way
+    shared: dict[Any, Tensor] = field(
+        default_factory=dict
+    )  # made of weights alone, for all batches
     kept: list[Any] = field(default_factory=list)  # alive, so that no id is given out twice
 
     @property
@@ -99,9 +107,10 @@ _OUT_OF_PLACE: dict[Any, Any] = {
 class _Recorder(TorchFunctionMode):
     """Runs every call and writes it down; calls in place are made out of place."""
 
-    def __init__(self, tape: Tape):
+    def __init__(self, tape: Tape, lasting: set[int]):
         super().__init__()
         self.tape = tape
+        self.lasting = lasting  # ids of tensors that outlive the record
         self.data = {id(tape.x)}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -111,7 +120,12 @@ class _Recorder(TorchFunctionMode):
         func = _OUT_OF_PLACE.get(func, func)
         arguments, structure = tree_flatten((args, kwargs))
         versions = [(a, a._version) for a in arguments if isinstance(a, Tensor)]
-        result = func(*args, **kwargs)
+        winners = None
+        if func is F.max_pool2d and kwargs.get("return_indices") is False:
+            # Asked for now, or the backward pass would have to pool again.
+            result, winners = func(*args, **{**kwargs, "return_indices": True})
+        else:
+            result = func(*args, **kwargs)
         if any(a._version != version for a, version in versions):
             raise NotImplementedError(f"{func} writes into its argument")
         given = {id(a) for a, _ in versions}
@@ -120,7 +134,10 @@ class _Recorder(TorchFunctionMode):
             t for t in tree_flatten(result)[0] if isinstance(t, Tensor) and id(t) not in given
         ]
         if outputs and given:
-            self._write(Call(func, arguments, structure, [], outputs))
+            call = Call(func, arguments, structure, [], outputs, winners)
+            if all(id(a) in self.lasting for a, _ in versions if id(a) not in self.data):
+                call.shared = self.tape.shared
+            self._write(call)
         return result
 
     def _write(self, call: Call) -> None:
@@ -159,7 +176,11 @@ def _scaled(tape: Tape, call: Call) -> Weight | None:
 
 
 def recorded(
-    model: nn.Module, tensors: dict[str, Tensor], names: dict[str, Tensor], x: Tensor
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    names: dict[str, Tensor],
+    x: Tensor,
+    shared: dict[Any, Tensor] | None = None,
 ) -> Tape:
     """Run the model on a batch and return the record.
 
@@ -172,6 +193,8 @@ def recorded(
         The parameters among them whose gradients are wanted; the others are constants.
     x : Tensor
         A batch.
+    shared : dict, optional
+        Kept by the caller from one batch to the next, for what is made of the tensors alone.
 
     Raises
     ------
@@ -179,10 +202,10 @@ def recorded(
         If the record cannot represent what the model does (a value written in place and read
         again, for example).
     """
-    tape = Tape(x, x)
+    tape = Tape(x, x, shared={} if shared is None else shared)
     for name in names:
         tape.weights[id(tensors[name])] = Weight(name)
-    recorder = _Recorder(tape)
+    recorder = _Recorder(tape, {id(t) for t in tensors.values()})
     with torch.no_grad(), evaluating(model), recorder:
         output = functional_call(model, tensors, (x,))
     if not isinstance(output, Tensor) or id(output) not in recorder.data:

@@ -99,7 +99,7 @@ def test_blocks_of_shares_are_put_together(case):
 def test_a_small_memory_budget_means_smaller_blocks_and_the_same_kernel(case):
     model, x1, _ = case
     reports = []
-    engine_needs = 4 * 2**24
+    engine_needs = 4 * 2**25
     kernel = tangent_kernel(
         model,
         x1,
