@@ -182,7 +182,7 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
             random_state=seed,
         )
     else:
-        head = baselines.RidgeHead()
+        head = baselines.RidgeHead((0.01, 0.03, 0.1, 0.3))
     if method.startswith("random-patches"):
         return baselines.random_patch_classifier(
             run["size"], head=head, patch_size=run["patch_size"], **common
