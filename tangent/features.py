@@ -26,7 +26,7 @@ def tangent_features(
     parameters: Sequence[str] | None = None,
     batch_size: int | None = None,
     project: int | None = None,
-    sketch: Literal["rademacher", "gaussian"] = "rademacher",
+    sketch: Literal["rademacher", "gaussian", "count"] = "rademacher",
     generator: torch.Generator | None = None,
     per_layer: bool = False,
 ) -> Float[Tensor, "n k p"] | dict[str, Tensor]:
@@ -51,8 +51,10 @@ def tangent_features(
         1 / sqrt(project). Applied parameter by parameter to the gradients of one batch, with the
         sketching matrix drawn in slices, so that the Jacobian is never held. The matrix is drawn
         again for every batch: take as large a batch as the memory allows.
-    sketch : {"rademacher", "gaussian"}
-        Distribution of the entries of the sketching matrix.
+    sketch : {"rademacher", "gaussian", "count"}
+        Distribution of the entries of the sketching matrix; or ``"count"``, a matrix with one
+        entry of random sign a row (Charikar, Chen and Farach-Colton 2002): it costs as much for
+        every ``project`` as reading the gradients, and the error is of the same order.
     generator : torch.Generator, optional
         A CPU generator that seeds the sketch: the same seed gives the same sketch for any
         inputs, batch size and device, so that features of two sets can be compared.
@@ -96,8 +98,8 @@ def _check_options(batch_size: int | None, project: int | None, sketch: str) -> 
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     if project is not None and project < 1:
         raise ValueError(f"project must be at least 1; got {project}")
-    if sketch not in ("rademacher", "gaussian"):
-        raise ValueError(f"sketch must be 'rademacher' or 'gaussian'; got {sketch!r}")
+    if sketch not in ("rademacher", "gaussian", "count"):
+        raise ValueError(f"sketch must be 'rademacher', 'gaussian' or 'count'; got {sketch!r}")
 
 
 def _seed(generator: torch.Generator | None) -> int:
@@ -112,6 +114,11 @@ def _sketched(
     generator = torch.Generator().manual_seed(seed % 2**63)
     flat = jacobian.reshape(n * k, p)
     total = flat.new_zeros(n * k, size)
+    if sketch == "count":
+        place = torch.randint(size, (p,), generator=generator)
+        signs = torch.randint(0, 2, (p,), generator=generator).mul_(2).sub_(1)
+        total.index_add_(1, place.to(flat.device), flat * signs.to(flat))
+        return total.reshape(n, k, size)
     rows = max(1, _SLICE // size)
     for start in range(0, p, rows):
         part = flat[:, start : start + rows]

@@ -32,9 +32,9 @@ class KernelProduct:
     x : Tensor of shape (n, *input)
         All inputs, or this rank's share of them with ``group``.
     outputs : {"full", "pseudo", "trace"} or int
-        As in `tangent.tangent_kernel`, except that "trace" is the mean over the k outputs; it
-        costs k times what "pseudo" does. ``"full"`` takes and returns n * k rows, the outputs
-        of an input together.
+        As in `tangent.tangent_kernel`: "trace" is the sum over the k outputs; it costs k times
+        what "pseudo" does. ``"full"`` takes and returns n * k rows, the outputs of an input
+        together.
     batch_size : int
         Inputs handled at once.
     group : torch.distributed.ProcessGroup or "world", optional
@@ -124,7 +124,7 @@ class KernelProduct:
             yield lambda f: f.sum(1, keepdim=True) / self.k**0.5
         elif self.outputs == "trace":
             for a in range(self.k):
-                yield lambda f, a=a: f[:, a : a + 1] / self.k**0.5
+                yield lambda f, a=a: f[:, a : a + 1]
         else:
             index = int(self.outputs)
             yield lambda f: f[:, index].unsqueeze(1)

@@ -66,8 +66,7 @@ def stored_tangent_kernel(
     Returns
     -------
     numpy.memmap
-        Read-only, in the shape that `tangent.tangent_kernel` gives for ``outputs``, except that
-        ``"diagonal"`` is (k, n1, n2).
+        Read-only, in the shape that `tangent.tangent_kernel` gives for ``outputs``.
 
     Raises
     ------
@@ -109,7 +108,8 @@ def stored_tangent_kernel(
     _restore_plan(engine, settings["plan"])
     blocks = block_list(n1, n2, settings["batch_size"], x2 is None)
     array = np.load(folder / "kernel.npy", mmap_mode="r+", allow_pickle=False)
-    done = _finished(folder, array, blocks, engine.problem.full)
+    view = _by_group(array, outputs)
+    done = _finished(folder, view, blocks, engine.problem.full)
     if world > 1:
         torch.distributed.barrier()  # nobody writes while another still checks
     mine = [b for b in blocks if (b.start1 // settings["batch_size"]) % world == rank]
@@ -121,14 +121,14 @@ def stored_tangent_kernel(
             if str(block) in done:
                 continue
             part = engine.total(*cache.pair(block)).cpu().numpy()
-            place(array, block, part, engine.problem.full, x2 is None)
+            place(view, block, part, engine.problem.full, x2 is None)
             array.flush()
             _note(journal, block, part)
             report.add(block.pairs)
     report.close()
     if world > 1:
         torch.distributed.barrier()
-    del array
+    del array, view
     return np.load(folder / "kernel.npy", mmap_mode="r", allow_pickle=False)
 
 
@@ -174,7 +174,9 @@ def _begin(
     factors = engine.factors(x[:1])
     o = next(iter(factors.values())).outputs
     full, groups = engine.problem.full, engine.problem.groups
-    shape = (n1, o, n2, o) if full else ((groups, n1, n2) if groups > 1 else (n1, n2))
+    shape: tuple[int, ...] = (n1, o, n2, o) if full else (n1, n2)
+    if asked["outputs"] == "diagonal":
+        shape = (n1, n2, groups)
     dtype = np.dtype(_NUMPY[engine.summed])
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(folder).free
@@ -191,6 +193,7 @@ def _begin(
         "layers": [dataclasses.asdict(layer) for layer in engine.layers or []],
         "opaque": sorted(engine.opaque),
         "groups": groups,
+        "largest": engine.largest,
         "rates": dataclasses.asdict(engine.rates or calibrated(engine.device, engine.kept)),
     }
     text = json.dumps({**asked, "batch_size": batch_size, "plan": plan}, indent=1)
@@ -213,14 +216,22 @@ def _restore_plan(engine: Engine, plan: dict[str, Any]) -> None:
     engine.opaque = set(plan["opaque"])
     engine.rates = Rates(tuple(plan["rates"]["products"]), plan["rates"]["elements"])
     engine.problem = dataclasses.replace(engine.problem, groups=plan["groups"])
+    engine.largest = plan["largest"]
 
 
-def _read(array: np.memmap, block: Block, full: bool) -> np.ndarray:
+def _by_group(array: np.memmap, outputs: str | int) -> np.ndarray:
+    """View of the file with the axes of a block: (n1, o, n2, o) or (groups, n1, n2)."""
+    if outputs == "full":
+        return array
+    return array.transpose(2, 0, 1) if outputs == "diagonal" else array[None]
+
+
+def _read(array: np.ndarray, block: Block, full: bool) -> np.ndarray:
     rows, columns = slice(block.start1, block.stop1), slice(block.start2, block.stop2)
     return array[rows, :, columns] if full else array[..., rows, columns]
 
 
-def _finished(folder: Path, array: np.memmap, blocks: list[Block], full: bool) -> set[str]:
+def _finished(folder: Path, array: np.ndarray, blocks: list[Block], full: bool) -> set[str]:
     """Blocks whose bytes match the journals of all processes."""
     known = {str(b): b for b in blocks}
     done = set()

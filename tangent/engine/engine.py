@@ -63,7 +63,7 @@ class Engine:
     opaque: set[str] = field(default_factory=set)
     carried: int = 0  # cotangents
     shared: dict[Any, Tensor] = field(default_factory=dict)  # made of the weights, while it lasts
-    _largest: int = 0  # bytes a batch of one takes at its widest layer
+    largest: int = 0  # bytes a batch of one takes at its widest layer
 
     def __post_init__(self) -> None:
         self.names = list(selected_parameters(self.model, self.parameters))
@@ -109,7 +109,7 @@ class Engine:
         stores: dict[str, Store] = {}
         start = 0
         while start < len(x):
-            size = self._first_batch(x) if not self._largest else _even(len(x) - start, self.batch)
+            size = self._first_batch(x) if not self.largest else _even(len(x) - start, self.batch)
             part = x[start : start + size]
             pieces = self.pieces(part)
             if self.layers is None:
@@ -135,7 +135,7 @@ class Engine:
     @property
     def batch(self) -> int:
         """Inputs whose backward pass keeps to ``working`` bytes an array."""
-        return max(1, self.working // self._largest)
+        return max(1, self.working // self.largest)
 
     def pieces(self, x: Tensor) -> dict[str, list[Piece]]:
         """Run a batch forward and backward; what is met without a rule becomes opaque."""
@@ -148,7 +148,7 @@ class Engine:
         seeds = self._seeds(tape)
         self.carried = len(seeds)
         largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)
-        self._largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
+        self.largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
 
         def visit(call, cotangent: Tensor) -> None:
             found, unknown = pieces_of(tape, call, cotangent, wanted)

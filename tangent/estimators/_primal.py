@@ -72,6 +72,7 @@ def primal_fit(
         for network in kernel.networks
     ]
     n, width = len(x), products[0].width
+    divisor = len(products) * (products[0].k if kernel.outputs == "trace" else 1)
     shares = weights / weights.sum()
     root = weights.sqrt()
     constant = shares @ y if intercept else torch.zeros(y.shape[1]).to(y)
@@ -90,7 +91,7 @@ def primal_fit(
         total = products[0](v)
         for product in products[1:]:
             total = total + product(v)
-        return total / len(products)
+        return total / divisor
 
     def system(v: Tensor) -> Tensor:
         u = by_input(plain(raw(v)))

@@ -51,7 +51,7 @@ def test_the_mode_and_the_gradients_of_the_model_are_left_as_found(generator):
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("sketch", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("sketch", ["rademacher", "gaussian", "count"])
 def test_the_error_of_a_sketch_falls_as_one_over_the_root_of_its_dimension(sketch):
     generator = torch.Generator().manual_seed(3)
     model = mlp(6, 2, hidden=(20,), generator=generator).double()

@@ -29,7 +29,7 @@ def test_product_is_that_with_the_kernel(outputs, model, x, generator):
     kernel = {
         "full": full(phi, phi).reshape(14, 14),
         "pseudo": trace(phi.sum(1, keepdim=True), phi.sum(1, keepdim=True)) / 2,
-        "trace": trace(phi, phi) / 2,
+        "trace": trace(phi, phi),
         1: phi[:, 1] @ phi[:, 1].T,
     }[outputs]
     product = KernelProduct(model, x, outputs=outputs, batch_size=3)
