@@ -127,6 +127,7 @@ def _jacobian(total: Tensor, left: Factor, right: Factor, symmetric: bool, full:
         columns1 = _columns(left, start, stop)
         columns2 = columns1 if symmetric else _columns(right, start, stop)
         step = max(1, numbers // columns1.shape[1])
+        step = -(-c // -(-c // step))  # slices of one size
         for first in range(0, c, step):
             channels = slice(first, min(c, first + step))
             g1 = _gradient_slice(left, channels, columns1, "left", buffers)

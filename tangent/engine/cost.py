@@ -85,7 +85,7 @@ def seconds(order: str, s: Shape, problem: Problem, rates: Rates) -> float:
         second = rates.product(pairs * o * o * p * c, o)
         return gram + pairs * elements / rates.elements + first + second
     if problem.full:
-        elements += 2 * o * o * p * p
+        elements += 6 * o * o * p * p  # read, scaled and added, out of the cache
         return (
             gram
             + pairs * elements / rates.elements
