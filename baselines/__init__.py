@@ -9,6 +9,7 @@ from baselines.classifiers import (
 )
 from baselines.gaussian import GaussianKernelHead
 from baselines.infinite import convolutional_kernels, mlp_kernels
+from baselines.infinite_head import InfiniteWidthHead
 from baselines.linear import RidgeHead
 from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
@@ -17,6 +18,7 @@ from baselines.selection import OrthogonalLeastSquaresSelector
 __all__ = [
     "ArcCosineFeatures",
     "GaussianKernelHead",
+    "InfiniteWidthHead",
     "OrthogonalLeastSquaresSelector",
     "RandomPatchFeatures",
     "RidgeHead",

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import cho_solve, lapack, solve_triangular
+from scipy.linalg import lapack, solve_triangular
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     Block,
     checked_alphas,
@@ -23,15 +24,7 @@ from baselines.linear import (
     tensor,
     weights_of,
 )
-from baselines.moments import (
-    Moments,
-    best_of,
-    factor_in_place,
-    gcv,
-    inverse_diagonal_in_place,
-    left_out_accuracy,
-    primal_ridge,
-)
+from baselines.moments import Moments, primal_ridge
 
 
 def gaussian_kernel(
@@ -153,37 +146,18 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
     def _fit_exact(
         self, x: np.ndarray, targets: np.ndarray, weight: np.ndarray, alphas: tuple[float, ...]
     ) -> None:
-        """(K + alpha / w) a = y, made symmetric by the roots of the weights."""
         used = weight > 0
-        x, targets, root = x[used], targets[used], np.sqrt(weight[used])
+        x, targets = x[used], targets[used]
         rows = torch.from_numpy(x)
         kernel = rows.new_zeros(len(x), len(x))
         for part in _blocks_of(len(x), 1024):  # the upper triangle, all that is read
             kernel[part, part.start :] = gaussian_kernel(
                 rows[part], rows[part.start :], self._gamma
             )
-        weight, total = weight[used], float(weight.sum())
-        right = targets * root[:, None]
-        solutions = {}
-        for alpha in alphas:
-            matrix = kernel.to(torch.float64, copy=True).numpy()
-            matrix *= root
-            matrix *= root[:, None]
-            matrix[np.diag_indices_from(matrix)] += alpha
-            factor_in_place(matrix.T)
-            dual = cho_solve((matrix.T, True), right, check_finite=False)
-            if len(alphas) > 1:
-                leverages = 1 - alpha * inverse_diagonal_in_place(matrix.T)
-                residuals = alpha * dual / root[:, None]
-                squares = float(alpha**2 * (dual**2).sum())
-                self.gcv_[alpha] = gcv(squares, float(leverages.sum()), total)
-                self.left_out_accuracy_[alpha] = left_out_accuracy(
-                    targets, residuals, leverages, weight
-                )
-            solutions[alpha] = dual * root[:, None]
-            del matrix
-        self.alpha_ = best_of(self.gcv_ or dict.fromkeys(alphas, 0.0), self.left_out_accuracy_)
-        self.rows_, self.dual_coef_, self.jitter_ = x, solutions[self.alpha_], 0.0
+        solution = kernel_ridge(kernel, targets, weight[used], alphas)
+        self.alpha_, self.dual_coef_ = solution.alpha, solution.dual
+        self.gcv_, self.left_out_accuracy_ = solution.gcv, solution.accuracies
+        self.rows_, self.jitter_ = x, 0.0
 
     def _fit_landmarks(
         self, x: np.ndarray, targets: Tensor, weight: np.ndarray, alphas: tuple[float, ...]
