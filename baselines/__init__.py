@@ -2,6 +2,7 @@
 
 from baselines.classifiers import (
     StreamedClassifier,
+    arc_cosine_classifier,
     gaussian_kernel_classifier,
     random_patch_classifier,
     roto_translation_classifier,
@@ -25,6 +26,7 @@ __all__ = [
     "RotoTranslationScattering",
     "ScatteringFeatures",
     "StreamedClassifier",
+    "arc_cosine_classifier",
     "convolutional_kernels",
     "gaussian_kernel_classifier",
     "mlp_kernels",

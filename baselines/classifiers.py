@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.kernel_approximation import Nystroem, RBFSampler
-from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -15,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from baselines.gaussian import GaussianKernelHead
 from baselines.images import checked_image_shape, mirrored
 from baselines.linear import Block, RidgeHead, checked_classes, weights_of
-from baselines.random_features import RandomPatchFeatures
+from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 
@@ -252,9 +251,15 @@ def roto_translation_classifier(
 
 
 def gaussian_kernel_classifier(
-    n_components=2000, *, method="nystroem", alphas=(0.01, 0.1, 1.0, 10.0), random_state=None
-) -> Pipeline:
-    """scikit-learn's own Gaussian kernel approximation and ridge, on standardized pixels.
+    n_components=2000,
+    *,
+    method="nystroem",
+    alpha=(1e-6, 1e-5, 1e-4, 1e-3),
+    flips="none",
+    image_shape=None,
+    random_state=None,
+) -> StreamedClassifier:
+    """scikit-learn's own Gaussian kernel approximation on standardized pixels, and ridge.
 
     Parameters
     ----------
@@ -262,8 +267,10 @@ def gaussian_kernel_classifier(
         Landmarks (at most the number of training rows are used) or random frequencies.
     method : {"nystroem", "fourier"}
         ``Nystroem``, or ``RBFSampler`` (random Fourier features).
-    alphas : tuple of float
-        Ridges among which leave-one-out chooses.
+    alpha : float or tuple of float
+        Ridges of ``RidgeHead``, on features as they come: in the kernel's own norm.
+    flips, image_shape
+        As for ``StreamedClassifier``.
     random_state : int, RandomState or None
 
     Notes
@@ -271,26 +278,36 @@ def gaussian_kernel_classifier(
     The kernel is exp(-|x - x'|^2 / p) for p standardized pixels. In float64: the landmarks' kernel
     is inverted, which float32 does not survive.
     """
-    seed = random_state
     if method == "nystroem":
-        kernel = Nystroem(gamma=None, n_components=n_components, random_state=seed)
+        kernel = Nystroem(gamma=None, n_components=n_components, random_state=random_state)
     elif method == "fourier":
-        kernel = RBFSampler(gamma="scale", n_components=n_components, random_state=seed)
+        kernel = RBFSampler(gamma="scale", n_components=n_components, random_state=random_state)
     else:
         raise ValueError(f"method must be 'nystroem' or 'fourier'; got {method!r}")
-    return Pipeline(
-        [
-            (
-                "float64",
-                FunctionTransformer(
-                    np.asarray,
-                    kw_args={"dtype": np.float64},
-                    validate=True,
-                    feature_names_out="one-to-one",
-                ),
-            ),
-            ("scale", StandardScaler()),
-            ("kernel", kernel),
-            ("ridge", RidgeClassifierCV(alphas=alphas)),
-        ]
+    return StreamedClassifier(
+        _on_standardized_pixels(kernel),
+        RidgeHead(alpha, standardize=False),
+        flips=flips,
+        image_shape=image_shape,
     )
+
+
+def arc_cosine_classifier(
+    n_components=2000, *, order=1, flips="none", image_shape=None, random_state=None
+) -> StreamedClassifier:
+    """Random ReLU features of standardized pixels and ridge; arguments as for the others."""
+    return StreamedClassifier(
+        _on_standardized_pixels(
+            ArcCosineFeatures(n_components, order=order, random_state=random_state)
+        ),
+        RidgeHead((0.001, 0.01, 0.1, 1.0)),
+        flips=flips,
+        image_shape=image_shape,
+    )
+
+
+def _on_standardized_pixels(features) -> Pipeline:
+    to_float64 = FunctionTransformer(
+        np.asarray, kw_args={"dtype": np.float64}, validate=True, feature_names_out="one-to-one"
+    )
+    return Pipeline([("float64", to_float64), ("scale", StandardScaler()), ("features", features)])

@@ -29,6 +29,10 @@ SIZES = {
     "roto-translation": "selected",
     "gaussian-nystroem": "components",
     "gaussian-fourier": "components",
+    "arc-cosine": "components",
+    "relu-nngp": "depths",
+    "relu-ntk": "depths",
+    "convolutional-ntk": "depths",
 }
 METHODS = tuple(SIZES)
 FLIPS = ("none", "average", "double")
@@ -41,8 +45,8 @@ class Settings:
 
     dataset: str = "digits"
     """data set"""
-    methods: tuple[str, ...] = METHODS
-    """rows"""
+    methods: tuple[str, ...] = METHODS[:-1]
+    """methods; convolutional-ntk has to be asked for, a pair of images takes it long"""
     n_train: tuple[int, ...] = (300, 1_200)
     """training images, a run each"""
     n_test: int = 500
@@ -57,6 +61,10 @@ class Settings:
     """landmarks or random frequencies on pixels, a run each"""
     selected: tuple[int, ...] = (20,)
     """roto-translation features selected for each class and round, a run each"""
+    depths: tuple[int, ...] = (3,)
+    """hidden layers of infinitely wide networks, a run each"""
+    convolutional_side: int = 8
+    """pixels a side that images are averaged down to for the convolutional kernel"""
     landmarks: int = 10_000
     """landmarks of a Gaussian kernel machine with more than 12,000 training images"""
     flips: str = "none"
@@ -69,7 +77,15 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(
-        n_train=(60,), n_test=40, filters=(8,), components=(30,), scales=(1,), selected=(3,)
+        methods=METHODS,
+        n_train=(60,),
+        n_test=40,
+        filters=(8,),
+        components=(30,),
+        scales=(1,),
+        selected=(3,),
+        depths=(1,),
+        convolutional_side=4,
     ),
     "laptop": Settings(),
     "laptop/cifar10": Settings(
@@ -116,7 +132,7 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     for method in settings.methods:
         one_of("method", method, METHODS)
     one_of("flips", settings.flips, FLIPS)
-    for name in ("n_train", "filters", "scales", "components", "selected"):
+    for name in ("n_train", "filters", "scales", "components", "selected", "depths"):
         if min(getattr(settings, name), default=0) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be numbers above 0")
     rows = [_row(text) for text in settings.rows] or [
@@ -156,6 +172,8 @@ def _only_where_used(settings: Settings, method: str, n_train: int) -> dict[str,
     used: dict[str, Any] = {}
     if method.startswith("random-patches"):
         used["patch_size"] = settings.patch_size
+    if method == "convolutional-ntk":
+        used["convolutional_side"] = settings.convolutional_side
     if _is_gaussian_machine(method) and n_train > _EXACT:
         used["landmarks"] = settings.landmarks
     return used
@@ -173,7 +191,11 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
     common = {"flips": run["flips"], "image_shape": image_shape, "random_state": seed}
     if method in ("gaussian-nystroem", "gaussian-fourier"):
         kind = method.removeprefix("gaussian-")
-        return baselines.gaussian_kernel_classifier(run["size"], method=kind, random_state=seed)
+        return baselines.gaussian_kernel_classifier(run["size"], method=kind, **common)
+    if method == "arc-cosine":
+        return baselines.arc_cosine_classifier(run["size"], **common)
+    if SIZES[method] == "depths":
+        return _infinite_width(run, image_shape)
     if _is_gaussian_machine(method):
         # Widths as measured to do well: selected coordinates want a narrower kernel.
         head: Any = baselines.GaussianKernelHead(
@@ -194,6 +216,20 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
     )
 
 
+def _infinite_width(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEstimator:
+    """The classifier with the kernel of an infinitely wide network on pixels."""
+    import baselines
+
+    head = baselines.InfiniteWidthHead(
+        "convolutional" if run["method"] == "convolutional-ntk" else "mlp",
+        kernel=run["method"].rpartition("-")[2],
+        depth=run["size"],
+        image_shape=image_shape,
+        side=run.get("convolutional_side"),
+    )
+    return baselines.StreamedClassifier(None, head, flips=run["flips"], image_shape=image_shape)
+
+
 def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Fit one classifier and score it."""
     import numpy as np
@@ -207,15 +243,15 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     fitted, fitted_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     start = time.perf_counter()
     predicted = model.predict(X_test)
-    head = getattr(model, "head_", None)
     return Outcome(
         {
             "test_accuracy": float(np.mean(predicted == y_test)),
-            "n_features": int(run["size"] if head is None else head.n_features_in_),
+            # A kernel of an infinitely wide network has no number of features.
+            "n_features": None if SIZES[run["method"]] == "depths" else model.head_.n_features_in_,
             "fit_seconds": fitted,
             "fit_cpu_seconds": fitted_cpu,
             "predict_seconds": time.perf_counter() - start,
-            "ridge": None if head is None else float(head.alpha_),
+            "ridge": float(model.head_.alpha_),
         }
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -23,9 +23,20 @@ _NAMES = {
     "roto-translation": "roto-translation scattering, selection, Gaussian kernel",
     "gaussian-nystroem": "pixels, Gaussian kernel (Nystroem), ridge",
     "gaussian-fourier": "pixels, random Fourier features, ridge",
+    "arc-cosine": "pixels, random ReLU features, ridge",
+    "relu-nngp": "pixels, infinite ReLU network, last layer (NNGP)",
+    "relu-ntk": "pixels, infinite ReLU network, tangent kernel",
+    "convolutional-ntk": "convolutional tangent kernel, average pooling",
 }
-_MARKERS = dict(zip(_NAMES, "oDs^vPX", strict=True))
-_DASHES = {"random-patches": "-", "random-patches-gaussian": "--", "scattering-ridge": "--"}
+_MARKERS = dict(zip(_NAMES, "oDs^vPXd<>h", strict=True))
+_DASHES = {"random-patches-gaussian": "--", "scattering-ridge": "--", "relu-nngp": "--"}
+_COLOURED_AS = {
+    "arc-cosine": "linear",
+    "relu-nngp": "mlp",
+    "relu-ntk": "mlp",
+    "convolutional-ntk": "tangent-kernel",
+}
+_FLIPS = {"average": "averaged", "double": "added"}
 _KEYS = ["data_label", "method", "size", "n_features", "n_train", "flips"]
 
 
@@ -38,7 +49,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     """Test accuracy, time and memory of every baseline, then the published numbers."""
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
-    for values, group in results.groupby(_KEYS, sort=False):
+    for values, group in results.groupby(_KEYS, sort=False, dropna=False):
         key: dict[str, Any] = dict(zip(_KEYS, values, strict=True))
         accuracy = group["test_accuracy"].dropna()
         numbers = {
@@ -57,7 +68,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
             {
                 "method": _NAMES[key["method"]] + _size(key["method"], key["size"]),
                 "flips": key["flips"],
-                "features": f"{key['n_features']:,}",
+                "features": _features(key["n_features"]),
                 "training images": f"{key['n_train']:,}",
                 "test accuracy": mean_and_range(group["test_accuracy"]),
                 "seconds": f"{numbers['seconds']:.0f}",
@@ -96,7 +107,11 @@ def accuracy_table(results: pd.DataFrame) -> Table:
 def _size(method: str, size: int) -> str:
     if method.startswith("scattering"):
         return f", J = {size}"
-    return ""
+    return f", {size} hidden layers" if method.startswith(("relu", "convolutional")) else ""
+
+
+def _features(count: float) -> str:
+    return "–" if count != count else f"{int(count):,}"
 
 
 def _gib(size: float) -> str:
@@ -106,28 +121,32 @@ def _gib(size: float) -> str:
 def accuracy_figure(results: pd.DataFrame) -> Figure:
     """Test accuracy against the number of features (left) and of training images (right).
 
-    On the left the runs with the most training images; on the right each method at the size that
-    has the most runs. Published accuracies are marks at the right edge.
+    On the left the runs with the most training images, methods with as many features as they like;
+    on the right each method at the size that has the most runs. Filled marks are without mirror
+    images, open ones with. Published accuracies are marks at the right edge.
     """
-    fig, (left, right) = plots.figure(1, 2, size=(8.4, 3.8), sharey=True)
+    fig, (left, right) = plots.figure(1, 2, size=(8.4, 4.6), sharey=True)
     most = results[results["n_train"] == results["n_train"].max()]
-    for method, name in _NAMES.items():
+    for key, runs in results.groupby(["method", "flips"], sort=False):
+        method, flips = (str(word) for word in cast("tuple[Any, Any]", key))
         look: dict[str, Any] = {
             "marker": _MARKERS[method],
             "linestyle": _DASHES.get(method, "-"),
-            "color": plots.colour(method),
+            "color": plots.colour(_COLOURED_AS.get(method, method)),
             "markersize": 5,
+            "fillstyle": "full" if flips == "none" else "none",
         }
-        mine = most[most["method"] == method]
+        mirrored = "" if flips == "none" else f", mirror images {_FLIPS[flips]}"
+        mine = runs.loc[runs.index.isin(most.index)].dropna(subset="n_features")
         if len(mine):
             line = mine.groupby("n_features")["test_accuracy"].mean() * 100
-            left.plot(line.index, line, label=name, **look)
-        mine = results[results["method"] == method]
-        if len(mine):
-            size = mine.groupby("size")["n_train"].nunique().sort_index(ascending=False).idxmax()
-            line = mine[mine["size"] == size].groupby("n_train")["test_accuracy"].mean() * 100
-            label = f"{name}, {int(mine[mine['size'] == size]['n_features'].iloc[0]):,} features"
-            right.plot(line.index, line, label=label, **look)
+            left.plot(line.index, line, **look)
+        size = runs.groupby("size")["n_train"].nunique().sort_index(ascending=False).idxmax()
+        mine = runs[runs["size"] == size]
+        line = mine.groupby("n_train")["test_accuracy"].mean() * 100
+        count = mine["n_features"].iloc[0]
+        features = "" if count != count else f", {int(count):,} features"
+        right.plot(line.index, line, label=f"{_NAMES[method]}{features}{mirrored}", **look)
     if "cifar10" in set(results["dataset"]):
         _mark_published(right)
     left.set(
@@ -135,8 +154,8 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
         xlabel=f"features (from {int(results['n_train'].max()):,} training images)",
         ylabel="test accuracy (%)",
     )
-    right.set(xscale="log", xlabel="training images")
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    right.set(xscale="log", xlabel="training images (features as in the legend)")
+    fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=6)
     return fig
 
 

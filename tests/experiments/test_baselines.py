@@ -68,8 +68,9 @@ def test_the_command_computes_every_method_and_draws(tmp_path, capsys):
     assert code == 0
     results = load_results(tmp_path)
     assert set(results["method"]) == set(baselines.METHODS)
+    kernels = results["method"].isin(["relu-ntk", "relu-nngp", "convolutional-ntk"])
+    assert (results["n_features"].isna() == kernels).all()
     assert results["test_accuracy"].between(0.3, 1).all()
-    assert (results["n_features"] > 0).all()
     assert (results["fit_seconds"] > 0).all()
     for kind in ("csv", "md", "pdf", "svg", "png"):
         assert list(tmp_path.rglob(f"baselines.{kind}")), kind
@@ -112,8 +113,26 @@ def test_published_points_stand_in_the_table_on_cifar10_only_and_are_marked():
 
 def test_the_figure_shows_every_method_against_features_and_against_images():
     left, right = accuracy_figure(made_up()).axes
-    lines = {line.get_label(): line.get_xydata() for line in left.lines}
-    np.testing.assert_allclose(lines["random patches, ridge"], [[18 * 16, 61.6], [18 * 64, 66.4]])
+    patches, scattering = left.lines
+    np.testing.assert_allclose(patches.get_xydata(), [[18 * 16, 61.6], [18 * 64, 66.4]])
+    np.testing.assert_allclose(scattering.get_xydata(), [[36, 60.2]])
     against_images = [line for line in right.lines if len(line.get_xdata()) == 2]
     assert len(against_images) == 2
     assert sum(len(line.get_xdata()) == 1 for line in right.lines) == len(published_points())
+
+
+def test_runs_with_and_without_mirror_images_are_lines_apart():
+    results = made_up("digits")
+    both = pd.concat([results, results.assign(flips="average", test_accuracy=0.9)])
+    left, right = accuracy_figure(both.reset_index(drop=True)).axes
+    assert len(left.lines) == 2 * 2
+    assert [line.get_fillstyle() for line in right.lines] == ["full", "full", "none", "none"]
+    assert right.lines[2].get_ydata() == pytest.approx(90)
+
+
+def test_a_kernel_without_features_is_drawn_against_images_only():
+    results = made_up("digits").assign(method="relu-ntk", n_features=float("nan"))
+    left, right = accuracy_figure(results).axes
+    assert not left.lines
+    assert len(right.lines) == 1
+    assert set(accuracy_table(results).shown["features"]) == {"–"}
