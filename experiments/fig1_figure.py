@@ -148,7 +148,8 @@ def _movement_table(row: pd.Series, arrays: dict[str, np.ndarray]) -> Table:
     notes = [
         "cosine to teacher: mean over units, weighted by |a_j| |b_j|, of the cosine of b_j to the "
         "nearest teacher unit of the same sign.",
-        f"{row['units']} units, {row['n_train']} training inputs, {row['steps']} steps.",
+        f"{int(row['units'])} units, {int(row['n_train'])} training inputs, "
+        f"{int(row['steps'])} steps.",
     ]
     return Table("Figure 1 (a, b): movement of the units", numbers, shown, notes)
 
