@@ -111,7 +111,7 @@ PRESETS = {
     "laptop": Settings(
         seeds=(0, 1, 2),
         features=50,  # ten training inputs a dimension, as printed
-        widths=(2, 3, 4, 8, 16, 32, 64),
+        widths=(2, 3, 4, 8, 16, 32, 64, 128, 256, 512),
         units_together=192,
         n_train=500,
         n_test=500,
