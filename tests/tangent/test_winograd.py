@@ -20,36 +20,42 @@ def normal(generator, *shape, dtype=torch.float64):
     return torch.randn(*shape, generator=generator, dtype=dtype)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 2, 2), (3, 4, 8, 8)])
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 4, 4), (3, 4, 8, 8), (2, 2, 12, 12)])
 def test_the_convolution_is_the_direct_one(generator, shape):
     x, w = normal(generator, *shape), normal(generator, 5, shape[1], 3, 3)
-    products = torch.bmm(winograd.tiles_of(x), winograd.kernel_of(w).transpose(1, 2))
+    scheme = winograd.scheme_of(shape[2])
+    kernel = winograd.kernel_of(w, scheme).transpose(1, 2)
+    products = torch.bmm(winograd.tiles_of(x, scheme), kernel)
     expected = F.conv2d(x, w, padding=1)
     out = torch.full_like(expected, torch.nan)
-    winograd.outputs_of(products, out)
+    winograd.outputs_of(products, out, scheme)
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize(
-    ("step", "adjoint", "shape"),
-    [
-        (winograd.tiles_of, winograd.tiles_adjoint, (2, 3, 4, 6)),
-        (winograd.kernel_of, winograd.kernel_adjoint, (5, 3, 3, 3)),
-    ],
-)
-def test_adjoints_are_adjoint(generator, step, adjoint, shape):
-    x = normal(generator, *shape)
-    y = normal(generator, *step(x).shape)
-    back = adjoint(y, x.shape) if adjoint is winograd.tiles_adjoint else adjoint(y)
-    torch.testing.assert_close((step(x) * y).sum(), (x * back).sum())
+@pytest.mark.parametrize("side", [2, 4, 8])
+def test_adjoints_are_adjoint(generator, side):
+    scheme = winograd.scheme_of(side)
+    x, w = normal(generator, 2, 3, side, side), normal(generator, 5, 3, 3, 3)
+    tiles, kernel = winograd.tiles_of(x, scheme), winograd.kernel_of(w, scheme)
+    y, back = normal(generator, *tiles.shape), torch.zeros_like(x)
+    winograd.tiles_adjoint(y, back, scheme)
+    torch.testing.assert_close((tiles * y).sum(), (x * back).sum())
+    y = normal(generator, *kernel.shape)
+    torch.testing.assert_close((kernel * y).sum(), (w * winograd.kernel_adjoint(y, scheme)).sum())
+    y, out = normal(generator, *tiles.shape), torch.empty_like(x)
+    winograd.outputs_of(y, out, scheme)
+    left, right = (out * x).sum(), (y * winograd.outputs_adjoint(x, scheme)).sum()
+    torch.testing.assert_close(left, right)
 
 
-def test_the_adjoint_of_the_outputs_is_adjoint(generator):
-    products, grad = normal(generator, 16, 2 * 2 * 3, 5), normal(generator, 2, 5, 4, 6)
-    out = torch.empty_like(grad)
-    winograd.outputs_of(products, out)
-    left = (out * grad).sum()
-    torch.testing.assert_close(left, (products * winograd.outputs_adjoint(grad)).sum())
+@pytest.mark.parametrize("side", [2, 4, 8])
+def test_a_constant_at_its_place_is_the_constant(side):
+    scheme = winograd.scheme_of(side)
+    products = torch.zeros(len(scheme.kernel), len(scheme.tiles), 1)
+    products[scheme.constant] = 3.0
+    out = torch.empty(1, 1, side, side)
+    winograd.outputs_of(products, out, scheme)
+    torch.testing.assert_close(out, torch.full_like(out, 3.0))
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1e4, 1e7, math.inf])
@@ -59,8 +65,8 @@ def test_pairs_and_gradients_are_those_of_the_direct_rule(generator, monkeypatch
     module = ScaledDifference(nn.Sequential(*layers).double(), alpha)
     for delta in module.delta:
         nn.init.normal_(delta, generator=generator)
-    x = normal(generator, 3, 2, 4, 6)
-    weights = normal(generator, 3, 4, 4, 6)
+    x = normal(generator, 3, 2, 8, 8)
+    weights = normal(generator, 3, 4, 8, 8)
     found = []
     for use in (True, False):
         # A twin of suits without the conditions of speed.
@@ -78,10 +84,10 @@ def test_a_large_network_in_float32_is_near_float64(generator):
         nn.init.normal_(delta, generator=generator)
     double = ScaledDifference(nn.Sequential(*layers).double(), 1e7)
     double.load_state_dict(single.state_dict())
-    x = normal(generator, 4, 3, 8, 8, dtype=torch.float32)
-    assert winograd.suits(torch.empty(4, 128, 8, 8), single.network[2].weight, OPTIONS)
+    x = normal(generator, 16, 3, 8, 8, dtype=torch.float32)
+    assert winograd.suits(torch.empty(16, 128, 8, 8), single.network[2].weight, OPTIONS)
     ours, oracle = single(x), double(x.double())
-    assert (ours - oracle).norm() < 1e-6 * oracle.norm()
+    assert (ours - oracle).norm() < 4e-6 * oracle.norm()
     for a, b in zip(
         torch.autograd.grad(ours.square().sum(), list(single.delta)),
         torch.autograd.grad(oracle.square().sum(), list(double.delta)),
@@ -94,7 +100,9 @@ def test_a_large_network_in_float32_is_near_float64(generator):
     ("x", "w", "options"),
     [
         ((64, 128, 8, 8), (128, 128, 5, 5), OPTIONS),
-        ((64, 128, 7, 8), (128, 128, 3, 3), OPTIONS),
+        ((64, 128, 6, 6), (128, 128, 3, 3), OPTIONS),
+        ((64, 128, 4, 8), (128, 128, 3, 3), OPTIONS),
+        ((64, 2048, 4, 4), (2048, 2048, 3, 3), OPTIONS),
         ((64, 128, 8, 8), (128, 128, 3, 3), ([2, 1], [1, 1], [1, 1], 1)),
         ((64, 128, 8, 8), (128, 128, 3, 3), ([1, 1], [0, 1], [1, 1], 1)),
         ((64, 128, 8, 8), (128, 64, 3, 3), ([1, 1], [1, 1], [1, 1], 2)),
@@ -112,7 +120,7 @@ def test_a_batch_in_parts_is_the_batch(generator, monkeypatch):
     w = Pair(normal(generator, 5, 3, 3, 3), normal(generator, 5, 3, 3, 3).requires_grad_())
     found = []
     for n in (7, 2):
-        parts = lambda *tensors, n=n: zip(*(t.split(n) for t in tensors), strict=True)  # noqa: E731
+        parts = lambda scheme, *tensors, n=n: zip(*(t.split(n) for t in tensors), strict=True)  # noqa: E731
         monkeypatch.setattr(winograd, "_parts", parts)
         pair = winograd.convolution_pair(3.0, x, w, None)
         grads = torch.autograd.grad(pair.difference.square().sum(), [x.difference, w.difference])
