@@ -114,6 +114,12 @@ def tangent_kernel(
     ------
     ValueError
         If an argument breaks its rule.
+
+    Notes
+    -----
+    In float32 on a CPU, cotangents pass small 3x3 convolutions by Winograd's algorithm, whose
+    rounding is ten times that of the direct one; in the benchmarks' kernels it moves no more than
+    the seventh digit. ``dtype=torch.float64`` does without.
     """
     x1 = check_inputs(model, x1, "x1")
     x2 = x2 if x2 is None else check_inputs(model, x2, "x2")

@@ -1,4 +1,4 @@
-"""Cotangents of a convolution's input, by the cheapest of three ways."""
+"""Cotangents of a convolution's input, by the cheapest of four ways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from tangent.engine.winograd import suits, winograd_cotangent
 
 __all__ = ["input_cotangent"]
 
@@ -41,6 +43,8 @@ def input_cotangent(
             shared[key] = _matrix(weight, shape, d.shape[2:], *options)
         back = d.flatten(2).transpose(1, 2).flatten(1) @ shared[key]
         return back.unflatten(1, (shape.numel(), -1)).transpose(1, 2).unflatten(2, shape)
+    if suits(g, d):
+        return winograd_cotangent(weight, d, shared)
     rest = [  # of the input, beyond the last position of the window
         (size + 2 * p - r * (k - 1) - 1) % s
         for size, k, s, p, r in zip(shape, weight.shape[2:], *options, strict=True)

@@ -8,6 +8,7 @@ from torch.nn.grad import conv1d_input, conv2d_input
 from tangent.engine.convolution import input_cotangent
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
+from tangent.engine.winograd import suits
 from tangent.nets import ScaledConv2d, ScaledLinear
 from tests.tangent.naive import naive_kernel
 
@@ -65,3 +66,20 @@ def test_what_is_kept_between_batches_belongs_to_the_same_weights():
     kernel = engine.total(engine.factors(x))
     assert engine.batch == 5
     torch.testing.assert_close(kernel, naive_kernel(model, x))
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (8, 8), (4, 8)])
+def test_winograd_is_the_convolution_to_float32_rounding(sides):
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(130, 129, 3, 3, generator=generator)
+    d = torch.randn(65, 130, *sides, generator=generator)
+    unit = (1, 1)
+    g = {"weight": weight, "stride": unit, "padding": unit, "dilation": unit, "groups": 1}
+    g["input"] = torch.empty(1, 129, *sides)
+    assert suits(g, d)
+    expected = conv2d_input((65, 129, *sides), weight.double(), d.double(), 1, 1)
+    error = (input_cotangent(g, d, {}) - expected).norm() / expected.norm()
+    assert error < 5e-6
+    for other in ({"stride": (2, 2)}, {"groups": 2}, {"padding": (0, 0)}):
+        assert not suits({**g, **other}, d)
+    assert not suits(g, d.double())  # float64 is asked for where every digit counts
