@@ -170,14 +170,16 @@ def _is_pool(model: Any, gate: str) -> bool:
 
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the figure and its table, and one of all rates where there are several."""
+    """Draw the figure and its table, and those of all rates where there are several."""
     from experiments import plots
-    from experiments.fig3a_figure import against_alpha, all_rates, alpha_table
+    from experiments.fig3a_figure import against_alpha, alpha_table
+    from experiments.fig3a_rates import against_rate, rates_table
     from experiments.report import write_table
 
     paths = write_table(alpha_table(results), folder, "fig3a")
     with plots.style():
         paths += plots.save_figure(against_alpha(results), folder, "fig3a")
         if results["rate"].nunique() > 1:
-            paths += plots.save_figure(all_rates(results), folder, "fig3a-rates")
+            paths += write_table(rates_table(results), folder, "fig3a-rates")
+            paths += plots.save_figure(against_rate(results), folder, "fig3a-rates")
     return paths

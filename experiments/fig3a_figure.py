@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["against_alpha", "all_rates", "alpha_axis", "alpha_table", "best_rates"]
+__all__ = [
+    "against_alpha",
+    "alpha_axis",
+    "alpha_label",
+    "alpha_table",
+    "best_rates",
+    "study_name",
+]
 
 _CURVES = (
     ("train_accuracy", "train accuracy", "o", "--", 1),
@@ -60,6 +67,11 @@ def _power(alpha: float) -> str:
     return f"$10^{{{exponent:.0f}}}$" if abs(exponent - round(exponent)) < 1e-9 else f"{alpha:g}"
 
 
+def alpha_label(alpha: float) -> str:
+    """Return alpha as tables and legends show it."""
+    return "∞" if math.isinf(alpha) else f"{alpha:g}"
+
+
 def against_alpha(results: pd.DataFrame) -> Figure:
     """Train and test accuracy and stability of activations: mean and range over the seeds.
 
@@ -102,29 +114,8 @@ def against_alpha(results: pd.DataFrame) -> Figure:
     for alpha in lost:
         ax.text(positions[float(alpha)], 2, "diverged", rotation=90, ha="center", fontsize=7)
     ax.set(ylim=(0, 103), ylabel="%")
-    ax.set_title(f"Figure 3(a), {_name(results)}", loc="left", fontsize=9)
+    ax.set_title(f"Figure 3(a), {study_name(results)}", loc="left", fontsize=9)
     fig.legend(loc="outside lower center", ncols=3)
-    return fig
-
-
-def all_rates(results: pd.DataFrame) -> Figure:
-    """Test accuracy against alpha, a line for every learning rate (mean and range)."""
-    fig, ax = plots.figure()
-    positions = alpha_axis(ax, results["alpha"].tolist())
-    markers = "osv^Dp*hX"
-    for number, (rate, rows) in enumerate(results.groupby("rate", sort=False)):
-        rows = rows.dropna(subset=["test_accuracy"])
-        if rows.empty:
-            continue
-        groups = rows.groupby("alpha")["test_accuracy"].agg(["mean", "min", "max"]) * 100
-        x = [positions[float(a)] for a in groups.index]
-        spread = [groups["mean"] - groups["min"], groups["max"] - groups["mean"]]
-        name = "auto (a tenth of the edge)" if rate == "auto" else f"{float(str(rate)):g}"
-        marker = markers[number % len(markers)]
-        ax.errorbar(x, groups["mean"], yerr=spread, marker=marker, ms=4, capsize=2, label=name)
-    ax.set(ylabel="test accuracy (%)")
-    ax.set_title(f"Learning rates, {_name(results)}", loc="left", fontsize=9)
-    fig.legend(loc="outside lower center", ncols=4, title="learning rate")
     return fig
 
 
@@ -150,7 +141,7 @@ def alpha_table(results: pd.DataFrame) -> Table:
         rate = f"{record['lr_mean']:.3g}" if record["lr_mean"] == record["lr_mean"] else "–"
         shown.append(
             {
-                "alpha": "∞" if math.isinf(float(str(alpha))) else f"{alpha:g}",
+                "alpha": alpha_label(float(str(alpha))),
                 "train %": mean_and_range(_values(rows, "train_accuracy")),
                 "test %": mean_and_range(_values(rows, "test_accuracy")),
                 "stable %": percent(record["stability_mean"], 3),
@@ -160,7 +151,7 @@ def alpha_table(results: pd.DataFrame) -> Table:
                 "seconds": f"{record['seconds_mean']:.0f}",
             }
         )
-    title = f"Figure 3(a): {_name(results)}"
+    title = f"Figure 3(a): {study_name(results)}"
     return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), _notes(results))
 
 
@@ -172,7 +163,8 @@ def _mean(rows: pd.DataFrame, column: str) -> float:
     return float(rows[column].mean()) if column in rows else math.nan
 
 
-def _name(results: pd.DataFrame) -> str:
+def study_name(results: pd.DataFrame) -> str:
+    """Return network, width, number of images and data set of a study."""
     first = results.iloc[0]
     model = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}.get(first["model"], first["model"])
     train = first["n_train"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import cli, fig3a, fig3a_figure, registry
+from experiments import cli, fig3a, fig3a_figure, fig3a_rates, registry
 from experiments.results import load_results, read_result
 from experiments.usage import UsageError
 from tangent import mlp
@@ -130,6 +130,29 @@ def test_several_rates_get_a_figure_of_their_own(tmp_path):
     results = frame(fig3a.Settings(lrs=("auto", 1.0)))
     paths = fig3a.draw(results, tmp_path)
     assert {p.stem for p in paths} == {"fig3a", "fig3a-rates"}
+
+
+def test_rates_are_shown_against_the_edge_and_diverged_ones_are_counted():
+    results = frame(fig3a.Settings(alphas=(1e7,), seeds=(0, 1), lrs=("auto", 5.0)))
+    unstable = results["rate"] == 5.0
+    lost = ["train_accuracy", "test_accuracy", "train_loss", "lr", "stability_edge"]
+    results.loc[unstable, lost] = np.nan
+    results.loc[unstable, "status"] = "diverged"
+    table = fig3a_rates.rates_table(results)
+    assert table.shown["lr / edge"].tolist() == ["0.1", "5"]
+    assert table.shown["lr"].tolist() == ["0.1 (auto)", "5"]
+    assert table.shown["test %"].iloc[1].endswith("diverged")
+    assert table.numbers["diverged"].tolist() == [0, 2]
+
+
+def test_the_grid_of_rates_runs_from_the_command_to_its_figure(tmp_path, capsys):
+    words = ["fig3a", "--preset", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    more = ["--tune", "--alphas", "1.0", "--model", "tests.experiments.test_fig3a:my_network"]
+    assert cli.run([*words, *more]) == 0
+    results = load_results(tmp_path)
+    assert sorted(results["rate"]) == [10.0**k for k in range(-3, 4)]
+    assert {p.stem for p in tmp_path.rglob("*.png")} == {"fig3a", "fig3a-rates"}
+    capsys.readouterr()
 
 
 def test_presets_are_settings_the_command_line_knows():
