@@ -210,7 +210,9 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
             run["size"], head=head, patch_size=run["patch_size"], **common
         )
     if method.startswith("scattering"):
-        return baselines.scattering_classifier(run["size"], head=head, **common)
+        # What twice the transform costs is little beside two copies of many features.
+        stream = run["n_train"] > _EXACT
+        return baselines.scattering_classifier(run["size"], head=head, stream=stream, **common)
     return baselines.roto_translation_classifier(
         run["size"], head=head, colours="yuv" if image_shape[0] == 3 else "rgb", **common
     )
