@@ -58,9 +58,19 @@ def winograd_cotangent(
     if key not in shared:
         flipped = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9, -1)
         shared[key] = (windows @ flipped).view(len(windows), co, ci)
-    tiles = (cut @ d.reshape(b * co, h * w).t()).view(len(windows), -1, co)
-    products = torch.bmm(tiles, shared[key])
+    places, count = len(windows), len(cut) // len(windows) * b
+    tiles = _buffer(shared, "tiles", places * count * co)
+    torch.mm(cut, d.reshape(b * co, h * w).t(), out=tiles.view(len(cut), b * co))
+    products = _buffer(shared, "products", places * count * ci).view(places, count, ci)
+    torch.bmm(tiles.view(places, count, co), shared[key], out=products)
     return (products.view(len(cut), -1).t() @ joined.t()).view(b, ci, h, w)
+
+
+def _buffer(shared: dict[Any, Tensor], name: str, size: int) -> Tensor:
+    """Memory that serves all layers and batches: new pages cost as much as the transforms."""
+    if name not in shared or shared[name].numel() < size:
+        shared[name] = torch.empty(size)
+    return shared[name][:size]
 
 
 @cache
