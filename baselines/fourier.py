@@ -48,11 +48,18 @@ def butterfly(rows: Float[Tensor, "n ..."]) -> None:
 
 
 class Buffers:
-    """Working arrays that are taken again and again: fresh memory costs more than a product."""
+    """Working arrays that are taken again and again: fresh memory costs more than a product.
+
+    Copies and pickles are empty.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
         self._views: dict[tuple, Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
+        """What stands for it in a copy or a pickle."""
+        return Buffers, ()
 
     def take(self, name: str, *shape: int) -> Tensor:
         """An array of this shape, with whatever it held before."""

@@ -116,6 +116,7 @@ class FastScattering:
             for j2 in range(j1 + 1, J)
         }
         self.n_paths = 1 + L * J + L * L * J * (J - 1) // 2
+        self._idle: list[Buffers] = []  # one for each thread of the calls so far
         self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c paths h2 w2"]:
@@ -124,10 +125,14 @@ class FastScattering:
         out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
 
         def scatter(first: int, last: int) -> None:
-            buffers = Buffers()
+            try:
+                buffers = self._idle.pop()
+            except IndexError:  # asked of the list itself: another thread may have been faster
+                buffers = Buffers()
             for start in range(first, last, self.planes):
                 some = slice(start, min(start + self.planes, last))
                 self._scatter(planes[some].permute(1, 2, 0).contiguous(), out[some], buffers)
+            self._idle.append(buffers)
 
         over_ranges(scatter, len(planes), self.planes)
         return out.view(*images.shape[:2], *out.shape[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,16 @@ def test_blocks_do_not_change_the_coefficients(n, planes, lines, L):
     whole = FastScattering(2, (8, 8), L)(images)
     parts = FastScattering(2, (8, 8), L, planes=planes, lines=lines)(images)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
+
+
+def test_a_transform_that_was_used_pickles_without_its_working_arrays():
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    transform = FastScattering(2, (16, 16), 2)
+    fresh = len(pickle.dumps(transform))
+    expected = transform(images)
+    used = pickle.dumps(transform)
+    assert len(used) < fresh + 200
+    torch.testing.assert_close(pickle.loads(used)(images), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
