@@ -26,6 +26,8 @@ class Moments:
     shift: Tensor
     gram: Tensor
     """(p, p), upper triangle only; dtype of the features."""
+    squares: Tensor
+    """Its diagonal, in float64 like the other sums."""
     sum_x: Tensor
     cross: Tensor
     sum_y: Tensor
@@ -39,6 +41,7 @@ class Moments:
         return cls(
             shift=x.mean(0),
             gram=x.new_zeros(p, p),
+            squares=torch.zeros(p, dtype=torch.float64),
             sum_x=torch.zeros(p, dtype=torch.float64),
             cross=torch.zeros(p, n_targets, dtype=torch.float64),
             sum_y=torch.zeros(n_targets, dtype=torch.float64),
@@ -59,6 +62,7 @@ class Moments:
         for start in range(0, x.shape[1], columns):
             rows = slice(start, start + columns)
             self.gram[rows, start:].addmm_(weighted[:, rows].T, x[:, start:])
+            self.squares[rows] += (weighted[:, rows] * x[:, rows]).sum(0, dtype=torch.float64)
         wy = y.double() if weight is None else y.double() * weight[:, None].double()
         self.sum_x += weighted.sum(0, dtype=torch.float64)
         self.cross += (x.T @ wy.to(x.dtype)).double()
@@ -172,7 +176,7 @@ def primal_ridge(
     n = moments.weight
     mean = (moments.sum_x / n).numpy()
     mean_y = (moments.sum_y / n).numpy()
-    variance = moments.gram.diagonal().double().numpy() / n - mean**2
+    variance = moments.squares.numpy() / n - mean**2
     scale = _scales(variance, mean) if standardize else np.ones_like(mean)
     target = moments.cross.numpy() - n * np.outer(mean, mean_y)
     target /= scale[:, None]
@@ -185,6 +189,7 @@ def primal_ridge(
     for alpha in alphas:
         # The upper triangle in C order is the lower triangle in LAPACK's order.
         matrix = moments.gram.to(torch.float64, copy=True).numpy()
+        matrix[np.diag_indices(p)] = moments.squares.numpy()
         for i in range(p):
             matrix[i, i:] -= (n * mean[i]) * mean[i:]
             matrix[i, i:] /= scale[i] * scale[i:]
