@@ -48,7 +48,7 @@ class Engine:
     rates : Rates, optional
         Speeds of the device, measured by default.
     working : int
-        Bytes of the largest array of the backward pass.
+        Bytes of the largest array of the backward pass; by default what suits the device.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Engine:
     dtype: torch.dtype | None = None
     accumulate: torch.dtype | None = None
     rates: Rates | None = None
-    working: int = 2**25
+    working: int = 0
     layers: list[Layer] | None = None
     opaque: set[str] = field(default_factory=set)
     carried: int = 0  # cotangents
@@ -73,6 +73,7 @@ class Engine:
         }
         weight = tensors[self.names[0]]
         self.device = weight.device
+        self.working = self.working or (2**25 if self.device.type == "cpu" else 2**29)
         self.kept: torch.dtype = self.dtype or weight.dtype
         self.summed: torch.dtype = self.accumulate or self.kept
         # The network itself runs in the wider of the two dtypes, its factors are kept in `dtype`.
