@@ -161,30 +161,26 @@ def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
     cpu = total.device.type == "cpu"
     chunk = max(1, (_CHUNK if cpu else 2**28) // (o * c * p * d2.element_size()))
     buffer = d2.new_empty(min(chunk, n2), o * c, p)
-    # Products of the patches of several rows at once are faster than one by one.
+    # Products of the patches of several rows at once are faster than one by one; the columns'
+    # cotangents stay in the cache while all rows pass by.
     rows = max(1, _ROWS // p)
-    columns = max(1, (2 * _CHUNK if cpu else 2**28) // (rows * p * p * d2.element_size()))
-    for first in range(0, n1, rows):
-        last = min(n1, first + rows)
-        for start in range(0, last if symmetric else n2, columns):
-            stop = min(start + columns, last if symmetric else n2)
+    for start in range(0, n2, chunk):
+        for first in range(start - start % rows if symmetric else 0, n1, rows):
+            last = min(n1, first + rows)
+            stop = min(n2, start + chunk, last if symmetric else n2)
             gram = left.patches.gram(a1[first:last], a2[start:stop], left.shifted).to(d2.dtype)
             for i in range(first, last):
-                final = min(stop, i + 1) if symmetric else stop
-                row = gram[: max(0, final - start), :, i - first].contiguous()
-                for begin in range(start, final, chunk):
-                    end = min(begin + chunk, final)
-                    applied = torch.bmm(
-                        d2[begin:end],
-                        row[begin - start : end - start],
-                        out=buffer[: end - begin],
-                    )
-                    _add_product(
-                        total[i].view(o, -1)[:, begin * o : end * o],
-                        left.cotangents[i].view(o, c * p),
-                        applied.view((end - begin) * o, c * p).t(),
-                        left.alpha,
-                    )
+                end = min(stop, i + 1) if symmetric else stop
+                if end <= start:
+                    continue
+                row = gram[: end - start, :, i - first].contiguous()
+                applied = torch.bmm(d2[start:end], row, out=buffer[: end - start])
+                _add_product(
+                    total[i].view(o, -1)[:, start * o : end * o],
+                    left.cotangents[i].view(o, c * p),
+                    applied.view((end - start) * o, c * p).t(),
+                    left.alpha,
+                )
 
 
 def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
