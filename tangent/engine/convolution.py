@@ -15,6 +15,7 @@ from tangent.engine.winograd import suits, winograd_cotangent
 __all__ = ["input_cotangent"]
 
 _SMALL = 4  # positions of a map on which most of a window looks at the padding
+_GROUPS = 8  # at most, to go through one by one
 _ENOUGH = 32  # cotangents that are worth writing such a layer as a matrix
 
 
@@ -51,7 +52,14 @@ def input_cotangent(
     ]
     transposed = F.conv_transpose1d if x.ndim == 3 else F.conv_transpose2d
     stride, padding, dilation = options
-    return transposed(d, weight, None, stride, padding, rest, g["groups"], dilation)
+    groups = g["groups"]
+    if 1 < groups <= _GROUPS and d.device.type == "cpu" and any(s > 1 for s in stride):
+        # One by one: torch has no fast way for grouped strides on a CPU.
+        parts = zip(d.chunk(groups, dim=1), weight.chunk(groups), strict=True)
+        return torch.cat(
+            [transposed(e, w, None, stride, padding, rest, 1, dilation) for e, w in parts], dim=1
+        )
+    return transposed(d, weight, None, stride, padding, rest, groups, dilation)
 
 
 def _pointwise(d: Tensor, weight: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
