@@ -10,13 +10,8 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve
 from torch import Tensor
 
-from baselines.moments import (
-    best_of,
-    factor_in_place,
-    gcv,
-    inverse_diagonal_in_place,
-    left_out_accuracy,
-)
+from baselines.cholesky import factor_in_place, inverse_diagonal
+from baselines.moments import best_of, gcv, left_out_accuracy
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def kernel_ridge(
 
     Notes
     -----
-    n^2 values in float64; n^3 / 6 multiply-adds an alpha and n^3 / 3 more where there are several.
+    n^2 values in float64; n^3 / 6 multiply-adds an alpha and as many again where there are several.
     """
     root = np.sqrt(weight)
     right = targets * root[:, None]
@@ -69,7 +64,7 @@ def kernel_ridge(
         dual = cho_solve((matrix.T, True), right, check_finite=False)
         duals[alpha] = dual * root[:, None]
         if len(alphas) > 1:
-            leverages = 1 - alpha * inverse_diagonal_in_place(matrix.T)
+            leverages = 1 - alpha * inverse_diagonal(matrix.T)
             squares = float(alpha**2 * (dual**2).sum())
             errors[alpha] = gcv(squares, float(leverages.sum()), float(weight.sum()))
             residuals = alpha * dual / root[:, None]

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import cho_solve, lapack
+from scipy.linalg import cho_solve
 from torch import Tensor
+
+from baselines.cholesky import factor_in_place, inverse_diagonal
 
 N_PROBES = 30
 N_EXACT = 1000
@@ -105,23 +107,6 @@ def probes(size: int) -> np.ndarray:
         return np.eye(size)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(size, N_PROBES))
     return signs / np.sqrt(N_PROBES)
-
-
-def factor_in_place(lower: np.ndarray) -> None:
-    """The Cholesky factor over the Fortran-ordered lower triangle itself: no second copy."""
-    _, info = lapack.dpotrf(lower, lower=1, overwrite_a=1, clean=0)
-    if info > 0:
-        raise np.linalg.LinAlgError(
-            f"the normal equations are not positive definite (leading minor {info}); "
-            "take a larger alpha"
-        )
-
-
-def inverse_diagonal_in_place(factor: np.ndarray) -> np.ndarray:
-    """The diagonal of A^-1 from A's lower Cholesky factor, whose array it overwrites."""
-    inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    assert info == 0  # the factor's diagonal is positive
-    return inverse.diagonal().copy()
 
 
 def left_out_accuracy(
@@ -255,7 +240,7 @@ def dual_ridge(
         dual = duals[alpha] = cho_solve((matrix.T, True), target, check_finite=False)
         scores[alpha] = float("nan")
         if len(alphas) > 1:
-            leverages = 1 - alpha * n * inverse_diagonal_in_place(matrix.T)
+            leverages = 1 - alpha * n * inverse_diagonal(matrix.T)
             squares = float((alpha * n) ** 2 * (dual**2).sum())
             scores[alpha] = gcv(squares, float(leverages.sum()), n)
             accuracies[alpha] = left_out_accuracy(
