@@ -37,12 +37,12 @@ def against_rate(results: pd.DataFrame) -> Figure:
             _line(ax, rows, column, times, look)
         axes[0].plot([], [], **look, label=rf"$\alpha$ = {alpha_label(alpha)}")
     for ax in axes:
-        ax.axvline(1, color="0.4", linewidth=0.8, linestyle="--")
+        ax.axvline(1, color="0.4", linewidth=0.8, linestyle="--", label="edge")
         ax.set(xscale="log", xlabel="learning rate / stability edge")
     axes[0].set(yscale="log", ylabel="training loss, last epoch")
     axes[1].set(ylabel="test accuracy (%)")
     fig.suptitle(f"Learning rates, {study_name(results)}", fontsize=9, x=0.01, ha="left")
-    fig.legend(loc="outside lower center", ncols=5)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
 
