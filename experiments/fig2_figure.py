@@ -55,7 +55,9 @@ def _by_width(results: pd.DataFrame) -> dict[int, dict[str, np.ndarray]]:
     """Losses at the end, (repetitions,), of every width that has results."""
     rows = results[results["part"] == "a"]
     names = ("root_test", "inverse_test", "root_train", "inverse_train")
-    found = {}
+    found: dict[int, dict[str, np.ndarray]] = {}
+    if rows.empty:  # without such runs there is no column of widths
+        return found
     for m, some in rows.groupby("m"):
         groups = [read_arrays(Path(path)) for path in some["path"]]
         found[round(float(str(m)))] = _joined([{name: g[name] for name in names} for g in groups])

@@ -28,6 +28,13 @@ def test_every_file_of_the_figure_is_written(tmp_path):
     assert all(path.stat().st_size > 0 for path in paths)
 
 
+@pytest.mark.parametrize("part", fig2.PARTS)
+def test_a_part_alone_is_drawn_alone(tmp_path, part):
+    results = written(fig2, dataclasses.replace(SMOKE, parts=(part,)), tmp_path)
+    names = {path.name for path in fig2.draw(results, tmp_path / "drawn")}
+    assert {name[:5] for name in names} == {f"fig2{part}"}
+
+
 def test_wide_networks_approach_the_lazy_limit():
     change = {"widths": (2048,), "seeds": (0, 1), "steps": 100, "units_together": 4096}
     (run,) = part("a", **change)
