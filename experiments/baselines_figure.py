@@ -121,12 +121,12 @@ def _gib(size: float) -> str:
 def accuracy_figure(results: pd.DataFrame) -> Figure:
     """Test accuracy against the number of features (left) and of training images (right).
 
-    On the left the runs with the most training images, methods with as many features as they like;
-    on the right each method at the size that has the most runs. Filled marks are without mirror
+    On the left a line for each number of training images, written at its end, faint but for the
+    most; on the right each method at the size that has most runs. Filled marks are without mirror
     images, open ones with. Published accuracies are marks at the right edge.
     """
     fig, (left, right) = plots.figure(1, 2, size=(8.4, 4.6), sharey=True)
-    most = results[results["n_train"] == results["n_train"].max()]
+    most = results["n_train"].max()
     for key, runs in results.groupby(["method", "flips"], sort=False):
         method, flips = (str(word) for word in cast("tuple[Any, Any]", key))
         look: dict[str, Any] = {
@@ -137,10 +137,16 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
             "fillstyle": "full" if flips == "none" else "none",
         }
         mirrored = "" if flips == "none" else f", mirror images {_FLIPS[flips]}"
-        mine = runs.loc[runs.index.isin(most.index)].dropna(subset="n_features")
-        if len(mine):
+        for n_train, mine in runs.dropna(subset="n_features").groupby("n_train"):
             line = mine.groupby("n_features")["test_accuracy"].mean() * 100
-            left.plot(line.index, line, **look)
+            left.plot(line.index, line, alpha=1 if n_train == most else 0.4, **look)
+            left.annotate(
+                f"{n_train:,}",
+                (line.index[-1], line.iloc[-1]),
+                xytext=(6, -2),
+                textcoords="offset points",
+                fontsize=5.5,
+            )
         size = runs.groupby("size")["n_train"].nunique().sort_index(ascending=False).idxmax()
         mine = runs[runs["size"] == size]
         line = mine.groupby("n_train")["test_accuracy"].mean() * 100
@@ -149,19 +155,40 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
         right.plot(line.index, line, label=f"{_NAMES[method]}{features}{mirrored}", **look)
     if "cifar10" in set(results["dataset"]):
         _mark_published(right)
-    left.set(
-        xscale="log",
-        xlabel=f"features (from {int(results['n_train'].max()):,} training images)",
-        ylabel="test accuracy (%)",
-    )
-    right.set(xscale="log", xlabel="training images (features as in the legend)")
+    left.set(xlabel="features", ylabel="test accuracy (%)")
+    right.set(xlabel="training images")
+    for ax in (left, right):
+        _plain_log_axis(ax)
     fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=6)
     return fig
 
 
+def _plain_log_axis(ax: Any) -> None:
+    """A logarithmic axis of a decade at least, labelled with numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    values = [x for line in ax.lines for x in line.get_xdata()] or [1.0]
+    centre = (min(values) * max(values)) ** 0.5
+    reach = max(1.3 * (max(values) / min(values)) ** 0.5, 10**0.5)
+    ax.set(xscale="log", xlim=(centre / reach, centre * reach))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.tick_params(axis="x", labelsize=7)
+
+
 def _mark_published(ax: Any) -> None:
-    for point in published_points():
-        ax.plot(50_000, 100 * point.value, marker="_", color="black", markersize=9)
+    points = published_points()
+    for point in points:
+        ax.plot(
+            50_000,
+            100 * point.value,
+            marker="_",
+            linestyle="none",
+            color=plots.colour("published"),
+            markersize=9,
+            label="published, lossless images" if point is points[0] else None,
+        )
         dagger = "†" if point.status == "recalled" else ""
         ax.annotate(
             f"{point.source.split(',')[0]}{dagger}",

@@ -113,9 +113,11 @@ def test_published_points_stand_in_the_table_on_cifar10_only_and_are_marked():
 
 def test_the_figure_shows_every_method_against_features_and_against_images():
     left, right = accuracy_figure(made_up()).axes
-    patches, scattering = left.lines
+    few, patches, _, scattering = left.lines
+    assert few.get_alpha() < patches.get_alpha() == 1
     np.testing.assert_allclose(patches.get_xydata(), [[18 * 16, 61.6], [18 * 64, 66.4]])
     np.testing.assert_allclose(scattering.get_xydata(), [[36, 60.2]])
+    assert [text.get_text() for text in left.texts] == ["100", "1,000"] * 2
     against_images = [line for line in right.lines if len(line.get_xdata()) == 2]
     assert len(against_images) == 2
     assert sum(len(line.get_xdata()) == 1 for line in right.lines) == len(published_points())
@@ -125,7 +127,7 @@ def test_runs_with_and_without_mirror_images_are_lines_apart():
     results = made_up("digits")
     both = pd.concat([results, results.assign(flips="average", test_accuracy=0.9)])
     left, right = accuracy_figure(both.reset_index(drop=True)).axes
-    assert len(left.lines) == 2 * 2
+    assert len(left.lines) == 2 * 2 * 2
     assert [line.get_fillstyle() for line in right.lines] == ["full", "full", "none", "none"]
     assert right.lines[2].get_ydata() == pytest.approx(90)
 
