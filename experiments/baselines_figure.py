@@ -143,8 +143,9 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
             left.annotate(
                 f"{n_train:,}",
                 (line.index[-1], line.iloc[-1]),
-                xytext=(6, -2),
+                xytext=(0, 5),
                 textcoords="offset points",
+                horizontalalignment="center",
                 fontsize=5.5,
             )
         size = runs.groupby("size")["n_train"].nunique().sort_index(ascending=False).idxmax()
@@ -155,7 +156,7 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
         right.plot(line.index, line, label=f"{_NAMES[method]}{features}{mirrored}", **look)
     if "cifar10" in set(results["dataset"]):
         _mark_published(right)
-    left.set(xlabel="features", ylabel="test accuracy (%)")
+    left.set(xlabel="features (beside marks: training images)", ylabel="test accuracy (%)")
     right.set(xlabel="training images")
     for ax in (left, right):
         _plain_log_axis(ax)
