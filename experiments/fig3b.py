@@ -121,6 +121,7 @@ PRESETS = {
     # The linearized networks solved beside their SGD, which gets the same loss and 70 epochs.
     "exact": Settings(
         methods=("vgg11-linear", "vgg11-exact", "resnet18-linear", "resnet18-exact"),
+        seeds=(0,),
         n_train=600,
         n_test=1000,
         loss="square",
@@ -129,6 +130,7 @@ PRESETS = {
     "exact/cifar10": Settings(
         dataset="cifar10",
         methods=("vgg11-linear", "vgg11-exact", "resnet18-linear", "resnet18-exact"),
+        seeds=(0,),
         n_train=600,
         n_test=1000,
         vgg11_width=0.25,
