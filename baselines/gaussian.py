@@ -19,13 +19,12 @@ from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     N_KEPT,
     Block,
+    FitsBlocks,
     checked_alphas,
-    checked_classes,
     gathered,
     indicators,
     scores_to_decision,
     tensor,
-    weights_of,
 )
 from baselines.moments import Moments, Rows, primal_ridge
 
@@ -39,7 +38,7 @@ def gaussian_kernel(
     return distances.mul_(-gamma).exp_()
 
 
-class GaussianKernelHead(ClassifierMixin, BaseEstimator):
+class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     """Kernel ridge regression on class indicators with a Gaussian kernel.
 
     Features are standardized on the training rows; the kernel is
@@ -90,13 +89,6 @@ class GaussianKernelHead(ClassifierMixin, BaseEstimator):
         self.alpha = alpha
         self.n_landmarks = n_landmarks
         self.random_state = random_state
-
-    def fit(self, X, y, sample_weight=None):
-        """Solve for all rows. ``sample_weight`` 2 is a row twice."""
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        weight = weights_of(sample_weight, X)
-        classes = checked_classes(y, weight)
-        return self.fit_blocks([Block(X, y, weight)], classes, len(X))
 
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""

@@ -17,19 +17,18 @@ from baselines.infinite import convolutional_kernels, mlp_kernels
 from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     Block,
+    FitsBlocks,
     checked_alphas,
-    checked_classes,
     gathered,
     indicators,
     scores_to_decision,
-    weights_of,
 )
 
 NETWORKS = ("mlp", "convolutional")
 KERNELS = ("ntk", "nngp")
 
 
-class InfiniteWidthHead(ClassifierMixin, BaseEstimator):
+class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     """Kernel ridge regression on class indicators with the kernel of an infinitely wide network.
 
     For an MLP each row, less the mean of the training rows, is brought to unit length times the
@@ -94,13 +93,6 @@ class InfiniteWidthHead(ClassifierMixin, BaseEstimator):
         self.side = side
         self.batch_size = batch_size
         self.device = device
-
-    def fit(self, X, y, sample_weight=None):
-        """Solve for all rows. ``sample_weight`` 2 is a row twice."""
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        weight = weights_of(sample_weight, X)
-        classes = checked_classes(y, weight)
-        return self.fit_blocks([Block(X, y, weight)], classes, len(X))
 
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""

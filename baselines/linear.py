@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,7 +103,20 @@ def _every(block: Block, step: int) -> Block:
     )
 
 
-class RidgeHead(ClassifierMixin, BaseEstimator):
+class FitsBlocks:
+    """``fit`` of a classifier that has ``fit_blocks``: all rows are one block."""
+
+    fit_blocks: Callable[..., Any]
+
+    def fit(self, X, y, sample_weight=None):
+        """Solve for all rows at once. ``sample_weight`` 2 is a row twice."""
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        weight = weights_of(sample_weight, X)
+        classes = checked_classes(y, weight)
+        return self.fit_blocks([Block(X, y, weight)], classes, len(X))
+
+
+class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     """Ridge regression on centred class indicators of standardized features.
 
     Normal equations are accumulated over blocks of rows and solved by Cholesky in float64; with
@@ -144,13 +157,6 @@ class RidgeHead(ClassifierMixin, BaseEstimator):
     def __init__(self, alpha=(0.01, 0.03, 0.1, 0.3, 1.0), *, standardize=True):
         self.alpha = alpha
         self.standardize = standardize
-
-    def fit(self, X, y, sample_weight=None):
-        """Solve for all rows at once. ``sample_weight`` 2 is a row twice."""
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        weight = weights_of(sample_weight, X)
-        classes = checked_classes(y, weight)
-        return self.fit_blocks([Block(X, y, weight)], classes, len(X))
 
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """Solve for rows that come in blocks, each read once.

@@ -233,7 +233,7 @@ def _jax_forward(module: nn.Module, prefix: str, p: dict, x):
             return _jax_forward(getattr(module, name), f"{prefix}{name}.", p, x)
 
         return jax.nn.relu(part("conv2", jax.nn.relu(part("conv1", x))) + part("shortcut", x))
-    raise NotImplementedError(type(module).__name__)
+    raise TypeError(f"no JAX counterpart of {type(module).__name__} at {prefix!r}; add one here")
 
 
 PEERS = {

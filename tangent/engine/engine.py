@@ -16,7 +16,7 @@ from tangent.engine.functional import evaluating, selected_parameters
 from tangent.engine.jacobians import jacobian_batches
 from tangent.engine.pieces import Piece, pieces_of
 from tangent.engine.rules import cotangents
-from tangent.engine.tape import Tape, recorded
+from tangent.engine.tape import Tape, Unrecorded, recorded
 from tangent.engine.trust import faithful, mistaken
 
 __all__ = ["Engine"]
@@ -90,7 +90,7 @@ class Engine:
         x = x.to(self.run_dtype) if x.is_floating_point() else x
         try:
             found = self._structured(x)
-        except NotImplementedError:
+        except Unrecorded:
             if self.layers is not None:  # planned from other inputs, which are in use by now
                 raise
             self.opaque = set(self.names)
@@ -121,8 +121,12 @@ class Engine:
                     for layer in self.layers
                     if layer.name not in self.opaque
                 }
-            if set(stores) - set(pieces):
-                raise NotImplementedError("the network takes another path for other inputs")
+            if missing := set(stores) - set(pieces):
+                raise Unrecorded(
+                    f"model must use the same parameters for all inputs; inputs {start} to "
+                    f"{start + len(part) - 1} do not use {', '.join(sorted(missing))}; ask for the "
+                    "kernel of inputs that take the same path"
+                )
             for name, store in stores.items():
                 store.add(pieces[name])
             start += len(part)

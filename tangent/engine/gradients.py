@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tangent.engine.engine import Engine
+from tangent.engine.tape import Unrecorded
 
 __all__ = ["gradient_batches"]
 
@@ -38,7 +39,7 @@ def _of_batch(engine: Engine, x: Tensor, first: bool) -> Iterator[tuple[str, Ten
         pieces = engine.pieces(x)
         if first:
             engine.check(pieces, x)
-    except NotImplementedError:
+    except Unrecorded:
         engine.opaque, pieces = set(engine.names), {}
     opaque = engine.opaque_factors(x)
     for name in engine.names:

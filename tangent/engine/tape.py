@@ -15,7 +15,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.engine.functional import evaluating
 
-__all__ = ["Call", "Tape", "Weight", "recorded"]
+__all__ = ["Call", "Tape", "Unrecorded", "Weight", "recorded"]
+
+
+class Unrecorded(ValueError):
+    """What a model does cannot be written down as operations on its inputs and parameters."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class _Recorder(TorchFunctionMode):
         else:
             result = func(*args, **kwargs)
         if any(a._version != version for a, version in versions):
-            raise NotImplementedError(f"{func} writes into its argument")
+            raise Unrecorded(f"{func} writes into its argument")
         given = {id(a) for a, _ in versions}
         # A call such as ``contiguous`` may return its argument itself: nothing to write down.
         outputs = [
@@ -198,7 +202,7 @@ def recorded(
 
     Raises
     ------
-    NotImplementedError
+    Unrecorded
         If the record cannot represent what the model does (a value written in place and read
         again, for example).
     """
@@ -209,6 +213,6 @@ def recorded(
     with torch.no_grad(), evaluating(model), recorder:
         output = functional_call(model, tensors, (x,))
     if not isinstance(output, Tensor) or id(output) not in recorder.data:
-        raise NotImplementedError("the output is not a tensor made from the inputs")
+        raise Unrecorded("the output is not a tensor made from the inputs")
     tape.output = output
     return tape

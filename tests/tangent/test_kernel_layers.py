@@ -80,3 +80,22 @@ def test_only_parameters_without_a_rule_are_left_to_the_jacobian():
 def test_gradients_that_the_record_gets_wrong_are_noticed():
     assert layers_without_a_rule("no_grad branch") >= {"second.weight"}
     assert layers_without_a_rule("tokens first") >= {"first.weight"}
+
+
+def test_a_path_that_differs_between_batches_is_an_error_with_the_parameter_named(generator):
+    from tangent.engine.cost import Problem
+    from tangent.engine.engine import Engine
+
+    class Forked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.one(x) if x[0, 0] > 0 else self.two(x)
+
+    x = torch.ones(4, 3)
+    engine = Engine(Forked(), "full", Problem(4, 4, symmetric=True, full=True))
+    engine.factors(x[:2])
+    with pytest.raises(ValueError, match=r"the same parameters for all inputs.*one"):
+        engine.factors(-x)
