@@ -172,7 +172,8 @@ def _execute(
         pending = [] if once else elsewhere
         if pending:
             path = pending[0][1]
-            context.log(f"waiting for {path.stem}, which {claims.owner(path)} computes")
+            if owner := claims.owner(path):  # nobody's: finished or given up since the look
+                context.log(f"waiting for {path.stem}, which {owner} computes")
             claims.wait_for(path)
             force = False  # what the other process wrote is as new as ours
 
