@@ -36,7 +36,7 @@ SIZES = {
 }
 METHODS = tuple(SIZES)
 FLIPS = ("none", "average", "double")
-_EXACT = 12_000  # training rows up to which a Gaussian kernel machine is solved exactly
+_FEW = 12_000  # training rows up to which features are held twice, and no landmarks are taken
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Settings:
     """hidden layers of infinitely wide networks, a run each"""
     convolutional_side: int = 8
     """pixels a side that images are averaged down to for the convolutional kernel"""
-    landmarks: int = 10_000
-    """landmarks of a Gaussian kernel machine with more than 12,000 training images"""
+    landmarks: int = 0
+    """landmarks of a Gaussian kernel machine with more than 12,000 training images; 0 is exact"""
     flips: str = "none"
     """mirror images: none, average or double"""
     seeds: tuple[int, ...] = (0,)
@@ -174,7 +174,7 @@ def _only_where_used(settings: Settings, method: str, n_train: int) -> dict[str,
         used["patch_size"] = settings.patch_size
     if method == "convolutional-ntk":
         used["convolutional_side"] = settings.convolutional_side
-    if _is_gaussian_machine(method) and n_train > _EXACT:
+    if settings.landmarks and _is_gaussian_machine(method) and n_train > _FEW:
         used["landmarks"] = settings.landmarks
     return used
 
@@ -211,7 +211,7 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
         )
     if method.startswith("scattering"):
         # What twice the transform costs is little beside two copies of many features.
-        stream = run["n_train"] > _EXACT
+        stream = run["n_train"] > _FEW
         return baselines.scattering_classifier(run["size"], head=head, stream=stream, **common)
     return baselines.roto_translation_classifier(
         run["size"], head=head, colours="yuv" if image_shape[0] == 3 else "rgb", **common

@@ -16,13 +16,17 @@ from baselines.moments import gcv
 
 
 @parametrize_with_checks(
-    [GaussianKernelHead(), GaussianKernelHead(0.5, n_landmarks=40, random_state=0)],
+    [
+        GaussianKernelHead(),
+        GaussianKernelHead(0.5, n_landmarks=40, random_state=0),
+        GaussianKernelHead(solver="conjugate", random_state=0),
+    ],
     expected_failed_checks=lambda estimator: (
         {}
-        if estimator.n_landmarks is None
+        if estimator.n_landmarks is None and estimator.solver == "auto"
         else {
-            "check_sample_weight_equivalence_on_dense_data": "landmarks are drawn from the rows, "
-            "so repeated rows are drawn otherwise than weighted ones"
+            "check_sample_weight_equivalence_on_dense_data": "landmarks and probes are drawn for "
+            "the rows, so repeated rows are met otherwise than weighted ones"
         }
     ),
 )
@@ -124,3 +128,21 @@ def test_with_landmarks_the_accuracy_of_a_ridge_is_that_of_the_exact_machine():
 def test_bad_arguments_are_named_with_rule_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         GaussianKernelHead(**arguments).fit(*problem(9, 2))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_conjugate_gradients_give_the_scores_of_factors(weighted):
+    X, y = problem(300, 5)
+    weight = np.random.default_rng(1).integers(0, 3, 300).astype(float) if weighted else None
+    heads = [
+        GaussianKernelHead(solver=solver, alpha=0.1).fit(X, y, sample_weight=weight)
+        for solver in ("cholesky", "conjugate")
+    ]
+    expected, found = (head.decision_function(X) for head in heads)
+    np.testing.assert_allclose(found, expected, atol=0.01)  # stopped at a residual of 0.3%
+
+
+def test_an_unknown_solver_is_refused():
+    X, y = problem(10, 2)
+    with pytest.raises(ValueError, match="solver must be one of"):
+        GaussianKernelHead(solver="lu").fit(X, y)

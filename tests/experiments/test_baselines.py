@@ -34,7 +34,7 @@ def test_rows_that_are_asked_for_one_by_one_are_the_same_runs_as_those_of_a_prod
 
 
 def test_a_run_holds_only_the_settings_that_its_method_uses():
-    settings = baselines.Settings(n_train=(100, 20_000))
+    settings = baselines.Settings(n_train=(100, 20_000), landmarks=500)
     for run in baselines.runs(settings):
         assert ("patch_size" in run) == run["method"].startswith("random-patches")
         machine = run["method"] in (
