@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangent.engine.factors import Factor
+from tangent.engine.pages import fresh
 
 __all__ = ["add_contribution", "mirrored"]
 
@@ -146,7 +147,7 @@ def _gradient_slice(
     n, o, c, p = d.shape
     shape = (n, o * c, columns.shape[1])
     if side not in buffers or buffers[side].shape != shape:
-        buffers[side] = d.new_empty(shape)
+        buffers[side] = fresh(shape, d.dtype, d.device)
     product = torch.bmm(d.reshape(n, o * c, p), columns.transpose(1, 2), out=buffers[side])
     return product.view(n, o, -1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tangent.engine.cost import Problem, Rates, calibrated
 from tangent.engine.factors import Factor, Layer, Store, planned
 from tangent.engine.functional import evaluating, selected_parameters
 from tangent.engine.jacobians import jacobian_batches
+from tangent.engine.pages import keep_freed_memory
 from tangent.engine.pieces import Piece, pieces_of
 from tangent.engine.rules import cotangents
 from tangent.engine.tape import Tape, Unrecorded, recorded
@@ -88,6 +89,7 @@ class Engine:
     def factors(self, x: Tensor) -> Factors:
         """Factors of every parameter over the inputs ``x``."""
         x = x.to(self.run_dtype) if x.is_floating_point() else x
+        keep_freed_memory(self.device)
         try:
             found = self._structured(x)
         except Unrecorded:
@@ -107,29 +109,44 @@ class Engine:
 
     def _structured(self, x: Tensor) -> Factors:
         """Factors of the parameters that the backward rules know, in batches."""
-        stores: dict[str, Store] = {}
+        planned = {layer.name: layer for layer in self.layers or []}
+        stores = {
+            name: Store(layer, len(x), self.kept)
+            for name, layer in planned.items()
+            if name not in self.opaque
+        }
+
+        def take(name: str, uses: list[Piece]) -> None:
+            # At once, so that the next layer's cotangents have their memory.
+            if name not in planned:
+                planned[name] = self._layer(name, uses)
+            if name not in stores and self.layers is None:
+                stores[name] = Store(planned[name], len(x), self.kept)
+            if name in stores:
+                stores[name].add(uses)
+
         start = 0
         while start < len(x):
             size = self._first_batch(x) if not self.largest else _even(len(x) - start, self.batch)
             part = x[start : start + size]
-            pieces = self.pieces(part)
-            if self.layers is None:
-                self.layers = self._plan(pieces, part)
-            if not stores:
-                stores = {
-                    layer.name: Store(layer, len(x), self.kept)
-                    for layer in self.layers
-                    if layer.name not in self.opaque
-                }
-            if missing := set(stores) - set(pieces):
-                raise Unrecorded(
-                    f"model must use the same parameters for all inputs; inputs {start} to "
-                    f"{start + len(part) - 1} do not use {', '.join(sorted(missing))}; ask for the "
-                    "kernel of inputs that take the same path"
-                )
-            for name, store in stores.items():
-                store.add(pieces[name])
+            if self.layers is None and not faithful(self.model):
+                pieces = self.pieces(part)
+                self.check(pieces, part)
+                for name in list(pieces):
+                    take(name, pieces.pop(name))
+            else:
+                self.pieces(part, take)
             start += len(part)
+            for name in self.opaque:
+                stores.pop(name, None)
+            if self.layers is None:
+                self.layers = self._plan(planned)
+            if missing := [name for name, store in stores.items() if store.filled < start]:
+                raise Unrecorded(
+                    f"model must use the same parameters for all inputs; inputs "
+                    f"{start - len(part)} to {start - 1} do not use {', '.join(sorted(missing))}; "
+                    "ask for the kernel of inputs that take the same path"
+                )
         self.shared.clear()
         return {name: store.factor() for name, store in stores.items()}
 
@@ -142,8 +159,14 @@ class Engine:
         """Inputs whose backward pass keeps to ``working`` bytes an array."""
         return max(1, self.working // self.largest)
 
-    def pieces(self, x: Tensor) -> dict[str, list[Piece]]:
-        """Run a batch forward and backward; what is met without a rule becomes opaque."""
+    def pieces(
+        self, x: Tensor, take: Callable[[str, list[Piece]], None] | None = None
+    ) -> dict[str, list[Piece]]:
+        """Run a batch forward and backward; what is met without a rule becomes opaque.
+
+        Pieces go to ``take(name, pieces)`` as soon as a parameter has all of its own, or are
+        returned by name.
+        """
         wanted = set(self.names) - self.opaque
         pieces: dict[str, list[Piece]] = {}
         if not wanted:
@@ -155,16 +178,25 @@ class Engine:
         largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)
         self.largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
 
+        left = tape.calls_with(wanted)
+
         def visit(call, cotangent: Tensor) -> None:
             found, unknown = pieces_of(tape, call, cotangent, wanted)
+            self.opaque.update(unknown)
             for piece in found:
                 pieces.setdefault(piece.name, []).append(piece)
-            self.opaque.update(unknown)
+            for name in {piece.name for piece in found}:
+                left[name] -= 1
+                if take is not None and left[name] == 0 and name not in self.opaque:
+                    take(name, pieces.pop(name))
 
         with torch.no_grad(), evaluating(self.model):
             cotangents(tape, seeds, wanted, visit)
         for name in self.opaque:
             pieces.pop(name, None)
+        if take is not None:  # a call whose result is not used was not visited
+            for name in list(pieces):
+                take(name, pieces.pop(name))
         return pieces
 
     @property
@@ -199,17 +231,16 @@ class Engine:
         for name in self.opaque:
             pieces.pop(name, None)
 
-    def _plan(self, pieces: dict[str, list[Piece]], x: Tensor) -> list[Layer]:
-        """Choose the orders; what the record got wrong, or cannot do, is made opaque."""
-        self.check(pieces, x)
+    def _layer(self, name: str, uses: list[Piece]) -> Layer:
         assert self.rates is not None
-        layers = {layer.name: layer for layer in planned(pieces, self.problem, self.rates)}
+        return planned(name, uses, self.problem, self.rates)
+
+    def _plan(self, planned: dict[str, Layer]) -> list[Layer]:
+        """All layers in order; what the record got wrong, or cannot do, is made opaque."""
+        if not self.opaque and not planned:
+            self.opaque.update(self.names)
         dense = {name: Layer(name, "dense", self.problem.full) for name in self.opaque}
-        unused = set(self.names) - set(layers) - set(dense)
-        if unused == set(self.names):
-            self.opaque.update(unused)
-            dense = {name: Layer(name, "dense", self.problem.full) for name in unused}
-        both = {**layers, **dense}
+        both = {**planned, **dense}
         return [both[name] for name in self.names if name in both]
 
     def opaque_factors(self, x: Tensor) -> Factors:

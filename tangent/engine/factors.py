@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tangent.engine.cost import Problem, Rates, Shape, cheapest
+from tangent.engine.pages import fresh
 from tangent.engine.patches import Patches
 from tangent.engine.pieces import Piece
 
@@ -105,26 +106,21 @@ class Factor:
         return Factor(self.layer, patches, cotangents, self.gradients)
 
 
-def planned(pieces: dict[str, list[Piece]], problem: Problem, rates: Rates) -> list[Layer]:
-    """Choose the order of every parameter from its pieces in one batch."""
-    layers = []
-    for name, uses in pieces.items():
-        piece = _as_one(uses)
-        if piece is None:
-            layers.append(Layer(name, "dense", problem.full))
-            continue
-        assert piece.patches is not None
-        assert piece.cotangent is not None
-        _, o, c, p = piece.cotangent.shape
-        patches = piece.patches
-        rows = patches.kernel[0] if patches.shifts else 1
-        shape = Shape(p, patches.size, c, o, rows)
-        order = cheapest(shape, problem, rates, one_hot=patches.kind == "index")
-        if order == "jacobian" and patches.size <= p:
-            layers.append(Layer(name, "dense", problem.full))
-        else:
-            layers.append(Layer(name, order, problem.full, piece.scale, rows > 1, shape))
-    return layers
+def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Layer:
+    """Choose the order of a parameter from its pieces in one batch."""
+    piece = _as_one(uses)
+    if piece is None:
+        return Layer(name, "dense", problem.full)
+    assert piece.patches is not None
+    assert piece.cotangent is not None
+    _, o, c, p = piece.cotangent.shape
+    patches = piece.patches
+    rows = patches.kernel[0] if patches.shifts else 1
+    shape = Shape(p, patches.size, c, o, rows)
+    order = cheapest(shape, problem, rates, one_hot=patches.kind == "index")
+    if order == "jacobian" and patches.size <= p:
+        return Layer(name, "dense", problem.full)
+    return Layer(name, order, problem.full, piece.scale, rows > 1, shape)
 
 
 def _as_one(uses: list[Piece]) -> Piece | None:
@@ -178,7 +174,7 @@ class Store:
             shape = list(values.shape)
             shape[axis] = self.n
             dtype = values.dtype if keep else self.dtype
-            self.arrays[name] = torch.empty(shape, dtype=dtype, device=values.device)
+            self.arrays[name] = fresh(shape, dtype, values.device)
         target = self.arrays[name].narrow(axis, self.filled, values.shape[axis])
         target.copy_(values)
 

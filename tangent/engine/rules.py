@@ -75,6 +75,7 @@ def cotangents(
     """
     live = _live_values(tape, names)
     carried: dict[int, Tensor] = {id(tape.output): seeds}
+    own: set[int] = set()  # values whose cotangent is in memory that nobody else sees
     pooled = _relus_before_pools(tape)
     for call in reversed(tape.calls):
         received = [carried.pop(id(t), None) for t in call.outputs]
@@ -89,18 +90,29 @@ def cotangents(
         if not any(id(v) in live for v in call.values):
             continue
         wanted = [id(v) in live for v in call.values]
+        mine = len(received) == 1 and id(call.outputs[0]) in own
         rule = _RULES.get(call.function, _generic) if len(received) == 1 else _generic
         if call.function is F.max_pool2d and id(call.values[0]) in pooled:
             # The mask of the ReLU before, applied here to fewer values.
-            cotangent = cotangent * (call.outputs[0] > 0).to(cotangent.dtype)
+            cotangent = _masked(call, cotangent, mine)
         elif call.function in _RELU and id(call.outputs[0]) in pooled:
             rule = _pass
+        elif rule is _relu and mine:
+            rule = _relu_in_place
+        new = rule in _FRESH and len(call.values) == 1
         for value, part, want in zip(
             call.values, rule(call, cotangent, wanted), wanted, strict=True
         ):
             if want:
                 before = carried.get(id(value))
-                carried[id(value)] = part if before is None else before + part
+                if before is None:
+                    carried[id(value)] = part
+                elif new:
+                    carried[id(value)] = part.add_(before)
+                else:
+                    carried[id(value)] = before + part
+                if before is not None or new or (rule is _pass and mine):
+                    own.add(id(value))
 
 
 def _live_values(tape: Tape, names: set[str]) -> set[int]:
@@ -195,7 +207,16 @@ def _linear(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]:
 
 @_rule(*_RELU)
 def _relu(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]:
-    return [cotangent * (call.outputs[0] > 0).to(cotangent.dtype)]
+    return [_masked(call, cotangent)]
+
+
+def _relu_in_place(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tensor]:
+    return [_masked(call, cotangent, mine=True)]
+
+
+def _masked(call: Call, cotangent: Tensor, mine: bool = False) -> Tensor:
+    mask = (call.outputs[0] > 0).to(cotangent.dtype)
+    return cotangent.mul_(mask) if mine else cotangent * mask
 
 
 @_rule(F.max_pool2d)
@@ -292,6 +313,10 @@ def _batch_norm(call: Call, cotangent: Tensor, wanted: list[bool]) -> list[Tenso
         return _generic(call, cotangent, wanted)
     _, pull = vjp(call.replay, call.values[0])
     return [cotangent * pull(torch.ones_like(call.outputs[0]))[0]]
+
+
+# Rules whose result is always new memory.
+_FRESH = {_convolution, _linear, _relu, _relu_in_place, _max_pool}
 
 
 def _generic(call: Call, cotangent: Any, wanted: list[bool]) -> list[Tensor]:

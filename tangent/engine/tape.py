@@ -85,6 +85,15 @@ class Tape:
         """Number of inputs."""
         return len(self.x)
 
+    def calls_with(self, names: set[str]) -> dict[str, int]:
+        """In how many calls every one of the named parameters takes part."""
+        counts = dict.fromkeys(names, 0)
+        for call in self.calls:
+            present = [self.parameters_in(a) for a in call.arguments if isinstance(a, Tensor)]
+            for name in set().union(*present) & names:
+                counts[name] += 1
+        return counts
+
     def parameters_in(self, value: Any) -> set[str]:
         """Names of the parameters that a tensor is made of."""
         if id(value) in self.weights:

@@ -21,6 +21,8 @@ from jaxtyping import Float
 from numpy.polynomial import polynomial
 from torch import Tensor
 
+from tangent.engine.pages import fresh
+
 __all__ = ["suits", "winograd_cotangent"]
 
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and infinity
@@ -57,7 +59,8 @@ def winograd_cotangent(
     key = ("winograd", id(weight))
     if key not in shared:
         flipped = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9, -1)
-        shared[key] = (windows @ flipped).view(len(windows), co, ci)
+        shared[key] = fresh((len(windows), co, ci), weight.dtype, weight.device)
+        torch.mm(windows, flipped, out=shared[key].view(len(windows), -1))
     places, count = len(windows), len(cut) // len(windows) * b
     tiles = _buffer(shared, "tiles", places * count * co)
     torch.mm(cut, d.reshape(b * co, h * w).t(), out=tiles.view(len(cut), b * co))
@@ -69,7 +72,7 @@ def winograd_cotangent(
 def _buffer(shared: dict[Any, Tensor], name: str, size: int) -> Tensor:
     """Memory that serves all layers and batches: new pages cost as much as the transforms."""
     if name not in shared or shared[name].numel() < size:
-        shared[name] = torch.empty(size)
+        shared[name] = fresh((size,), torch.float32, torch.device("cpu"))
     return shared[name][:size]
 
 
