@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tangent.engine.factors import Factor
 from tangent.engine.pages import fresh
+from tangent.engine.products import add_product, product
 
 __all__ = ["add_contribution", "mirrored"]
 
@@ -73,14 +74,6 @@ def mirrored(total: Tensor, full: bool) -> Tensor:
     return total
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, alpha: float) -> None:
-    """``total += alpha * a @ b``, the product in the factors' dtype."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b, alpha=alpha)
-    else:
-        total.add_(torch.mm(a, b), alpha=alpha)
-
-
 def _add_gradients(
     total: Tensor, g1: Tensor, g2: Tensor, alpha: float, symmetric: bool, full: bool
 ) -> None:
@@ -95,18 +88,18 @@ def _add_gradients(
         if symmetric:
             _add_lower(matrix, a, alpha)
         else:
-            _add_product(matrix, a, b.t(), alpha)
+            add_product(matrix, a, b, alpha)
 
 
 def _add_lower(total: Tensor, a: Tensor, alpha: float, smallest: int = 96) -> None:
     """Add ``alpha * a @ a.T`` on and below the diagonal, half of the work at every halving."""
     n = len(a)
     if n <= smallest:
-        _add_product(total, a, a.t(), alpha)
+        add_product(total, a, a, alpha)
         return
     half = n // 2
     _add_lower(total[:half, :half], a[:half], alpha)
-    _add_product(total[half:, :half], a[half:], a[:half].t(), alpha)
+    add_product(total[half:, :half], a[half:], a[:half], alpha)
     _add_lower(total[half:, half:], a[half:], alpha)
 
 
@@ -176,10 +169,10 @@ def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
                     continue
                 row = gram[: end - start, :, i - first].contiguous()
                 applied = torch.bmm(d2[start:end], row, out=buffer[: end - start])
-                _add_product(
+                add_product(
                     total[i].view(o, -1)[:, start * o : end * o],
                     left.cotangents[i].view(o, c * p),
-                    applied.view((end - start) * o, c * p).t(),
+                    applied.view((end - start) * o, c * p),
                     left.alpha,
                 )
 
@@ -201,12 +194,12 @@ def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> N
         for u in range(p):
             d1 = left.cotangents[u, first:last].reshape(-1, c)
             for v in range(p):
-                product = torch.mm(d1, right.cotangents[v, :end].reshape(-1, c).t())
-                product = product.view(last - first, o, end * o)
-                if total.dtype == product.dtype:
-                    block.addcmul_(product, weights[u, v], value=left.alpha)
+                part = product(d1, right.cotangents[v, :end].reshape(-1, c))
+                part = part.view(last - first, o, end * o)
+                if total.dtype == part.dtype:
+                    block.addcmul_(part, weights[u, v], value=left.alpha)
                 else:
-                    block.add_(product * weights[u, v], alpha=left.alpha)
+                    block.add_(part * weights[u, v], alpha=left.alpha)
 
 
 def _gram_paired(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:
@@ -226,10 +219,10 @@ def _gram_paired(total: Tensor, left: Factor, right: Factor, symmetric: bool) ->
             gram = left.patches.gram(a1[first:last], a2[start:end], left.shifted)
             gram = gram.reshape((end - start) * p, -1).to(left.cotangents.dtype)
             for g in range(groups):
-                part = slice(None) if groups == 1 else slice(g, g + 1)
-                d1 = left.cotangents[first:last, :, part].reshape((last - first) * p, -1)
-                d2 = right.cotangents[start:end, :, part].reshape((end - start) * p, -1)
-                product = torch.mm(d2, d1.t()).mul_(gram)
-                product = product.view(end - start, p, last - first, p)
-                summed = product.sum((1, 3), dtype=total.dtype).t()
+                one = slice(None) if groups == 1 else slice(g, g + 1)
+                d1 = left.cotangents[first:last, :, one].reshape((last - first) * p, -1)
+                d2 = right.cotangents[start:end, :, one].reshape((end - start) * p, -1)
+                products = product(d2, d1).mul_(gram)
+                products = products.view(end - start, p, last - first, p)
+                summed = products.sum((1, 3), dtype=total.dtype).t()
                 total[g, first:last, start:end].add_(summed, alpha=left.alpha)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.engine.products import product
+
 __all__ = ["Patches"]
 
 
@@ -118,11 +120,11 @@ class Patches:
         if self.kind == "index":
             equal = right.reshape(j, q, 1, 1) == left
             return (equal & (left >= 0)).to(torch.float32)
-        product = torch.mm(right.reshape(j * q, -1), left.reshape(i * p, -1).t())
+        products = product(right.reshape(j * q, -1), left.reshape(i * p, -1))
         if not shifted:
-            return product.view(j, q, i, p)
+            return products.view(j, q, i, p)
         h, w = self.grid
-        terms = product.view(j, h, w, i, h, w)
+        terms = products.view(j, h, w, i, h, w)
         total = terms.clone()
         for offset in range(1, self.kernel[0] // 2 + 1):
             step = offset * self.dilation[0]
