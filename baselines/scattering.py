@@ -198,7 +198,9 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """Orders 1 and 2 in logarithms, in place; order 0 as it is."""
         if self.log is not None:
             floor = (self.log * self.scale_[:, 1:, None, None]).clamp_min(TINY)
-            s[:, :, 1:].add_(floor).clamp_min_(TINY).log_()
+            # An average of a modulus can come out just below zero where an image is flat: its
+            # logarithm would be an outlier that spoils the deviation of all.
+            s[:, :, 1:].clamp_min_(0).add_(floor).log_()
         return s
 
     def _standardized(self, rows: Tensor) -> np.ndarray:

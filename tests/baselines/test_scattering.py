@@ -51,6 +51,15 @@ def test_plain_coefficients_are_those_of_kymatio(backend):
     )
 
 
+def test_flat_images_have_no_logarithm_below_that_of_the_floor():
+    x = rows(40)
+    x[:20] = np.linspace(0, 1, 20)[:, None]  # averages of their moduli round to both sides of zero
+    model = ScatteringFeatures(2, L=4, standardize=False, image_shape=(3, 16, 16)).fit(x)
+    made = model.transform(x).reshape(40, 3, -1, 4, 4)[:, :, 1:]
+    floor = np.log(1e-3 * model.scale_[:, 1:].numpy())[..., None, None]
+    assert (made >= floor - 1e-5).all()
+
+
 @pytest.mark.parametrize("features", [ScatteringFeatures, RotoTranslationScattering])
 def test_a_row_by_itself_has_the_same_features_up_to_rounding(features):
     x = rows(7)
