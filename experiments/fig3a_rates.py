@@ -35,7 +35,9 @@ def against_rate(results: pd.DataFrame) -> Figure:
         rows = results[results["alpha"] == alpha]
         for ax, column, times in zip(axes, ("train_loss", "test_accuracy"), (1, 100), strict=True):
             _line(ax, rows, column, times, look)
-        axes[0].plot([], [], **look, label=rf"$\alpha$ = {alpha_label(alpha)}")
+        axes[0].plot([], [], **look, label=rf"$\alpha = {_symbol(alpha)}$")
+    if results["test_accuracy"].isna().any():
+        axes[0].plot([], [], "x", color="0.4", ms=6, label="diverged")
     for ax in axes:
         ax.axvline(1, color="0.4", linewidth=0.8, linestyle="--", label="edge")
         ax.set(xscale="log", xlabel="learning rate / stability edge")
@@ -44,6 +46,14 @@ def against_rate(results: pd.DataFrame) -> Figure:
     fig.suptitle(f"Learning rates, {study_name(results)}", fontsize=9, x=0.01, ha="left")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
+
+
+def _symbol(alpha: float) -> str:
+    """``alpha`` in mathematics: a power of ten from 10,000 on."""
+    power = math.log10(alpha) if 0 < alpha < math.inf else 0
+    if power >= 4 and power == int(power):
+        return f"10^{{{int(power)}}}"
+    return r"\infty" if math.isinf(alpha) else f"{alpha:g}"
 
 
 def _shade(number: int, count: int) -> Any:
