@@ -57,11 +57,12 @@ def predicted(model: torch.nn.Module, x: torch.Tensor, outputs: str, per_input: 
     total = len(x) * per_input
     for layer in engine.layers or []:
         if layer.shape is not None:
-            total += seconds(layer.order, layer.shape, problem, rates)
+            total += layer.groups * seconds(layer.order, layer.shape, problem, rates)
         else:
-            _, o, p = factors[layer.name].gradients.shape
+            factor = factors[layer.name]
+            _, o, p = (factor.parts or (factor,))[0].gradients.shape
             rows = o * (o if problem.full else 1)
-            total += rates.product(problem.pairs * rows * p, 64)
+            total += layer.groups * rates.product(problem.pairs * rows * p, 64)
     return total
 
 

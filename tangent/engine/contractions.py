@@ -42,7 +42,12 @@ def add_contribution(
     left, right : Factor
         Of the two sides; the same object where ``symmetric``.
     """
-    if left.order == "dense":
+    if left.parts:
+        for one, two in zip(left.parts, right.parts, strict=True):
+            add_contribution(total, one, two, symmetric=symmetric, full=full)
+            one.release()
+            two.release()
+    elif left.order == "dense":
         _dense(total, left, right, symmetric, full)
     elif left.order == "jacobian":
         _jacobian(total, left, right, symmetric, full)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -34,16 +35,21 @@ class Layer:
     scale: float = 1.0
     shifted: bool = False
     shape: Shape | None = None
+    groups: int = 1  # of a convolution, each of that shape
 
 
 @dataclass
 class Factor:
-    """A parameter's factors over n inputs, ready to be contracted."""
+    """A parameter's factors over n inputs, ready to be contracted.
+
+    A grouped convolution has one in ``parts`` for each of its groups, and none of its own.
+    """
 
     layer: Layer
     patches: Patches
     cotangents: Tensor
     gradients: Tensor
+    parts: tuple[Factor, ...] = ()
 
     @property
     def order(self) -> str:
@@ -53,11 +59,15 @@ class Factor:
     @property
     def inputs(self) -> int:
         """n."""
+        if self.parts:
+            return self.parts[0].inputs
         return len(self.gradients) if self.order == "dense" else len(self.patches)
 
     @property
     def outputs(self) -> int:
         """Cotangents that were carried."""
+        if self.parts:
+            return self.parts[0].outputs
         if self.order == "dense":
             return self.gradients.shape[1]
         assert self.layer.shape is not None
@@ -77,11 +87,15 @@ class Factor:
     def bytes(self) -> int:
         """Memory of the factors."""
         arrays = (self.patches.x, self.cotangents, self.gradients)
+        if self.parts:
+            return sum(part.bytes for part in self.parts)
         return sum(a.numel() * a.element_size() for a in arrays)
 
     @property
     def working_bytes(self) -> int:
         """Memory of what is made from them for a contraction."""
+        if self.parts:
+            return sum(part.working_bytes for part in self.parts)
         if self.order == "dense" or self.patches.kind == "index":
             return 0
         size = self.patches.size // (self.patches.kernel[0] if self.shifted else 1)
@@ -95,9 +109,14 @@ class Factor:
     def release(self) -> None:
         """Drop what can be made again."""
         self.__dict__.pop("operand", None)
+        for part in self.parts:
+            part.release()
 
     def __getitem__(self, part: slice) -> Factor:
         """Return the factors of some of the inputs."""
+        if self.parts:
+            parts = tuple(one[part] for one in self.parts)
+            return Factor(self.layer, self.patches, self.cotangents, self.gradients, parts)
         if self.order == "dense":
             return Factor(self.layer, self.patches, self.cotangents, self.gradients[part])
         axis = 1 if self.order == "gram" and self.layer.full else 0
@@ -108,7 +127,8 @@ class Factor:
 
 def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Layer:
     """Choose the order of a parameter from its pieces in one batch."""
-    piece = _as_one(uses)
+    groups = uses[0].groups if len(uses) == 1 else 1
+    piece = uses[0].split()[0] if groups > 1 else _as_one(uses)
     if piece is None:
         return Layer(name, "dense", problem.full)
     assert piece.patches is not None
@@ -119,8 +139,8 @@ def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Lay
     shape = Shape(p, patches.size, c, o, rows)
     order = cheapest(shape, problem, rates, one_hot=patches.kind == "index")
     if order == "jacobian" and patches.size <= p:
-        return Layer(name, "dense", problem.full)
-    return Layer(name, order, problem.full, piece.scale, rows > 1, shape)
+        return Layer(name, "dense", problem.full, groups=groups)
+    return Layer(name, order, problem.full, piece.scale, rows > 1, shape, groups)
 
 
 def _as_one(uses: list[Piece]) -> Piece | None:
@@ -148,16 +168,40 @@ class Store:
     filled: int = 0
     arrays: dict[str, Tensor] = field(default_factory=dict)
     patches: Patches | None = None
+    parts: list[Store] = field(default_factory=list)  # of the groups of a convolution
+
+    def __post_init__(self) -> None:
+        if self.layer.groups > 1:
+            one = replace(self.layer, groups=1)
+            self.parts = [Store(one, self.n, self.dtype) for _ in range(self.layer.groups)]
 
     def add(self, uses: list[Piece]) -> None:
         """Append a batch."""
-        if self.layer.order == "dense":
-            total = uses[0].dense()
-            for use in uses[1:]:
-                total = total + use.dense()
-            self._write("gradients", total, 0)
-            self.filled += len(total)
+        if self.parts:
+            for part, piece in zip(self.parts, uses[0].split(), strict=True):
+                part.add([piece])
+            self.filled = self.parts[0].filled
+        elif self.layer.order == "dense":
+            self._add_gradients(uses)
+        else:
+            self._add_factors(uses)
+
+    def _add_gradients(self, uses: list[Piece]) -> None:
+        one = uses[0]
+        d, patches = one.cotangent, one.patches
+        plain = len(uses) == one.groups == 1 and patches is not None and patches.kind != "index"
+        if plain and d is not None and patches is not None and d.dtype == self.dtype:
+            b, o, c, _ = d.shape
+            one.dense(out=self._rows("gradients", (b, o, c * patches.size), 0, d))
+            self.filled += b
             return
+        total = one.dense()
+        for use in uses[1:]:
+            total = total + use.dense()
+        self._write("gradients", total, 0)
+        self.filled += len(total)
+
+    def _add_factors(self, uses: list[Piece]) -> None:
         piece = _as_one(uses)
         assert piece is not None
         assert piece.patches is not None
@@ -170,18 +214,25 @@ class Store:
         self.filled += len(piece.patches)
 
     def _write(self, name: str, values: Tensor, axis: int, keep: bool = False) -> None:
+        self._rows(name, values.shape, axis, values, keep).copy_(values)
+
+    def _rows(
+        self, name: str, shape: Sequence[int], axis: int, like: Tensor, keep: bool = False
+    ) -> Tensor:
+        """The place of the next batch in an array, which is made for all inputs."""
         if name not in self.arrays:
-            shape = list(values.shape)
-            shape[axis] = self.n
-            dtype = values.dtype if keep else self.dtype
-            self.arrays[name] = fresh(shape, dtype, values.device)
-        target = self.arrays[name].narrow(axis, self.filled, values.shape[axis])
-        target.copy_(values)
+            whole = [self.n if i == axis else length for i, length in enumerate(shape)]
+            dtype = like.dtype if keep else self.dtype
+            self.arrays[name] = fresh(whole, dtype, like.device)
+        return self.arrays[name].narrow(axis, self.filled, shape[axis])
 
     def factor(self) -> Factor:
         """Return the factors; the store is full by now."""
         assert self.filled == self.n
         empty = torch.empty(0)
+        if self.parts:
+            parts = tuple(part.factor() for part in self.parts)
+            return Factor(self.layer, Patches("tokens", empty), empty, empty, parts)
         if self.layer.order == "dense":
             return Factor(self.layer, Patches("tokens", empty), empty, self.arrays["gradients"])
         assert self.patches is not None

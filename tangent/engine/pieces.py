@@ -33,8 +33,13 @@ class Piece:
     groups: int = 1
     gradient: Tensor | None = None
 
-    def dense(self, weights: Tensor | None = None) -> Float[Tensor, "b o p"]:
-        """Gradients in full; with ``weights`` (o,), of that combination of the outputs."""
+    def dense(
+        self, weights: Tensor | None = None, out: Tensor | None = None
+    ) -> Float[Tensor, "b o p"]:
+        """Gradients in full; with ``weights`` (o,), of that combination of the outputs.
+
+        They are written into ``out`` where it is given, contiguous and of the same dtype.
+        """
         if self.gradient is not None:
             gradient = self.gradient if weights is None else _combined(self.gradient, weights)
             return gradient * self.scale
@@ -45,7 +50,8 @@ class Piece:
         b, o, c, p = d.shape
         g = self.groups
         if g == 1:
-            product = torch.bmm(d.reshape(b, o * c, p), columns.transpose(1, 2))
+            target = None if out is None else out.view(b, o * c, -1)
+            product = torch.bmm(d.reshape(b, o * c, p), columns.transpose(1, 2), out=target)
         else:
             d = d.reshape(b, o, g, c // g, p).transpose(1, 2).reshape(b * g, -1, p)
             product = torch.bmm(d, columns.reshape(b * g, -1, p).transpose(1, 2))
@@ -54,6 +60,15 @@ class Piece:
         if self.patches.kind == "index":  # an embedding's weight is (K, c)
             product = product.reshape(b, o, c, -1).transpose(2, 3).reshape(b, o, -1)
         return product.mul_(self.scale) if self.scale != 1 else product
+
+    def split(self) -> list[Piece]:
+        """Return the groups of a convolution as convolutions of their own."""
+        assert self.patches is not None
+        assert self.cotangent is not None
+        inputs = self.patches.x.chunk(self.groups, dim=1)
+        parts = self.cotangent.chunk(self.groups, dim=2)
+        patches = [self.patches.with_inputs(x) for x in inputs]
+        return [Piece(self.name, self.scale, *both) for both in zip(patches, parts, strict=True)]
 
     def first(self) -> Piece:
         """Return the piece of the first input alone."""
