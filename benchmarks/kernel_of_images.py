@@ -132,9 +132,7 @@ def main():
         "useful_operations_in_all": whole,
         "useful_operations_per_second": whole * pairs / clock.total / took,
         "product_operations_per_second": peak_rate(options.device),
-        "device": (
-            torch.cuda.get_device_name(options.device) if x.is_cuda else platform.machine()
-        ),
+        "device": (torch.cuda.get_device_name(options.device) if x.is_cuda else platform.machine()),
         "torch": torch.__version__,
     }
     lines = json.loads(options.out.read_text()) if options.out.exists() else []
