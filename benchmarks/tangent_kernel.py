@@ -44,16 +44,13 @@ CASES = {
 }
 _WRONG = 1e-2  # an error that no rounding explains; nngeometry 0.4 on grouped convolutions
 # Left out unless named by --peer: minutes of CPU time, or more memory than a laptop has.
+_LOOPS = {"published loop", "one backward pass an output", "torch.func, whole"}
 _LONG = {
-    "full-48": {"published loop", "torch.func, whole", "torch.func, by parameter", "nngeometry"},
-    "trace-48": {"published loop", "torch.func, whole", "torch.func, by parameter", "nngeometry"},
-    "full-128": {"published loop"},
-    "trace-128": {"published loop"},
-    "trace-16": {"published loop", "torch.func, whole"},
-    "resnet-full-16": {"published loop", "torch.func, whole"},
-    "resnet-trace-16": {"published loop", "torch.func, whole"},
-    "groups-full-64": {"published loop", "torch.func, whole"},
-    "groups-trace-64": {"published loop", "torch.func, whole"},
+    "full-16": set(),
+    "full-48": _LOOPS | {"torch.func, by parameter", "nngeometry"},
+    "trace-48": _LOOPS | {"torch.func, by parameter", "nngeometry"},
+    "full-128": _LOOPS - {"torch.func, whole"},
+    "trace-128": _LOOPS - {"torch.func, whole"},
 }
 
 
@@ -209,7 +206,7 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for case in options.case or []:
-        chosen = options.peer or [p for p in PEERS if p not in _LONG.get(case, set())]
+        chosen = options.peer or [p for p in PEERS if p not in _LONG.get(case, _LOOPS)]
         path = options.out / f"tangent_kernel-{case}.json"
         results = compared(case, chosen, options.repeats, options.threads)
         if options.merge and path.exists():

@@ -22,7 +22,8 @@ _LITTLE = 2**18  # multiply-adds; likewise
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.T``."""
     long = a.shape[1] >= _LONG and a.shape[0] * b.numel() >= _LITTLE
-    if long and _suited(a) and _suited(b) and _has_onednn():
+    # Rows of ``b`` with gaps between them would be multiplied a thousand times slower.
+    if long and _suited(a) and _suited(b) and b.is_contiguous() and _has_onednn():
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return torch.mm(a, b.t())
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tangent.engine.factors
+from tangent.engine import products
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
 from tangent.kernel import tangent_kernel
@@ -99,3 +100,12 @@ def test_a_path_that_differs_between_batches_is_an_error_with_the_parameter_name
     engine.factors(x[:2])
     with pytest.raises(ValueError, match=r"the same parameters for all inputs.*one"):
         engine.factors(-x)
+
+
+def test_rows_with_gaps_do_not_go_to_the_library_that_is_slow_on_them(monkeypatch, generator):
+    def unreachable():
+        raise AssertionError("asked for oneDNN")
+
+    monkeypatch.setattr(products, "_has_onednn", unreachable)
+    a = torch.randn(40, 3, 512, generator=generator)
+    torch.testing.assert_close(products.product(a[:, 1], a[:, 2]), a[:, 1] @ a[:, 2].T)
