@@ -14,6 +14,7 @@ from baselines.infinite_head import InfiniteWidthHead
 from baselines.linear import RidgeHead
 from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
+from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RidgeHead",
     "RotoTranslationScattering",
     "ScatteringFeatures",
+    "SelectedFeatures",
     "StreamedClassifier",
     "arc_cosine_classifier",
     "convolutional_kernels",

@@ -16,6 +16,7 @@ from baselines.images import checked_image_shape, mirrored
 from baselines.linear import Block, RidgeHead, checked_classes, weights_of
 from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
+from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 
 FLIPS = ("none", "average", "double")
@@ -212,6 +213,7 @@ def roto_translation_classifier(
     flips="none",
     image_shape=None,
     batch_size=500,
+    max_rows=20_000,
     random_state=None,
     **features,
 ) -> StreamedClassifier:
@@ -225,18 +227,21 @@ def roto_translation_classifier(
         "gaussian" is a kernel of width 0.7.
     flips, image_shape, batch_size, random_state
         As for ``random_patch_classifier``.
+    max_rows : int, default=20_000
+        Training images that features are selected on; all of them are trained on.
     **features
         Further arguments of ``RotoTranslationScattering``.
 
     Notes
     -----
-    Selection needs all coefficients of the training images at once, twice: 5 GB for 10,000.
+    Selection holds all coefficients of ``max_rows`` images: 4.9 GB for 20,000 of 32x32 RGB.
     """
-    transformer = Pipeline(
-        [
-            ("scattering", RotoTranslationScattering(image_shape=image_shape, **features)),
-            ("selection", OrthogonalLeastSquaresSelector(n_selected)),
-        ]
+    transformer = SelectedFeatures(
+        RotoTranslationScattering(image_shape=image_shape, **features),
+        OrthogonalLeastSquaresSelector(n_selected, copy=False),
+        max_rows=max_rows,
+        batch_size=batch_size,
+        random_state=random_state,
     )
     if head == "gaussian":
         head = GaussianKernelHead(0.7, random_state=random_state)

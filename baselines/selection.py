@@ -13,6 +13,7 @@ from torch import Tensor
 
 from baselines.linear import checked_classes, indicators
 
+COLUMNS = 4096  # of which squares are held at once
 MIN_NORM = 1e-4  # of a feature's own: less of it left over is rounding
 
 
@@ -92,6 +93,9 @@ class OrthogonalLeastSquaresSelector(
     n_selected : int, default=200
         Features for each class and round; cut to a share of the features, and of the rows.
     rounds : int, default=2
+    copy : bool, default=True
+        ``False`` standardizes the rows given to ``fit`` in place, which saves as much memory as
+        they take.
 
     Attributes
     ----------
@@ -104,15 +108,25 @@ class OrthogonalLeastSquaresSelector(
     Notes
     -----
     Gives ``rounds * n_classes * n_selected`` coordinates of variance one over the training rows,
-    uncorrelated within a class and round. Holds a standardized copy of X.
+    uncorrelated within a class and round. While fitting, holds a standardized copy of X.
     """
 
-    def __init__(self, n_selected=200, *, rounds=2):
+    def __init__(self, n_selected=200, *, rounds=2, copy=True):
         self.n_selected = n_selected
         self.rounds = rounds
+        self.copy = copy
 
     def fit(self, X, y):
         """Select for the classes of ``y``."""
+        self._fitted(X, y)
+        return self
+
+    def fit_transform(self, X, y):
+        """As ``fit(X, y).transform(X)``; with ``copy=False`` the only way to the coordinates."""
+        return self._projected(self._fitted(X, y))
+
+    def _fitted(self, X, y) -> np.ndarray:
+        """The standardized rows."""
         for name in ("n_selected", "rounds"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
@@ -120,8 +134,10 @@ class OrthogonalLeastSquaresSelector(
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         self.classes_ = checked_classes(y)
         self.mean_ = X.mean(axis=0)
-        rows = X - self.mean_  # the one copy
-        spread = np.linalg.norm(rows, axis=0) / np.sqrt(len(rows))
+        rows = np.subtract(X, self.mean_, out=None if self.copy else X)
+        blocks = (rows[:, start : start + COLUMNS] for start in range(0, rows.shape[1], COLUMNS))
+        spread = np.concatenate([np.linalg.norm(block, axis=0) for block in blocks])
+        spread /= np.sqrt(len(rows))
         self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(X.dtype)
         rows /= self.scale_
         x = torch.from_numpy(rows)
@@ -139,7 +155,7 @@ class OrthogonalLeastSquaresSelector(
                 self._coordinates.append(_orthonormalizing(x[:, features]))
             allowed[chosen.flatten()] = False
         self._n_features_out = sum(len(s) for s in self.selected_)
-        return self
+        return rows
 
     def transform(self, X):
         """The coordinates of the rows of ``X``."""
@@ -150,6 +166,16 @@ class OrthogonalLeastSquaresSelector(
             for s, t in zip(self.selected_, self._coordinates, strict=True)
         ]
         return np.concatenate(parts, axis=1)
+
+    def _projected(self, rows: np.ndarray) -> np.ndarray:
+        """The coordinates of rows that are standardized already."""
+        return np.concatenate(
+            [
+                rows[:, s] @ t.astype(rows.dtype)
+                for s, t in zip(self.selected_, self._coordinates, strict=True)
+            ],
+            axis=1,
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
