@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import jacrev, vjp
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from tangent.curvature import WeightFunction, second_derivative_norm, weight_function
 
@@ -22,6 +24,23 @@ __all__ = ["Movement", "Report", "report"]
 
 _LAZY = 0.1  # kappa from which on we call a network lazy
 _ENTRIES = 200_000_000  # of the derivative held at once
+# Functions with kinks, by name: where they break, for those that act unit by unit ...
+_BREAKS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("relu", "leaky_relu", "rrelu", "prelu", "selu", "abs", "absolute"), (0.0,)),
+    "relu6": (0.0, 6.0),
+    "hardsigmoid": (-3.0, 3.0),
+    "hardswish": (-3.0, 3.0),
+}
+# ... and those whose breaks are arguments, or that choose among units.
+_LIMITS = {"hardtanh", "clamp", "clip", "clamp_min", "clamp_max", "threshold"}
+_CHOICES = {
+    *(f"max_pool{d}d" for d in (1, 2, 3)),
+    *(f"max_pool{d}d_with_indices" for d in (1, 2, 3)),
+    *(f"adaptive_max_pool{d}d" for d in (1, 2, 3)),
+    *(f"adaptive_max_pool{d}d_with_indices" for d in (1, 2, 3)),
+    *("max", "min", "amax", "amin", "maximum", "minimum", "sort", "topk", "median"),
+    *("hardshrink", "softshrink", "rnn_relu", "rnn_relu_cell"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,9 @@ class Movement:
     kernel : float
         Change of the tangent kernel in Frobenius norm, over its norm at w0.
     signs : float or None
-        Fraction of ReLU signs kept; None without ReLU.
+        Fraction of units that are on the same side of their kinks as before, over the calls of
+        ReLU and its kind (module, function or method); None where no unit has a kink. The choices
+        of max pooling are not counted.
     """
 
     alpha: float
@@ -58,8 +79,12 @@ class Report:
     ----------
     inputs, outputs, parameters : int
     smooth : bool
-        False with ReLU or max pooling: their kinks are left out of ``second``, and with them of
-        kappa, which is then a lower estimate without a theorem behind it.
+        False with ReLU, max pooling and the like: their kinks are left out of ``second``, and with
+        them of kappa, which is then a lower estimate without a theorem behind it.
+    kinks : tuple of str
+        Names of the functions with kinks that the weights go through, in the order of the calls.
+        Found among the torch calls of a forward pass; kinks written as arithmetic on comparisons
+        (``x * (x > 0)``, ``torch.where``) or inside compiled code are not seen.
     distance : float
         |h(w0) - y|.
     target : float
@@ -90,6 +115,7 @@ class Report:
     outputs: int
     parameters: int
     smooth: bool
+    kinks: tuple[str, ...]
     distance: float
     target: float
     first: float
@@ -110,7 +136,7 @@ class Report:
 
     def __str__(self) -> str:
         """Return the report as text."""
-        kinks = "" if self.smooth else "  (kinks of ReLU or max pooling left out)"
+        kinks = "" if self.smooth else f"  (kinks of {', '.join(self.kinks)} left out)"
         lines = [
             f"{self.parameters} parameters, {self.outputs} outputs, {self.inputs} inputs",
             f"|h(w0) - y|          {self.distance:.4g}",
@@ -151,21 +177,48 @@ def _targets(y: Tensor, outputs: Tensor) -> Tensor:
     return y
 
 
-def _signs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Which ReLU units are on, one tensor a call."""
-    found: list[Tensor] = []
-    handles = [
-        module.register_forward_pre_hook(lambda _, args: found.append(args[0] > 0))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+class _Kinks(TorchFunctionMode):
+    """Notes the calls of functions with kinks on what depends on the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.sides: list[Tensor] = []
+        """which side of its kinks every unit is on, a tensor a call"""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _BREAKS or name in _LIMITS or name in _CHOICES:
+            tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+            if any(t.requires_grad for t in tensors):
+                self.names.append(name)
+                # before the call, which may write into its argument
+                if name not in _CHOICES:
+                    self.sides.append(_sides(name, tensors[0].detach(), args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _sides(name: str, value: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """Number of breaks below every unit."""
+    if name in _BREAKS:
+        breaks: list[Any] = list(_BREAKS[name])
+    else:
+        given = [*args[1:], *(v for k, v in kwargs.items() if k not in ("input", "inplace"))]
+        if name == "hardtanh" and not given:
+            given = [-1.0, 1.0]
+        # threshold(x, at, value) and hardtanh(x, low, high, inplace) have another argument more
+        breaks = given[:1] if name == "threshold" else given[:2]
+    return sum(((value > b).byte() for b in breaks if b is not None), value.new_zeros(()).byte())
+
+
+def _kinks(model: nn.Module, x: Tensor) -> _Kinks:
+    """Functions with kinks in a forward pass, wherever they are called from."""
+    seen = _Kinks()
+    # what depends on the weights is what wants a gradient
+    with torch.enable_grad(), seen:
+        model(x)
+    return seen
 
 
 def _moved(
@@ -190,10 +243,10 @@ def _moved(
         u = u - lr * pull(f - y)[0].detach()
     w = w0 + u / alpha
     jacobian = jacrev(h)(w).detach()
-    before = _signs(model, x)
+    before = _kinks(model, x).sides
     trained = copy.deepcopy(model)
     nn.utils.vector_to_parameters(w, trained.parameters())
-    after = _signs(trained, x)
+    after = _kinks(trained, x).sides
     kept = [(a == b).double().flatten() for a, b in zip(before, after, strict=True)]
     return Movement(
         alpha=alpha,
@@ -221,7 +274,7 @@ def report(
         Read at its present weights and left as found. May not mix the inputs of a batch; batch
         norm and dropout act as in evaluation.
     X : Tensor of shape (n, *shape)
-        A few dozen inputs say most of it.
+        A few dozen inputs say most of it. Moved to the device of the weights, as is ``y``.
     y : Tensor of shape (n,) or (n, k)
         Targets, or class numbers (integers) for a network of several outputs.
     steps : int
@@ -248,8 +301,10 @@ def report(
     """
     if len(X) != len(y) or len(X) == 0:
         raise ValueError(f"X and y must have as many rows; got {len(X)} and {len(y)}")
-    model = copy.deepcopy(model).double().eval()
-    x = X.double() if X.is_floating_point() else X
+    model = copy.deepcopy(model).double().eval().requires_grad_(True)
+    x = X.to(next(model.parameters()).device)
+    x = x.double() if x.is_floating_point() else x
+    kinks = tuple(dict.fromkeys(_kinks(model, x).names))
     with torch.no_grad():
         outputs = model(x)
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
@@ -288,7 +343,8 @@ def report(
         inputs=len(x),
         outputs=outputs[0].numel(),
         parameters=w0.numel(),
-        smooth=not any(isinstance(m, nn.ReLU | nn.MaxPool2d) for m in model.modules()),
+        smooth=not kinks,
+        kinks=kinks,
         distance=distance,
         target=size,
         first=first,

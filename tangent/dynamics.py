@@ -123,6 +123,11 @@ def gradient_flow(
     rtol, atol : float
         Of the eighth-order Runge-Kutta integrator (SciPy's DOP853) on u.
 
+    Returns
+    -------
+    Flow
+        On the device of ``w0``, where h is evaluated; the integrator itself works on the CPU.
+
     Raises
     ------
     ValueError
@@ -137,9 +142,9 @@ def gradient_flow(
     slope = grad(loss)
 
     def velocity(_: float, u: np.ndarray) -> np.ndarray:
-        f, pull = vjp(outputs, torch.from_numpy(u))
+        f, pull = vjp(outputs, torch.from_numpy(u).to(w0.device))
         # outputs are functions of u: their pull-back is Dh^T, without a factor alpha
-        return -pull(slope(f))[0].numpy()
+        return -pull(slope(f))[0].cpu().numpy()
 
     points = np.asarray(times, dtype=float)
     with torch.no_grad():
@@ -154,7 +159,8 @@ def gradient_flow(
         )
     if not found.success:
         raise FlowError(f"gradient flow stopped at alpha={alpha}: {found.message}")
-    return _flow(torch.from_numpy(found.y.T.copy()), torch.from_numpy(points), outputs, loss, alpha)
+    u, at = (torch.from_numpy(a).to(w0.device) for a in (found.y.T.copy(), points))
+    return _flow(u, at, outputs, loss, alpha)
 
 
 def _flow(
@@ -195,7 +201,7 @@ def momentum_descent(
             if t % keep_every == 0 or t == steps:
                 kept.append(u)
                 times.append(t * lr / (1 - momentum))
-    return _flow(torch.stack(kept), torch.tensor(times, dtype=torch.float64), outputs, loss, alpha)
+    return _flow(torch.stack(kept), w0.new_tensor(times), outputs, loss, alpha)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tangent.curvature import curvature, weight_function
@@ -73,6 +74,84 @@ def test_relu_networks_are_marked_and_their_signs_counted(generator, data):
     assert not found.smooth
     assert 0.5 < found.movements[0].signs <= found.movements[1].signs <= 1
     assert "kinks" in str(found)
+
+
+class Plain(nn.Module):
+    """One hidden layer with any function in the middle."""
+
+    def __init__(self, middle, generator, units=8):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(units, 1)
+        self.middle = middle
+        with torch.no_grad():
+            for p in self.parameters():
+                p.normal_(generator=generator)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x)))
+
+
+def pooled(x):
+    return F.max_pool1d(x, 2)
+
+
+KINKED = {
+    "relu": F.relu,
+    "relu_": lambda x: F.relu(x, inplace=True),
+    "torch.relu": torch.relu,
+    "method": lambda x: x.relu(),
+    "leaky_relu": F.leaky_relu,
+    "relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.5),
+    "clamp": lambda x: x.clamp(min=0),
+    "abs": abs,
+}
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_kinks_are_found_wherever_they_are_called_from(generator, data, name):
+    found = report(Plain(KINKED[name], generator), *data, steps=3, generator=generator)
+    assert not found.smooth
+    assert len(found.kinks) == 1
+    assert 0.5 < found.movements[-1].signs <= 1
+    assert f"kinks of {found.kinks[0]} left out" in str(found)
+
+
+def test_functional_and_module_relu_give_the_same_report(generator, data):
+    net = Plain(F.relu, generator)
+    as_module = nn.Sequential(net.first, nn.ReLU(), net.last)
+    one, other = (
+        report(model, *data, steps=3, generator=torch.Generator().manual_seed(0))
+        for model in (net, as_module)
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool1d(2), pooled, nn.AdaptiveMaxPool1d(4), lambda x: x[:, :4].max(x[:, 4:])]
+)
+def test_max_pooling_has_kinks_and_no_signs(generator, data, pool):
+    found = report(Plain(pool, generator, units=4), *data, steps=2, generator=generator)
+    assert not found.smooth
+    assert found.movements[0].signs is None
+
+
+@pytest.mark.parametrize("smooth", [torch.tanh, F.gelu, F.softplus, F.elu])
+def test_smooth_networks_are_not_marked(generator, data, smooth):
+    found = report(Plain(smooth, generator), *data, steps=2, generator=generator)
+    assert found.smooth
+    assert found.kinks == ()
+
+
+def test_kinks_in_the_inputs_alone_do_not_count(generator, data):
+    net = tanh_net(generator)
+    assert report(nn.Sequential(nn.ReLU(), *net), *data, steps=2, generator=generator).smooth
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_data_go_to_the_device_of_the_weights(generator, data):
+    there = report(tanh_net(generator).cuda(), *data, steps=2, generator=generator)
+    assert there.kappa > 0
 
 
 def test_class_numbers_become_one_hot_rows(generator, data):

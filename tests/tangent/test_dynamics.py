@@ -109,6 +109,21 @@ def test_theorem_2_5_converges_to_a_local_minimum_at_the_linear_rate(generator):
     assert float(flow.loss[-1]) == pytest.approx(optimum, rel=0.01)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_flow_on_a_gpu_is_the_one_on_the_cpu(generator):
+    x, w0, y = (normal(generator, *shape) for shape in ((5, 3), (3,), (5,)))
+    flows = []
+    for device in ("cpu", "cuda"):
+        inputs, start, target = (t.to(device) for t in (x, w0, y))
+
+        def h(w, inputs=inputs, start=start):
+            return torch.tanh(inputs @ w) - torch.tanh(inputs @ start)
+
+        flows.append(gradient_flow(h, start, square_loss(target), 3.0, TIMES))
+    assert flows[1].outputs.device.type == flows[1].times.device.type == "cuda"
+    torch.testing.assert_close(flows[1].outputs.cpu(), flows[0].outputs, rtol=1e-6, atol=1e-8)
+
+
 def test_wrong_scales_and_dtypes_are_named(generator):
     h, w0, y = tanh_model(generator)
     with pytest.raises(ValueError, match="alpha must be positive and finite; got inf"):
