@@ -1,11 +1,18 @@
-"""What the theorems speak of, measured on the small models of their hypotheses."""
+"""What the theorems speak of, measured on the small models of their hypotheses, and on ReLU.
+
+For ReLU the constants of the theorems are those of the piece at w0, its kinks left out, and the
+flows are descents in small equal steps: an adaptive integrator stalls at kinks.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.func import grad, hessian
 
 from experiments.results import Outcome
 from tangent.bounds import finite_horizon, over_parameterized, square_loss_bound
@@ -14,6 +21,7 @@ from tangent.curvature import (
     curvature,
     derivative,
     derivative_rank,
+    second_derivative_norm,
 )
 from tangent.dynamics import (
     ConvexLoss,
@@ -30,11 +38,26 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES"]
 
+_STARTS = 8  # of the search for a lower loss than the linearized model's
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers of one seed, the same on every device."""
+
+    generator: torch.Generator
+    device: str
+
+    @classmethod
+    def of(cls, run: dict[str, Any], device: str) -> _Draws:
+        return cls(torch.Generator().manual_seed(run["seed"]), device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, dtype=torch.float64).to(self.device)
 
 
 def _unit_rows(x: Tensor) -> Tensor:
@@ -56,18 +79,43 @@ def _two_layer(x: Tensor, m: int, scale: float, activation: str) -> WeightFuncti
     return outputs
 
 
-def finite_horizon_distances(run: dict[str, Any]) -> Outcome:
+def _path(
+    h: WeightFunction,
+    w0: Tensor,
+    loss: ConvexLoss,
+    alpha: float,
+    times: Tensor,
+    *,
+    linearized: bool = False,
+    step: float | None = None,
+    rtol: float = 1e-11,
+    atol: float = 1e-12,
+) -> Flow:
+    """A flow at equidistant times from 0; by descent in steps of at most ``step`` if given."""
+    if step is None:
+        return gradient_flow(h, w0, loss, alpha, times, linearized=linearized, rtol=rtol, atol=atol)
+    each = float(times[1])
+    inside = max(1, math.ceil(each / step))
+    return momentum_descent(
+        h, w0, loss, alpha, each / inside, inside * (len(times) - 1),
+        linearized=linearized, keep_every=inside,
+    )  # fmt: skip
+
+
+def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     """Theorem 2.2: three distances up to a fixed time, at every alpha."""
-    generator = torch.Generator().manual_seed(run["seed"])
+    draws = _Draws.of(run, device)
     n, d, m = 10, 3, 20
-    x, y = _unit_rows(_normal(generator, n, d)), _normal(generator, n).sign()
-    w0 = _normal(generator, m * (d + 1))
+    x, y = _unit_rows(draws.normal(n, d)), draws.normal(n).sign()
+    w0 = draws.normal(m * (d + 1))
     h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
     loss = {"square": square_loss, "logistic": logistic_loss}[run["loss"]](y)
+    times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
+    step = run["horizon"] / 1000 if run["model"] == "relu" else None
     rows = []
     for alpha in run["alphas"]:
         flow, linear = (
-            _path(h, w0, loss, alpha, run["horizon"], linearized, run["model"] == "relu")
+            _path(h, w0, loss, alpha, times, linearized=linearized, step=step)
             for linearized in (False, True)
         )
         found = gaps(flow, linear)
@@ -84,46 +132,40 @@ def finite_horizon_distances(run: dict[str, Any]) -> Outcome:
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
 
 
-def _path(
-    h: WeightFunction,
-    w0: Tensor,
-    loss: ConvexLoss,
-    alpha: float,
-    horizon: float,
-    linearized: bool,
-    kinks: bool,
-) -> Flow:
-    """A flow up to ``horizon``; in small equal steps where an adaptive one stalls at kinks."""
-    if kinks:
-        steps = 1000
-        return momentum_descent(
-            h, w0, loss, alpha, horizon / steps, steps, linearized=linearized, keep_every=10
-        )
-    times = torch.linspace(0, horizon, 101, dtype=torch.float64)
-    return gradient_flow(h, w0, loss, alpha, times, linearized=linearized, rtol=1e-11, atol=1e-12)
+def _model(run: dict[str, Any], device: str) -> tuple[WeightFunction, Tensor, Tensor, float]:
+    """Centred h, w0, a unit target, and Lip(Dh): exact for the quadratic model.
 
-
-def _quadratic(generator: torch.Generator) -> tuple[WeightFunction, Tensor, Tensor, float]:
-    """``X (w+**2 - w-**2)``, centred; w0, a unit target, and the exact Lip(Dh)."""
+    The quadratic one is ``X (w+**2 - w-**2)``. The two-layer ReLU network has no Lip(Dh); the
+    number is |D^2 h(w0)| without its kinks.
+    """
+    draws = _Draws.of(run, device)
     n, p = 5, 20
-    x = _normal(generator, n, p) / p**0.5
-    w0 = torch.rand(2 * p, generator=generator, dtype=torch.float64) + 0.5
-    y = _normal(generator, n)
-    h = _centred(lambda w: x @ (w[:p].square() - w[p:].square()), w0)
-    return h, w0, y / y.norm(), 2 * float(x.norm(dim=0).max())
+    x = draws.normal(n, p) / p**0.5
+    if run["model"] == "quadratic":
+        w0 = draws.uniform(2 * p) + 0.5
+        y = draws.normal(n)
+        h = _centred(lambda w: x @ (w[:p].square() - w[p:].square()), w0)
+        return h, w0, y / y.norm(), 2 * float(x.norm(dim=0).max())
+    m = 50
+    w0, y = draws.normal(m * (p + 1)), draws.normal(n)
+    h = _centred(_two_layer(_unit_rows(x), m, m**-0.5, run["model"]), w0)
+    lip = second_derivative_norm(h, w0, starts=4, tolerance=1e-5, generator=draws.generator)
+    return h, w0, y / y.norm(), lip
 
 
-def square_loss_distances(run: dict[str, Any]) -> Outcome:
+def square_loss_distances(run: dict[str, Any], device: str) -> Outcome:
     """Theorem 2.3: distances at T = K / L**2 beside their bounds, for every K and alpha."""
-    h, w0, y, lip = _quadratic(torch.Generator().manual_seed(run["seed"]))
+    h, w0, y, lip = _model(run, device)
     radius = 0.5
     lipschitz = float(torch.linalg.matrix_norm(derivative(h, w0), ord=2)) + radius * lip
     rows = []
     for k in run["ks"]:
         for alpha in run["alphas"]:
             bound = square_loss_bound(alpha, k, 1.0, lipschitz, lip, radius)
+            times = torch.tensor([0.0, bound.horizon], dtype=torch.float64)
+            step = bound.horizon / 1000 if run["model"] == "relu" else None
             pair = [
-                gradient_flow(h, w0, square_loss(y), alpha, [0.0, bound.horizon], linearized=linear)
+                _path(h, w0, square_loss(y), alpha, times, linearized=linear, step=step, rtol=1e-10)
                 for linear in (False, True)
             ]
             found = gaps(*pair)
@@ -143,11 +185,11 @@ def square_loss_distances(run: dict[str, Any]) -> Outcome:
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
 
 
-def over_parameterized_path(run: dict[str, Any]) -> Outcome:
+def over_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     """Theorem 2.4: error under its bound at all times, and uniform distances."""
-    h, w0, y, lip = _quadratic(torch.Generator().manual_seed(run["seed"]))
+    h, w0, y, lip = _model(run, device)
     values = torch.linalg.svdvals(derivative(h, w0))
-    d = torch.linspace(1.0, run["condition"], len(y), dtype=torch.float64)
+    d = torch.linspace(1.0, run["condition"], len(y), dtype=torch.float64, device=device)
     constants = {
         "smallest": float(values[-1]),
         "largest": float(values[0]),
@@ -159,16 +201,18 @@ def over_parameterized_path(run: dict[str, Any]) -> Outcome:
     }
     threshold = over_parameterized(1.0, **constants).smallest_alpha
     rate = over_parameterized(1.0, **constants).rate
-    times = torch.linspace(0, 4 / rate, 161, dtype=torch.float64)
+    times = torch.linspace(0, 4 / rate, 161, dtype=torch.float64, device=device)
+    step = 0.05 / (run["condition"] * constants["largest"] ** 2) if run["model"] == "relu" else None
     rows, curves = [], {"time": times.tolist()}
     for multiple in run["multiples"]:
         alpha = multiple * threshold
         flow, linear = (
-            gradient_flow(
-                h, w0, square_loss(y, d), alpha, times, linearized=linear, rtol=1e-12, atol=1e-14
+            _path(
+                h, w0, square_loss(y, d), alpha, times,
+                linearized=linear, step=step, rtol=1e-12, atol=1e-14,
             )
             for linear in (False, True)
-        )
+        )  # fmt: skip
         bound = over_parameterized(alpha, **constants)
         error = (flow.outputs - y).norm(dim=1)
         allowed = bound.factor * (-bound.rate * times).exp()
@@ -195,39 +239,89 @@ def over_parameterized_path(run: dict[str, Any]) -> Outcome:
     return Outcome({"threshold": threshold, "smallest_singular_value": float(values[-1])}, curves)
 
 
-def under_parameterized_path(run: dict[str, Any]) -> Outcome:
-    """Theorem 2.5: one tanh unit on 200 inputs; decay to a local minimum, at every alpha."""
-    generator = torch.Generator().manual_seed(run["seed"])
-    n = 200
-    x = _normal(generator, n, 3)
+def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
+    """Theorem 2.5: one unit on 200 inputs; decay to a local minimum, at every alpha.
+
+    At the end of every flow the gradient and the smallest eigenvalue of the Hessian of
+    ``R(alpha h(w0 + u/alpha))`` in u are taken, which say whether it is at a local minimum.
+    """
+    draws = _Draws.of(run, device)
+    n, phi = 200, _ACTIVATIONS[run["model"].removesuffix("-unit")]
+    x = draws.normal(n, 3)
     y = (torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * x[:, 2] ** 2) / n**0.5
-    w0 = _normal(generator, 3) / 2
-    h = _centred(lambda w: torch.tanh(x @ w) / n**0.5, w0)
-    loss, phi = square_loss(y), derivative(h, w0)
-    smallest = float(torch.linalg.svdvals(phi)[-1])
-    optimum = float(loss(phi @ torch.linalg.lstsq(phi, y[:, None]).solution[:, 0]))
-    times = torch.linspace(0, 14 / smallest**2, 113, dtype=torch.float64)
+    w0 = draws.normal(3) / 2
+    h, loss = _unit(x, w0, phi), square_loss(y)
+    values = torch.linalg.svdvals(derivative(h, w0))
+    smallest = float(values[-1])
+    times = torch.linspace(0, 14 / smallest**2, 113, dtype=torch.float64, device=device)
+    step = 0.02 / float(values[0]) ** 2 if run["model"] == "relu-unit" else None
     curves: dict[str, Any] = {"time": times.tolist()}
-    rates, limits = [], []
+    rows = []
     for alpha in run["alphas"]:
-        flow = gradient_flow(h, w0, loss, alpha, times, rtol=1e-11, atol=1e-13)
+        flow = _path(h, w0, loss, alpha, times, step=step, atol=1e-13)
         above = (flow.loss - flow.loss[-1]).clamp(min=1e-300)
         # slope where the loss above its limit has fallen a thousandfold and more
         inside = (above < 1e-3 * above[0]) & (above > 1e-8 * above[0])
-        rates.append(_slope(times[inside], -above[inside].log()))
-        limits.append(float(flow.loss[-1]))
         curves[f"above_{alpha:g}"] = above.tolist()
-    curves |= {"alpha": list(run["alphas"]), "rate": rates, "limit": limits}
-    doubled, near = _doubled_ranks(generator)
+        rows.append(
+            {
+                "alpha": alpha,
+                "rate": _slope(times[inside], -above[inside].log()),
+                "limit": float(flow.loss[-1]),
+                **_stationarity(h, w0, loss, alpha, flow.displacement[-1]),
+            }
+        )
+    curves |= {name: [row[name] for row in rows] for name in rows[0]}
+    doubled, near = _doubled_ranks(draws)
     metrics = {
         "linear_rate": 2 * smallest**2,
-        "linear_optimum": optimum,
+        "linear_optimum": _linear_optimum(h, w0, y),
         "rank_doubled": doubled,
         "rank_near_doubled": near,
         "rank_centred": derivative_rank(h, w0),
-        "rank_near_centred": derivative_rank(h, w0 + 0.05 * _normal(generator, 3)),
+        "rank_near_centred": derivative_rank(h, w0 + 0.05 * draws.normal(3)),
     }
+    if run["model"] == "tanh-unit":
+        metrics |= {"starts": _STARTS, "escapes": _escapes(draws, x, y)}
     return Outcome(metrics, curves)
+
+
+def _unit(x: Tensor, w0: Tensor, phi: Callable[[Tensor], Tensor]) -> WeightFunction:
+    """One centred unit, in the norm of the function space."""
+    return _centred(lambda w: phi(x @ w) / len(x) ** 0.5, w0)
+
+
+def _linear_optimum(h: WeightFunction, w0: Tensor, y: Tensor) -> float:
+    """Least square loss of the linearized model."""
+    features = derivative(h, w0)
+    return float(square_loss(y)(features @ (torch.linalg.pinv(features) @ y)))
+
+
+def _escapes(draws: _Draws, x: Tensor, y: Tensor) -> int:
+    """From how many starts the flow at alpha = 1 ends below the linearized model's optimum."""
+    found = 0
+    for _ in range(_STARTS):
+        w0 = draws.normal(3)
+        h = _unit(x, w0, torch.tanh)
+        end = 14 / float(torch.linalg.svdvals(derivative(h, w0))[-1]) ** 2
+        flow = gradient_flow(h, w0, square_loss(y), 1.0, [0.0, end], rtol=1e-7, atol=1e-9)
+        found += float(flow.loss[-1]) < 0.99 * _linear_optimum(h, w0, y)
+    return found
+
+
+def _stationarity(
+    h: WeightFunction, w0: Tensor, loss: ConvexLoss, alpha: float, u: Tensor
+) -> dict[str, float]:
+    """Gradient at u, over that at 0, and the smallest eigenvalue of the Hessian."""
+
+    def objective(u: Tensor) -> Tensor:
+        return loss(alpha * h(w0 + u / alpha))
+
+    slope, start = grad(objective)(u), grad(objective)(torch.zeros_like(u))
+    return {
+        "gradient": float(slope.norm() / start.norm()),
+        "hessian": float(torch.linalg.eigvalsh(hessian(objective)(u))[0]),
+    }
 
 
 def _slope(t: Tensor, value: Tensor) -> float:
@@ -237,37 +331,37 @@ def _slope(t: Tensor, value: Tensor) -> float:
     return float((t * (value - value.mean())).sum() / t.square().sum())
 
 
-def _doubled_ranks(generator: torch.Generator) -> tuple[int, int]:
+def _doubled_ranks(draws: _Draws) -> tuple[int, int]:
     """Rank of Dh at a doubled start, and nearby: the theorem's hypothesis fails there."""
-    x, m, d = _normal(generator, 200, 3), 8, 3
-    b, a = _normal(generator, m // 2, d), _normal(generator, m // 2)
+    x, m, d = draws.normal(200, 3), 8, 3
+    b, a = draws.normal(m // 2, d), draws.normal(m // 2)
     w0 = torch.cat([b.flatten(), b.flatten(), a, -a])
     h = _two_layer(x, m, 1.0, "tanh")
-    return derivative_rank(h, w0), derivative_rank(h, w0 + 0.1 * _normal(generator, len(w0)))
+    return derivative_rank(h, w0), derivative_rank(h, w0 + 0.1 * draws.normal(len(w0)))
 
 
-def kappa_by_width(run: dict[str, Any]) -> Outcome:
+def kappa_by_width(run: dict[str, Any], device: str) -> Outcome:
     """kappa at initialization against the width, for alpha(m) = m**-0.5 and 1/m.
 
     For ReLU the second derivative is that of the pieces: its kinks are left out.
     """
-    generator = torch.Generator().manual_seed(run["seed"])
+    draws = _Draws.of(run, device)
     n, d = run["inputs"], 10
-    x = _unit_rows(_normal(generator, n, d))
-    y = _normal(generator, n).sign() / n**0.5
+    x = _unit_rows(draws.normal(n, d))
+    y = draws.normal(n).sign() / n**0.5
     rows = []
     for m in run["widths"]:
-        w0 = _normal(generator, m * (d + 1))
+        w0 = draws.normal(m * (d + 1))
         row: dict[str, Any] = {"m": m}
         for name, scale in (("root", m**-0.5), ("inverse", 1 / m)):
             h = _two_layer(x, m, scale / n**0.5, run["model"])
-            found = curvature(h, w0, y, starts=4, tolerance=1e-4, generator=generator)
+            found = curvature(h, w0, y, starts=4, tolerance=1e-4, generator=draws.generator)
             row |= {name: found.kappa, f"{name}_first": found.first, f"{name}_second": found.second}
         rows.append(row)
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
 
 
-MEASURES: dict[str, Callable[[dict[str, Any]], Outcome]] = {
+MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "finite-horizon": finite_horizon_distances,
     "square-loss": square_loss_distances,
     "over-parameterized": over_parameterized_path,

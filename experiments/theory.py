@@ -83,13 +83,17 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 for model, loss in (("tanh", "square"), ("tanh", "logistic"), ("relu", "square"))
             ],
             "square-loss": [
-                {"model": "quadratic", "ks": settings.ks, "alphas": settings.square_alphas}
+                {"model": model, "ks": settings.ks, "alphas": settings.square_alphas}
+                for model in ("quadratic", "relu")
             ],
             "over-parameterized": [
-                {"model": "quadratic", "condition": condition, "multiples": settings.multiples}
-                for condition in (1.0, 4.0)
+                {"model": model, "condition": condition, "multiples": settings.multiples}
+                for model, condition in (("quadratic", 1.0), ("quadratic", 4.0), ("relu", 1.0))
             ],
-            "under-parameterized": [{"model": "tanh-unit", "alphas": (1.0, *settings.alphas)}],
+            "under-parameterized": [
+                {"model": model, "alphas": (1.0, *settings.alphas)}
+                for model in ("tanh-unit", "relu-unit")
+            ],
             "kappa": [
                 {"model": model, "widths": settings.widths, "inputs": settings.width_inputs}
                 for model in ("tanh", "relu")
@@ -102,12 +106,15 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
 
 
 def compute(run: dict[str, Any], context: Context) -> Outcome:
-    """Measure what one theorem speaks of, on one model."""
+    """Measure what one theorem speaks of, on one model.
+
+    On the device of the context; models as small as these are faster on the CPU.
+    """
     if context.dtype != "float64":
         raise UsageError(f"theory works in float64; got --dtype {context.dtype}")
     from experiments import _theory
 
-    return _theory.MEASURES[run["part"]](run)
+    return _theory.MEASURES[run["part"]](run, context.device)
 
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:

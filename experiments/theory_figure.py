@@ -73,55 +73,78 @@ def _finite_horizon(results: pd.DataFrame) -> Figure:
 
 
 def _square_loss(results: pd.DataFrame) -> Figure:
-    """Theorem 2.3: measured distance and its bound against alpha, for every K."""
-    some = series(results, "square-loss")
-    fig, ax = plots.figure(size=(4.8, 3.6))
-    curves = {name: np.array(column) for name, column in some[0]["curves"].items()}
-    measured, bound = _mean(some, "outputs_gap"), _mean(some, "outputs_bound")
-    measured[measured < 1e-9] = np.nan  # the integrator's own error
-    for k in np.unique(curves["k"]):
-        rows = curves["k"] == k
-        (line,) = ax.loglog(curves["alpha"][rows], measured[rows], "o-", label=f"K = {k:g}")
-        ax.loglog(curves["alpha"][rows], bound[rows], "--", color=line.get_color(), linewidth=0.9)
-    ax.plot([], [], "--", color="0.4", linewidth=0.9, label="bounds")
-    ax.set(xlabel=r"$\alpha$", ylabel=r"$|\alpha h(w) - \alpha\bar h(\bar w)| / E$")
-    ax.legend(fontsize=7, ncols=2)
+    """Theorem 2.3: measured distance and its bound against alpha, for every K; ReLU beside it."""
+    models = [m for m in ("quadratic", "relu") if series(results, "square-loss", model=m)]
+    fig, axes = plots.figure(
+        1, len(models), size=(4.2 * len(models), 3.4), squeeze=False, sharey=True
+    )
+    for ax, model in zip(axes[0], models, strict=True):
+        some = series(results, "square-loss", model=model)
+        curves = {name: np.array(column) for name, column in some[0]["curves"].items()}
+        measured, bound = _mean(some, "outputs_gap"), _mean(some, "outputs_bound")
+        measured[measured < 1e-9] = np.nan  # the integrator's own error
+        for k in np.unique(curves["k"]):
+            rows = curves["k"] == k
+            (line,) = ax.loglog(curves["alpha"][rows], measured[rows], "o-", label=f"K = {k:g}")
+            tint = line.get_color()
+            ax.loglog(curves["alpha"][rows], bound[rows], "--", color=tint, linewidth=0.9)
+        ax.plot([], [], "--", color="0.4", linewidth=0.9, label="bounds")
+        ax.set(xlabel=r"$\alpha$")
+        ax.set_title(_covered(model), fontsize=9)
+    axes[0, 0].set(ylabel=r"$|\alpha h(w) - \alpha\bar h(\bar w)| / E$")
+    axes[0, 0].legend(fontsize=7, ncols=2)
     return fig
 
 
+def _covered(model: str) -> str:
+    """What a panel shows, and whether the theorem speaks of it."""
+    return f"{model}: not covered, kinks left out" if model.startswith("relu") else f"{model} model"
+
+
 def _over_parameterized(results: pd.DataFrame) -> Figure:
-    """Theorem 2.4: error against time beside its bound, for two condition numbers."""
-    conditions = sorted(set(results[results["part"] == "over-parameterized"]["condition"]))
-    fig, axes = plots.figure(1, len(conditions), size=(3.6 * len(conditions), 3.1), squeeze=False)
-    for ax, condition in zip(axes[0], conditions, strict=True):
-        run = series(results, "over-parameterized", condition=condition)[0]
+    """Theorem 2.4: error against time beside its bound, for two condition numbers and ReLU."""
+    rows = results[results["part"] == "over-parameterized"]
+    cases = sorted(set(zip(rows["model"], rows["condition"], strict=True)))
+    fig, axes = plots.figure(1, len(cases), size=(3.4 * len(cases), 3.1), squeeze=False)
+    for ax, (model, condition) in zip(axes[0], cases, strict=True):
+        run = series(results, "over-parameterized", model=model, condition=condition)[0]
         curves = run["curves"]
         for multiple in run["multiples"]:
             label = rf"$\alpha$ = {multiple:.3g} x threshold"
             ax.semilogy(curves["time"], curves[f"error_{multiple:g}"], label=label)
         ax.semilogy(curves["time"], curves["bound"], "--", color="0.4", label="bound")
         ax.set(xlabel="time", ylabel=r"$|\alpha h(w) - y^*|$", ylim=(1e-10, 5))
-        ax.set_title(f"condition number {condition:g}", fontsize=9)
+        ax.set_title(f"{_covered(model)}, condition number {condition:g}", fontsize=8)
         ax.legend(fontsize=7)
     return fig
 
 
 def _under_parameterized(results: pd.DataFrame) -> Figure:
-    """Theorem 2.5: loss above its limit against time, and the rates against alpha."""
-    some = series(results, "under-parameterized")
-    run = some[0]
-    fig, (left, right) = plots.figure(1, 2, size=(7.4, 3.1))
-    for alpha in run["alphas"]:
-        above = np.array(run["curves"][f"above_{alpha:g}"])
-        above[above < 1e-13] = np.nan  # the integrator's own error
-        left.semilogy(run["curves"]["time"], above, label=rf"$\alpha$ = {alpha:g}")
-    left.set(xlabel="time", ylabel=r"$F - F_\infty$ (first seed)")
-    left.legend(fontsize=6)
-    for one in some:
-        ratio = np.array(one["curves"]["rate"], dtype=float) / one["linear_rate"]
-        right.semilogx(one["curves"]["alpha"], ratio, "o-", markersize=3, color="0.3")
-    right.axhline(1, linestyle="--", color=plots.colour("linear"))
-    right.set(xlabel=r"$\alpha$", ylabel=r"rate over $2 s_{\min}^2$ (a line a seed)")
+    """Theorem 2.5: loss above its limit, the rates and the smallest Hessian eigenvalue."""
+    part = "under-parameterized"
+    models = [m for m in ("tanh-unit", "relu-unit") if series(results, part, model=m)]
+    fig, axes = plots.figure(len(models), 2, size=(7.4, 2.9 * len(models)), squeeze=False)
+    for (left, right), model in zip(axes, models, strict=True):
+        some = series(results, part, model=model)
+        run = some[0]
+        for alpha in run["alphas"]:
+            above = np.array(run["curves"][f"above_{alpha:g}"])
+            above[above < 1e-13] = np.nan  # the integrator's own error
+            left.semilogy(run["curves"]["time"], above, label=rf"$\alpha$ = {alpha:g}")
+        left.set(xlabel="time", ylabel=r"$F - F_\infty$ (first seed)")
+        left.set_title(_covered(model), fontsize=9)
+        left.legend(fontsize=6)
+        for i, one in enumerate(some):
+            rate = np.array(one["curves"]["rate"], dtype=float) / one["linear_rate"]
+            bottom = 2 * np.array(one["curves"]["hessian"], dtype=float) / one["linear_rate"]
+            label = "rate / $2 s_{min}^2$", r"Hessian's smallest / $s_{min}^2$"
+            x = one["curves"]["alpha"]
+            right.semilogx(x, rate, "o-", markersize=3, color="0.3", label=None if i else label[0])
+            right.semilogx(x, bottom, "x:", color="C2", label=None if i else label[1])
+        right.axhline(1, linestyle="--", color=plots.colour("linear"))
+        right.set(xlabel=r"$\alpha$", ylabel="over the linear value")
+        right.set_title("a line a seed", fontsize=9)
+        right.legend(fontsize=7)
     return fig
 
 

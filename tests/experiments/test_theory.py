@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,13 @@ def results(tmp_path_factory):
 
 def test_every_verdict_that_is_due_holds_on_smooth_models(results):
     verdicts = verdict_table(results).numbers
-    smooth = verdicts[verdicts["verdict"] != "contrast"]
+    smooth = verdicts[verdicts["verdict"] != "not covered"]
     assert len(smooth) >= 10
     assert set(smooth["verdict"]) == {"holds"}
-    contrasts = verdicts[verdicts["verdict"] == "contrast"]["statement"]
-    assert contrasts.str.contains("relu").all()
+    assert not smooth["statement"].str.contains("relu").any()
+    contrasts = verdicts[verdicts["verdict"] == "not covered"]
+    assert contrasts["statement"].str.contains("relu").all()
+    assert set(contrasts["theorem"]) == {"2.2", "2.3"}
 
 
 def test_a_wrong_slope_fails_its_verdict(results, monkeypatch):
@@ -49,6 +52,19 @@ def test_every_file_of_the_parts_run_is_written(results, tmp_path):
     assert "theory-kappa.svg" not in names
 
 
+def test_a_limit_that_is_no_minimum_fails_theorem_2_5(tmp_path):
+    small = dataclasses.replace(SMALL, parts=("under-parameterized",), alphas=(64.0, 1024.0))
+    results = written(theory, small, tmp_path)
+    fine = verdict_table(results).numbers.set_index("statement")["verdict"]
+    (about,) = [s for s in fine.index if s.startswith("smallest Hessian") and "relu" not in s]
+    assert fine[about] == "holds"
+    for path in tmp_path.rglob("*.json"):
+        document = json.loads(path.read_text())
+        document["curves"]["hessian"][-1] = -1e-3
+        path.write_text(json.dumps(document))
+    assert verdict_table(results).numbers.set_index("statement")["verdict"][about] == "FAILS"
+
+
 @pytest.mark.slow
 def test_the_smoke_preset_runs_in_all_its_parts(tmp_path):
     results = written(theory, theory.PRESETS["smoke"], tmp_path)
@@ -56,6 +72,8 @@ def test_the_smoke_preset_runs_in_all_its_parts(tmp_path):
     assert sum(path.suffix == ".png" for path in drawn) == len(theory.PARTS)
     table = pd.read_csv(next(path for path in drawn if path.name == "theory.csv"))
     assert set(table["theorem"].astype(str)) == {"2.2", "2.3", "2.4", "2.5", "kappa"}
+    outside = table[table["verdict"] == "not covered"]["theorem"].astype(str)
+    assert set(outside) == {"2.2", "2.3", "2.4", "2.5", "kappa"}
 
 
 def test_slope_is_the_exponent():
