@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,12 @@ __all__ = ["classifier", "size", "stability"]
 
 
 def classifier(
-    run: dict[str, Any], image_shape: tuple[int, int, int], *, device: str, dtype: str
+    run: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    *,
+    device: str,
+    dtype: str,
+    checkpoint: Path | None = None,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -22,6 +28,8 @@ def classifier(
     image_shape : (channels, height, width)
     device, dtype : str
         Of the networks; the other methods choose their own.
+    checkpoint : Path, optional
+        Of a network's training.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
@@ -30,10 +38,12 @@ def classifier(
         keys = ("model", "alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
         return LazyClassifier(
             **{key: run[key] for key in (*keys, "momentum", "batch_size", "augment")},
+            parametrization=run.get("parametrization", "difference"),
             image_shape=image_shape,
             device=device,
             dtype=dtype,
             random_state=seed,
+            checkpoint=checkpoint,
             verbose=sys.stderr.isatty(),
         )
     import baselines

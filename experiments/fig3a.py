@@ -123,12 +123,13 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         device=context.device,
         dtype=context.dtype,
         random_state=run["seed"],
+        checkpoint=context.checkpoint,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X, y)
-    for warning in caught:
-        context.log(str(warning.message))
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        context.log(message)
     gates = model.stability_of_activations(X_test)
     relus = {name: value for name, value in gates.items() if not _is_pool(model, name)}
     metrics = {

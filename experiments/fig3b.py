@@ -32,6 +32,7 @@ METHODS = (
     "scattering",
     "gaussian",
 )
+DIRECT_METHODS = ("vgg11-direct", "resnet18-direct")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Settings:
     methods: tuple[str, ...] = METHODS
     """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
     (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also
-    NETWORK-exact, the linearized network solved instead of trained (a kernel of all images)"""
+    NETWORK-exact, the linearized network solved instead of trained (a kernel of all images), and
+    NETWORK-direct, the lazy network by subtraction of two networks, which rounds (see precision)"""
     seeds: tuple[int, ...] = (0, 1)
     """a run each: the seed draws images, initial weights, batches and random features"""
     n_train: int | None = 1000
@@ -156,7 +158,7 @@ _NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a method and a seed; the first seed of all methods comes first."""
     for method in settings.methods:
-        one_of("method", method, (*METHODS, *EXACT_METHODS))
+        one_of("method", method, (*METHODS, *DIRECT_METHODS, *EXACT_METHODS))
     if not settings.methods or not settings.seeds:
         raise UsageError("--methods and --seeds need one value at least")
     return [_run(settings, method, seed) for seed in settings.seeds for method in settings.methods]
@@ -181,9 +183,11 @@ def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
             "gaussian": {"n_components": settings.n_components},
         }
         return {**run, **own[method]}
-    alpha = {"": 1.0, "lazy": settings.lazy_alpha, "linear": math.inf}[kind]
+    finite = {"": 1.0, "lazy": settings.lazy_alpha, "direct": settings.lazy_alpha}
+    alpha = finite.get(kind, math.inf)
     return {
         **run,
+        **({"parametrization": kind} if kind == "direct" else {}),
         "model": model,
         "alpha": alpha,
         "width": getattr(settings, f"{model}_width"),
@@ -206,7 +210,13 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         return compute_exact(run, context)
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, y, X_test, y_test = data.arrays()
-    model = classifier(run, data.image_shape, device=context.device, dtype=context.dtype)
+    model = classifier(
+        run,
+        data.image_shape,
+        device=context.device,
+        dtype=context.dtype,
+        checkpoint=context.checkpoint,
+    )
     start = time.perf_counter()
     model.fit(X, y)
     metrics = {

@@ -44,14 +44,17 @@ def published() -> dict[str, dict[str, Any]]:
 
 def name(method: str, alpha: float | None = None) -> str:
     """A row's name: "VGG-11, α = 10⁷"."""
-    base = method.removesuffix("-lazy").removesuffix("-linear").removesuffix("-exact")
+    base, _, kind = method.rpartition("-")
+    if kind not in ("lazy", "linear", "exact", "direct"):
+        base = method
     if method.endswith("-exact"):
         return f"{_NAMES[base]}, linearized, solved"
     if alpha is None or alpha != alpha:
         return _NAMES.get(base, base)
     if math.isinf(alpha):
         return f"{_NAMES[base]}, linearized (α = ∞)"
-    return f"{_NAMES[base]}, α = {_power(alpha)}"
+    way = ", by subtraction" if kind == "direct" else ""
+    return f"{_NAMES[base]}, α = {_power(alpha)}{way}"
 
 
 def _power(alpha: float) -> str:
@@ -63,9 +66,11 @@ def _power(alpha: float) -> str:
 
 def _methods(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of the results by method, in the order of the experiment."""
-    from experiments.fig3b import EXACT_METHODS, METHODS
+    from experiments.fig3b import DIRECT_METHODS, EXACT_METHODS, METHODS
 
     order = list(METHODS)
+    for method in DIRECT_METHODS:
+        order.insert(order.index(method.replace("direct", "lazy")) + 1, method)
     for method in EXACT_METHODS:
         order.insert(order.index(method.replace("exact", "linear")) + 1, method)
     found = [(method, results[results["method"] == method]) for method in order]

@@ -50,6 +50,8 @@ def settled(threads: int) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         fill.fill_uninitialized_memory,
         torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
     )
     try:
         torch.set_num_threads(threads)
@@ -57,6 +59,8 @@ def settled(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(True, warn_only=True)
         fill.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = False
+        # On by default in cuDNN: float32 would mean ten bits there, and say float32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         with threadpoolctl.threadpool_limits(threads):
             yield
     finally:
@@ -64,6 +68,8 @@ def settled(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         fill.fill_uninitialized_memory = before[3]
         torch.backends.cudnn.benchmark = before[4]
+        torch.backends.cudnn.allow_tf32 = before[5]
+        torch.backends.cuda.matmul.allow_tf32 = before[6]
 
 
 def with_seed(seed: int) -> None:

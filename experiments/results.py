@@ -77,12 +77,15 @@ class Context:
         ``load(name)`` gives the `experiments.data.ImageData` of that name, read once a command.
     log : callable
         ``log(message)`` shows a line of progress on stderr.
+    checkpoint : Path, optional
+        Where a run that trains for long keeps its state; removed once its result is written.
     """
 
     device: str
     dtype: str
     load: Callable[..., ImageData]
     log: Callable[[str], None]
+    checkpoint: Path | None = None
 
 
 def jsonable(value: Any) -> Any:

@@ -194,8 +194,10 @@ def _one(
     memory = PeakMemory(context.device)
     start, cpu = time.perf_counter(), time.process_time()
     status, message = "done", None
+    checkpoint = path.with_suffix(".ckpt")
+    context = dataclasses.replace(context, checkpoint=checkpoint)
     try:
-        outcome = module.compute(run, context)
+        outcome = _resumed(module, run, context, checkpoint)
     except Exception as error:
         if not _diverged(error):
             report.failed.append((path, f"{type(error).__name__}: {error}"))
@@ -221,12 +223,31 @@ def _one(
         dtype=context.dtype,
         **recorded,
     )
+    checkpoint.unlink(missing_ok=True)
     report.computed.append(path)
+
+
+def _resumed(module: ModuleType, run: dict[str, Any], context: Context, checkpoint: Path) -> Any:
+    """Compute a run from its checkpoint on; from the start where that cannot be used."""
+    if checkpoint.exists():
+        context.log(f"going on from {checkpoint.name}")
+        try:
+            return module.compute(run, context)
+        except ValueError as error:
+            if not _of_kind(error, "CheckpointError"):
+                raise
+            context.log(f"{error}; the run starts anew")
+            checkpoint.unlink(missing_ok=True)
+    return module.compute(run, context)
 
 
 def _diverged(error: Exception) -> bool:
     """Whether ``error`` is `tangent.lazy.DivergenceError`, by name: torch may not be loaded."""
-    return any(kind.__name__ == "DivergenceError" for kind in type(error).__mro__)
+    return _of_kind(error, "DivergenceError")
+
+
+def _of_kind(error: Exception, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 @dataclass(frozen=True)

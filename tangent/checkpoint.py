@@ -37,12 +37,14 @@ class Checkpoint:
     path : Path
         Training goes on from this file if it exists, and replaces it as it proceeds.
     every : float
-        Seconds between two writings; the end of training is always written.
+        Seconds between two writings, or more where one takes longer than a twentieth of that; the
+        end of training is always written.
     """
 
     path: Path
-    every: float = 600.0
+    every: float = 60.0
     _written: float = field(default_factory=time.monotonic, repr=False)
+    _took: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         if not self.every >= 0:
@@ -50,8 +52,8 @@ class Checkpoint:
         self.path = Path(self.path)
 
     def due(self) -> bool:
-        """Whether the last writing is longer ago than ``every``."""
-        return time.monotonic() - self._written >= self.every
+        """Whether the last writing is longer ago than ``every``, and than 20 times its own time."""
+        return time.monotonic() - self._written >= max(self.every, 20 * self._took)
 
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the saved state of the training called ``of``, None when there is no file."""
@@ -69,8 +71,10 @@ class Checkpoint:
 
     def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the state of the training called ``of``."""
+        start = time.monotonic()
         save_checkpoint(self.path, {"of": dict(of), **state})
         self._written = time.monotonic()
+        self._took = self._written - start if self.every else 0.0
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

@@ -42,8 +42,8 @@ class Iteration:
 class ConjugateGradients:
     """Where the iterations ended, and their log.
 
-    ``products`` counts kernel-vector products (columns); ``residual`` is that of the log's last
-    line.
+    ``products`` counts kernel-vector products (columns); ``residual`` is that of the coefficients,
+    as in the log's last line.
     """
 
     coefficients: Tensor
@@ -99,7 +99,13 @@ def conjugate_gradients(
     Warns
     -----
     UnconvergedWarning
-        If ``max_iterations`` was reached first, with the residual that was.
+        If ``max_iterations`` was reached first, or rounding holds the residual above the
+        tolerance; with the residual that was.
+
+    Notes
+    -----
+    Iterations are in float64 whatever the dtype of ``y``, products in that of ``y``. The end is
+    believed only after one more product: the last residual is that of the coefficients.
     """
     ridge = check_ridge(ridge)
     if method not in ("columns", "block"):
@@ -110,36 +116,48 @@ def conjugate_gradients(
         raise ValueError("y must be finite; it holds NaN or infinite entries")
     if not y.is_floating_point():
         raise TypeError(f"y must be of a floating dtype; got {y.dtype}; pass y.double()")
-    columns = y[:, None] if y.ndim == 1 else y
+    target = (y[:, None] if y.ndim == 1 else y).double()
 
     def system(v: Tensor) -> Tensor:
-        image = product(v.reshape(len(v), *y.shape[1:]) if y.ndim == 1 else v).reshape(v.shape)
-        return image + ridge * v
+        given = v.to(y.dtype)
+        image = product(given[:, 0] if y.ndim == 1 else given).reshape(v.shape)
+        return image.double() + ridge * v
 
-    start = torch.zeros_like(columns) if initial is None else initial.to(y).reshape(columns.shape)
-    residual = columns - system(start) if initial is not None else columns.clone()
-    run = _columns if method == "columns" else _block
-    scale = columns.norm(dim=0)
+    start = torch.zeros_like(target) if initial is None else initial.to(target)
+    start = start.reshape(target.shape)
+    residual = target if initial is None else target - system(start)
+    scale = target.norm(dim=0)
     scale = torch.where(scale > 0, scale, 1.0)
-    result = run(
-        system, start, residual, scale, preconditioner, tolerance, max_iterations, callback
-    )
-    if not result.converged:
+    check = _Check(system, target, scale, tolerance, max_iterations)
+    log = _Log(callback)
+    run = _columns if method == "columns" else _block
+    x, products = run(start, residual, check, preconditioner, log)
+    end = log.lines[-1]
+    if not end.residual <= tolerance:
+        reason, cure = (
+            (
+                "were stopped by rounding",
+                "take a float64 network and targets, or a larger ridge or tolerance",
+            )
+            if check.stalled and end.step < max_iterations
+            else (
+                f"stopped at max_iterations={max_iterations}",
+                "raise max_iterations or ridge, or pass a preconditioner of higher rank",
+            )
+        )
         warnings.warn(
-            f"conjugate gradients stopped at max_iterations={max_iterations} with a relative "
-            f"residual of {result.residual:.3g}, above tolerance={tolerance:.3g}; raise "
-            "max_iterations or ridge, or pass a preconditioner of higher rank",
+            f"conjugate gradients {reason} with a relative residual of {end.residual:.3g}, "
+            f"above tolerance={tolerance:.3g}; {cure}",
             UnconvergedWarning,
             stacklevel=2,
         )
-    coefficients = result.coefficients.reshape(y.shape)
     return ConjugateGradients(
-        coefficients,
-        result.converged,
-        result.iterations,
-        result.products + (columns.shape[1] if initial is not None else 0),
-        result.residual,
-        result.log,
+        x.to(y.dtype).reshape(y.shape),
+        end.residual <= tolerance,
+        end.step,
+        products + (0 if initial is None else target.shape[1]),
+        end.residual,
+        log.lines,
     )
 
 
@@ -160,33 +178,68 @@ class _Log:
             self.callback(self.lines[-1])
 
 
-def _columns(system, x, r, scale, preconditioner, tolerance, max_iterations, callback):
+@dataclass
+class _Check:
+    """The residual as it is, one product, before an end is believed.
+
+    The residual that the recursion carries goes on falling where rounding holds the true one:
+    with a float32 network it is soon a hundred times too small.
+    """
+
+    system: Product
+    target: Float[Tensor, "m r"]
+    scale: Float[Tensor, " r"]
+    tolerance: float
+    max_iterations: int
+    last: float = float("inf")
+    stalled: bool = False
+
+    def relative(self, r: Float[Tensor, "m r"]) -> float:
+        return float((r.norm(dim=0) / self.scale).max())
+
+    def due(self, step: int, relative: float) -> bool:
+        """Whether the iterations would end here."""
+        return relative <= self.tolerance or step == self.max_iterations
+
+    def residual(self, x: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
+        r = self.target - self.system(x)
+        found = self.relative(r)
+        # A restart that does not halve it is held by rounding, and so will be the next.
+        self.stalled = self.tolerance < found and not found < self.last / 2
+        self.last = found
+        return r
+
+
+def _columns(x, r, check, preconditioner, log):
     """Preconditioned conjugate gradients, every column on its own but multiplied together."""
 
     def precondition(v: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
         return v if preconditioner is None else preconditioner.power(v, -1.0)
 
-    log = _Log(callback)
     z = precondition(r)
     p, rho, step, products = z, (r * z).sum(0), 0, 0
-    log(0, float((r.norm(dim=0) / scale).max()))
-    while log.lines[-1].residual > tolerance and step < max_iterations:
-        q = system(p)
+    relative = check.relative(r)
+    log(0, relative)
+    while relative > check.tolerance and step < check.max_iterations and not check.stalled:
+        q = check.system(p)
         step, products = step + 1, products + p.shape[1]
         curvature = (p * q).sum(0)
         a = torch.where(curvature > 0, rho / curvature, 0.0)  # a finished column stays
         x = x + a * p
         r = r - a * q
+        relative = check.relative(r)
+        if restart := check.due(step, relative):
+            r, products = check.residual(x), products + p.shape[1]
+            relative = check.last
         z = precondition(r)
         new = (r * z).sum(0)
-        p = z + torch.where(rho > 0, new / rho, 0.0) * p
+        p = z if restart else z + torch.where(rho > 0, new / rho, 0.0) * p
         rho = new
-        log(step, float((r.norm(dim=0) / scale).max()))
-    last = log.lines[-1].residual
-    return ConjugateGradients(x, last <= tolerance, step, products, last, log.lines)
+        log(step, relative)
+    return x, products
 
 
-def _block(system, x, r, scale, preconditioner, tolerance, max_iterations, callback):
+def _block(x, r, check, preconditioner, log):
     """Block conjugate gradients on the symmetrically preconditioned system.
 
     The residual block is kept as Q C with orthonormal Q: no breakdown when columns become
@@ -196,12 +249,12 @@ def _block(system, x, r, scale, preconditioner, tolerance, max_iterations, callb
     def root(v: Tensor, exponent: float) -> Tensor:
         return v if preconditioner is None else preconditioner.power(v, exponent)
 
-    log = _Log(callback)
     q, c = torch.linalg.qr(root(r, -0.5))
     s, moved, step, products = q, torch.zeros_like(x), 0, 0
-    log(0, float((r.norm(dim=0) / scale).max()))
-    while log.lines[-1].residual > tolerance and step < max_iterations:
-        image = root(system(root(s, -0.5)), -0.5)
+    relative = check.relative(r)
+    log(0, relative)
+    while relative > check.tolerance and step < check.max_iterations and not check.stalled:
+        image = root(check.system(root(s, -0.5)), -0.5)
         step, products = step + 1, products + s.shape[1]
         core = s.T @ image
         inverse = torch.linalg.pinv((core + core.T) / 2, hermitian=True)
@@ -209,7 +262,11 @@ def _block(system, x, r, scale, preconditioner, tolerance, max_iterations, callb
         q, turn = torch.linalg.qr(q - image @ inverse)
         s = q + s @ turn.T
         c = turn @ c
-        log(step, float((root(q @ c, 0.5).norm(dim=0) / scale).max()))
-    last = log.lines[-1].residual
-    x = x + root(moved, -0.5)
-    return ConjugateGradients(x, last <= tolerance, step, products, last, log.lines)
+        relative = check.relative(root(q @ c, 0.5))
+        if check.due(step, relative):
+            x, moved = x + root(moved, -0.5), torch.zeros_like(x)
+            r, products = check.residual(x), products + x.shape[1]
+            q, c = torch.linalg.qr(root(r, -0.5))
+            s, relative = q, check.last
+        log(step, relative)
+    return x + root(moved, -0.5), products

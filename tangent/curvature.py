@@ -3,6 +3,12 @@
 A model is here a function of its weights alone, ``h : R^p -> R^q`` with the inputs fixed
 (`weight_function`); its values carry the norm of the function space, the root of the mean over
 the inputs of ``|f(x_i)|**2``.
+
+What is exact: `derivative_norm` and `derivative_rank` of a derivative that fits in memory, and
+`second_derivative_norm` of a small model with one output. Any other |D^2 h|, and the suprema on a
+ball (`lipschitz`, `derivative_lipschitz`), are found by search and are lower estimates.
+`second_derivative_bound` is an upper one: where the two meet, as they do for the quadratic model
+``X (w+**2 - w-**2)``, the number is exact.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, hessian, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 
 __all__ = [
     "Curvature",
@@ -24,6 +30,8 @@ __all__ = [
     "derivative_lipschitz",
     "derivative_norm",
     "derivative_rank",
+    "lipschitz",
+    "second_derivative_bound",
     "second_derivative_norm",
     "weight_function",
 ]
@@ -31,6 +39,9 @@ __all__ = [
 WeightFunction = Callable[[Float[Tensor, " p"]], Float[Tensor, " q"]]
 
 _ENTRIES = 4_000_000  # of a derivative held whole
+
+_Height = Callable[[Tensor], tuple[float, Tensor]]
+"""A number at a point, and its gradient there."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,24 @@ def derivative_norm(
     tolerance: float = 1e-10,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Largest singular value of Dh(w): exact for a small model, by power iteration otherwise."""
-    q = h(w).numel()
-    if q * w.numel() <= _ENTRIES:
-        return float(torch.linalg.matrix_norm(derivative(h, w), ord=2))
+    """Largest singular value of Dh(w): exact for a small model, by power iteration otherwise.
+
+    Power iteration never exceeds the largest singular value, and stops at ``tolerance``.
+    """
+    return _top_singular(h, w, iterations, tolerance, generator)[0]
+
+
+def _top_singular(
+    h: WeightFunction,
+    w: Tensor,
+    iterations: int = 200,
+    tolerance: float = 1e-10,
+    generator: torch.Generator | None = None,
+) -> tuple[float, Tensor]:
+    """Largest singular value of Dh(w) and its direction in the weights."""
+    if h(w).numel() * w.numel() <= _ENTRIES:
+        _, values, right = torch.linalg.svd(derivative(h, w), full_matrices=False)
+        return float(values[0]), right[0]
     v = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w.device)
     _, pull = vjp(h, w)
     norm = 0.0
@@ -136,7 +161,7 @@ def derivative_norm(
         before, norm = norm, math.sqrt(float(v.norm()))
         if abs(norm - before) <= tolerance * norm:
             break
-    return norm
+    return norm, v / v.norm().clamp(min=torch.finfo(v.dtype).tiny)
 
 
 def derivative_rank(h: WeightFunction, w: Float[Tensor, " p"], *, tolerance: float = 1e-9) -> int:
@@ -166,6 +191,32 @@ def _second_derivative(
     )
 
 
+def _unit(t: Tensor) -> Tensor:
+    return t / t.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)
+
+
+def _top_pair(
+    h: WeightFunction, w: Tensor, v: Tensor, other: Tensor, iterations: int, tolerance: float
+) -> tuple[float, Tensor, Tensor]:
+    """Largest |D^2 h(w)(v, v')| that alternating power iteration finds from rows v and v'."""
+    if h(w).numel() == 1 and w.numel() ** 2 <= _ENTRIES:
+        values, vectors = torch.linalg.eigh(hessian(h)(w).detach().view(w.numel(), w.numel()))
+        top = int(values.abs().argmax())
+        return float(values[top].abs()), vectors[:, top], vectors[:, top]
+    second, pulled = _second_derivative(h, w)
+    norms = second(v, other).norm(dim=-1)
+    best = 0.0
+    for _ in range(iterations):
+        for _ in range(2):
+            v, other = _unit(pulled(other, _unit(second(v, other)))), v
+        norms = second(v, other).norm(dim=-1)
+        before, best = best, float(norms.max())
+        if abs(best - before) <= tolerance * best:
+            break
+    top = int(norms.argmax())
+    return best, v[top], other[top]
+
+
 def second_derivative_norm(
     h: WeightFunction,
     w: Float[Tensor, " p"],
@@ -175,12 +226,13 @@ def second_derivative_norm(
     tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Largest |D^2 h(w)(v, v')| over unit v and v', by alternating power iteration.
+    """Largest |D^2 h(w)(v, v')| over unit v and v': exact for a small model of one output.
 
-    For f the direction of D^2 h(v, v'), v is replaced by that of ``Hess<f, h> v'`` and then v'
-    by that of ``Hess<f, h> v``. The value never falls, but may end at a local maximum: the best
-    of several starts is returned, a lower estimate. Zero for models linear in their weights, and
-    without meaning at a kink of ReLU.
+    There it is the Hessian's largest eigenvalue in size. Otherwise by alternating power
+    iteration: for f the direction of D^2 h(v, v'), v is replaced by that of ``Hess<f, h> v'`` and
+    then v' by that of ``Hess<f, h> v``. The value never falls, but may end at a local maximum: the
+    best of several starts is returned, a lower estimate. Zero for models linear in their weights,
+    and without meaning at a kink of ReLU.
 
     Parameters
     ----------
@@ -193,22 +245,117 @@ def second_derivative_norm(
         Relative change of the value at which the iteration stops.
     generator : torch.Generator, optional
     """
+    v, other = _directions(starts, w, generator)
+    return _top_pair(h, w, v, other, iterations, tolerance)[0]
 
-    second, pulled = _second_derivative(h, w)
 
-    def unit(t: Tensor) -> Tensor:
-        return t / t.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)
+def _directions(starts: int, w: Tensor, generator: torch.Generator | None) -> Tensor:
+    draw = torch.randn(2, starts, w.numel(), generator=generator, dtype=w.dtype)
+    return _unit(draw.to(w.device))
 
-    draw = torch.randn(2, starts, w.numel(), generator=generator, dtype=w.dtype).to(w.device)
-    v, other = unit(draw)
-    best = 0.0
-    for _ in range(iterations):
-        for _ in range(2):
-            v, other = unit(pulled(other, unit(second(v, other)))), v
-        before, best = best, float(second(v, other).norm(dim=-1).max())
-        if abs(best - before) <= tolerance * best:
+
+def second_derivative_bound(h: WeightFunction, w: Float[Tensor, " p"]) -> float:
+    """Upper bound on |D^2 h(w)|: it as a matrix, from p to q p or from p**2 to q.
+
+    The smaller of the two largest singular values. Holds D^2 h whole, q p**2 numbers: for small
+    models.
+    """
+    whole = hessian(h)(w).detach()
+    q, p, _ = whole.shape
+    matrices = whole.permute(1, 0, 2).reshape(p, q * p), whole.reshape(q, p * p)
+    return min(float(torch.linalg.matrix_norm(m, ord=2)) for m in matrices)
+
+
+def _in_ball(
+    w0: Tensor, radius: float, samples: int, generator: torch.Generator | None
+) -> list[Tensor]:
+    """The centre and uniform random points of the ball."""
+    points = [w0]
+    for _ in range(samples):
+        step = torch.randn(w0.shape, generator=generator, dtype=w0.dtype)
+        share = float(torch.rand(1, generator=generator, dtype=w0.dtype)) ** (1 / w0.numel())
+        points.append(w0 + (radius * share * step / step.norm()).to(w0.device))
+    return points
+
+
+def _climbed(
+    height: _Height,
+    w0: Tensor,
+    radius: float,
+    point: Tensor,
+    *,
+    steps: int = 50,
+    tolerance: float = 1e-9,
+) -> float:
+    """Height reached from ``point`` by ascent inside the ball around w0.
+
+    Every step goes towards the point of the ball where the linearized height is largest (Frank
+    and Wolfe), as far as the height grows: all the way for a convex one, whose maximum is on the
+    sphere.
+    """
+    value, gradient = height(point)
+    for _ in range(steps):
+        size = float(gradient.norm())
+        if 2 * radius * size <= tolerance * value:
             break
-    return best
+        towards = w0 + radius * gradient / size - point
+        share = 1.0
+        while share > 1e-4:
+            reached, next_gradient = height(point + share * towards)
+            if reached > value * (1 + tolerance):
+                break
+            share /= 2
+        else:
+            break
+        point, value, gradient = point + share * towards, reached, next_gradient
+    return value
+
+
+def _highest(
+    height: _Height, w0: Tensor, radius: float, points: list[Tensor], ascents: int
+) -> float:
+    """Largest height at the points, and by ascent from the best of them."""
+    if not radius >= 0:
+        raise ValueError(f"radius must be at least 0; got {radius!r}")
+    found = sorted(((height(w)[0], i) for i, w in enumerate(points)), reverse=True)
+    climbed = [_climbed(height, w0, radius, points[i]) for _, i in found[:ascents]]
+    return max([found[0][0], *climbed])
+
+
+def lipschitz(
+    h: WeightFunction,
+    w0: Float[Tensor, " p"],
+    radius: float,
+    *,
+    samples: int = 20,
+    ascents: int = 5,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Lipschitz constant of h on the ball of ``radius`` around w0: the largest |Dh| there.
+
+    Exact for models linear in their weights; a lower estimate otherwise, sharpened by ascent
+    inside the ball. ``|Dh(w0)| + radius * Lip(Dh)`` is an upper one, for a Lip(Dh) that is exact
+    or an upper one itself (`second_derivative_bound` for quadratic models).
+
+    Parameters
+    ----------
+    h : callable
+    w0 : Tensor of shape (p,)
+    radius : float
+    samples : int
+        Random points of the ball, beside its centre.
+    ascents : int
+        From the best of these points.
+    generator : torch.Generator, optional
+    """
+
+    def height(w: Tensor) -> tuple[float, Tensor]:
+        norm, v = _top_singular(h, w, generator=generator)
+        f = _unit(jvp(h, (w,), (v,))[1].detach())
+        # the singular vectors' own change does not count, to first order
+        return norm, grad(lambda weights: f @ jvp(h, (weights,), (v,))[1])(w).detach()
+
+    return _highest(height, w0, radius, _in_ball(w0, radius, samples, generator), ascents)
 
 
 def derivative_lipschitz(
@@ -218,21 +365,39 @@ def derivative_lipschitz(
     *,
     samples: int = 20,
     starts: int = 8,
+    ascents: int = 5,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Lipschitz constant of Dh on the ball of ``radius`` around w0.
+    """Lipschitz constant of Dh on the ball of ``radius`` around w0: the largest |D^2 h| there.
 
-    The largest |D^2 h| at the centre and at random points of the ball: exact where D^2 h does not
-    change (models quadratic in their weights), a lower estimate otherwise.
+    Exact for small quadratic models of one output. A lower estimate otherwise, sharpened by
+    ascent inside the ball; for quadratic models it is that of `second_derivative_norm`, since
+    D^2 h does not change.
+
+    Parameters
+    ----------
+    h : callable
+    w0 : Tensor of shape (p,)
+    radius : float
+    samples, ascents
+        As in `lipschitz`.
+    starts : int
+        Of `second_derivative_norm`, at every point.
+    generator : torch.Generator, optional
     """
-    largest = second_derivative_norm(h, w0, starts=starts, generator=generator)
-    p = w0.numel()
-    for _ in range(samples):
-        step = torch.randn(w0.shape, generator=generator, dtype=w0.dtype).to(w0.device)
-        share = float(torch.rand(1, generator=generator, dtype=w0.dtype)) ** (1 / p)
-        point = w0 + radius * share * step / step.norm()
-        largest = max(largest, second_derivative_norm(h, point, starts=starts, generator=generator))
-    return largest
+
+    def height(w: Tensor) -> tuple[float, Tensor]:
+        norm, v, other = _top_pair(h, w, first, second_start, 300, 1e-9)
+
+        def second(weights: Tensor) -> Tensor:
+            return jvp(lambda a: jvp(h, (a,), (v,))[1], (weights,), (other,))[1]
+
+        f = _unit(second(w).detach())
+        return norm, grad(lambda weights: f @ second(weights))(w).detach()
+
+    # the same at every point: a height must not change between two looks
+    first, second_start = _directions(starts, w0, generator)
+    return _highest(height, w0, radius, _in_ball(w0, radius, samples, generator), ascents)
 
 
 def curvature(

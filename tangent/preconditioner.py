@@ -38,10 +38,11 @@ class NystromPreconditioner:
     ridge: float
 
     def power(self, v: Float[Tensor, "m r"], exponent: float) -> Float[Tensor, "m r"]:
-        """Return ``P**exponent v``; conjugate gradients take -1, 1/2 and -1/2."""
+        """Return ``P**exponent v``, in the dtype of ``v``; the exponents needed: -1, 1/2, -1/2."""
         level = (self.eigenvalues + self.ridge) / (self.eigenvalues[-1] + self.ridge)
-        inside = self.eigenvectors.T @ v
-        return v + self.eigenvectors @ ((level**exponent - 1)[:, None] * inside)
+        inside = self.eigenvectors.T @ v.to(self.eigenvectors.dtype)
+        moved = self.eigenvectors @ ((level**exponent - 1)[:, None] * inside)
+        return v + moved.to(v.dtype)
 
 
 def nystrom_preconditioner(

@@ -142,7 +142,8 @@ def _digest(tensors: list[Tensor]) -> str:
     sha = hashlib.sha256()
     for t in tensors:
         sha.update(f"{tuple(t.shape)} {t.dtype}".encode())
-        sha.update(t.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        flat = t.detach().cpu().contiguous().view(-1)  # a counter has no axis to take bytes along
+        sha.update(flat.view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 

@@ -188,7 +188,9 @@ def _gram_full(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> N
     n2 = right.cotangents.shape[1]
     a1 = left.operand
     a2 = a1 if symmetric else right.operand
-    rows = max(1, (_SLICE if total.device.type == "cpu" else 2**28) // (4 * n2 * o * o * 4))
+    # A row of pairs has P^2 Gram entries, those once more for every output, and o^2 products.
+    size = 4 * n2 * (p * p * (o + 2) + 2 * o * o)
+    rows = max(1, (_SLICE if total.device.type == "cpu" else 2**28) // size)
     for first in range(0, n1, rows):
         last = min(n1, first + rows)
         end = last if symmetric else n2

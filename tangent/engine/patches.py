@@ -94,6 +94,7 @@ class Patches:
         window = self.kernel[0] * self.kernel[1] if self.kind == "window" else 1
         channels = self.size // window
         step = max(1, entries // window)
+        step = -(-channels // -(-channels // step))  # ranges of one size
         for start in range(0, channels, step):
             yield start, min(channels, start + step)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -205,8 +207,16 @@ class Lazy(BaseEstimator):
 
     def _outputs(self, X) -> np.ndarray:
         inputs = self._checked_inputs(X)
-        module = self.module_.to(inputs.x.device)
-        return outputs(module, inputs).double().cpu().numpy()
+        with self._module_on(inputs.x.device) as module:
+            return outputs(module, inputs).double().cpu().numpy()
+
+    @contextmanager
+    def _module_on(self, device: torch.device) -> Iterator[Scaled]:
+        """The fitted module on a device, and back on the CPU, where it can be pickled for all."""
+        try:
+            yield self.module_.to(device)
+        finally:
+            self.module_.cpu()
 
     def stability_of_activations(self, X) -> dict[str, float]:
         """Fraction of gate decisions on ``X`` that training left as at initialization.
@@ -222,10 +232,9 @@ class Lazy(BaseEstimator):
             without such gates (see `tangent.lazy.stability_of_activations`).
         """
         inputs = self._checked_inputs(X)
-        module = self.module_.to(inputs.x.device)
-        if isinstance(module, DirectScaling):
-            module = module.difference()
-        return stability_of_activations(module, inputs)
+        with self._module_on(inputs.x.device) as module:
+            compared = module.difference() if isinstance(module, DirectScaling) else module
+            return stability_of_activations(compared, inputs)
 
 
 def _scaled(parametrization: str, model: nn.Module, alpha: float) -> Scaled:

@@ -70,7 +70,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
     patience : int, optional
         Stop when the loss of an epoch has been steady (to 0.1%) for so many epochs.
     checkpoint : path, optional
-        File of the training's state, written every ten minutes and at the end. A `fit` that was
+        File of the training's state, written every minute and at the end. A `fit` that was
         interrupted goes on from it, with the same bits, if called again with the same arguments
         and an int as ``random_state``.
     verbose : bool, default=False

@@ -91,6 +91,48 @@ def test_a_users_model_is_imported_by_name(tmp_path):
     assert load_results(tmp_path)["parameters"].iloc[0] == 1024 * 6 + 6 + 6 * 10 + 10
 
 
+def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch, capsys):
+    from tangent.checkpoint import Checkpoint
+    from tangent.run import Run
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = ["fig3a", "--preset", "smoke", "--device", "cpu", "--alphas", "100.0"]
+    words += ["--model", "tests.experiments.test_fig3a:my_network", "--epochs", "4", "--out"]
+    assert cli.run([*words, str(whole)]) == 0
+    steps, step = [], Run.step
+
+    def interrupted(run):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(run.done)
+        step(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", interrupted)
+        patch.setattr(Checkpoint, "due", lambda checkpoint: True)
+        assert cli.run([*words, str(broken)]) == 130
+    assert len(list(broken.rglob("*.ckpt"))) == 1
+    assert cli.run([*words, str(broken)]) == 0
+    assert "going on from" in capsys.readouterr().err
+    assert not list(broken.rglob("*.ckpt"))
+    one, other = (read_result(next(p.rglob("runs/*.json"))) for p in (whole, broken))
+    assert one["curves"] == other["curves"]
+    assert one["metrics"] == other["metrics"]
+
+
+def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(tmp_path, capsys):
+    words = ["fig3a", "--preset", "smoke", "--device", "cpu", "--alphas", "100.0"]
+    words += ["--model", "tests.experiments.test_fig3a:my_network", "--out", str(tmp_path)]
+    assert cli.run(words) == 0
+    (result,) = tmp_path.rglob("runs/*.json")
+    before = read_result(result)["metrics"]
+    result.unlink()
+    result.with_suffix(".ckpt").write_bytes(b"damaged")
+    assert cli.run(words) == 0
+    assert "the run starts anew" in capsys.readouterr().err
+    assert read_result(result)["metrics"] == before
+
+
 @pytest.mark.parametrize("model", ["no_such_module:f", "tests.experiments.test_fig3a:none"])
 def test_a_model_that_cannot_be_imported_is_named(model):
     with pytest.raises(UsageError, match=f"--model {model} cannot be imported"):

@@ -118,7 +118,7 @@ def test_log_is_called_back_and_counts_products(generator):
     solved = conjugate_gradients(kernel.matmul, y, ridge=1.0, callback=lines.append)
     assert lines == solved.log
     assert [line.step for line in lines] == list(range(solved.iterations + 1))
-    assert solved.products == 4 * solved.iterations
+    assert solved.products == 4 * (solved.iterations + 1)  # one to see the residual
 
 
 def test_running_out_of_iterations_warns_with_the_residual(generator):
@@ -129,6 +129,28 @@ def test_running_out_of_iterations_warns_with_the_residual(generator):
     assert not solved.converged
     residual = y - kernel @ solved.coefficients - 0.01 * solved.coefficients
     assert solved.residual == pytest.approx(float(residual.norm() / y.norm()))
+
+
+@pytest.mark.parametrize("method", ["columns", "block"])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_rounding_is_said_and_the_residual_is_that_of_the_coefficients(
+    method, preconditioned, generator
+):
+    kernel = stiff(generator)
+    y = torch.randn(120, 2, generator=generator)
+    single = kernel.float()
+    p = preconditioned and nystrom_preconditioner(
+        single.matmul, 120, rank=20, ridge=0.01, generator=generator, dtype=torch.float32
+    )
+    with pytest.warns(UnconvergedWarning, match="stopped by rounding.*take a float64 network"):
+        solved = conjugate_gradients(
+            single.matmul, y, ridge=0.01, method=method, preconditioner=p or None, tolerance=1e-9
+        )
+    assert solved.coefficients.dtype == torch.float32
+    residual = y.double() - (kernel @ solved.coefficients.double()) - 0.01 * solved.coefficients
+    true = float((residual.norm(dim=0) / y.norm(dim=0)).max())
+    assert solved.residual == pytest.approx(true, rel=0.5)
+    assert not solved.converged
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,22 @@ def test_a_network_larger_than_the_machine_is_refused_before_training(monkeypatc
     monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 1000.0)
     with pytest.raises(MemoryError, match="micro_batch_size"):
         LazyClassifier(small_mlp, epochs=1, random_state=0).fit(X, y)
+
+
+def test_the_network_is_on_the_cpu_again_after_predicting():
+    X, y = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12) % 2
+    model = LazyClassifier(epochs=1, random_state=0).fit(X, y)
+    visited, module = [], model.module_
+
+    class Elsewhere:
+        def to(self, device):
+            visited.append("device")
+            return module
+
+        def cpu(self):
+            visited.append("cpu")
+
+    model.module_ = Elsewhere()
+    model.predict(X)
+    model.stability_of_activations(X)
+    assert visited == ["device", "cpu"] * 2
