@@ -367,15 +367,22 @@ def kappa_by_width(run: dict[str, Any], device: str) -> Outcome:
 
 
 def _unit_curvature(
-    x: Tensor, b: Tensor, a: Tensor, phi: Callable[[Tensor], Tensor], draws: _Draws
+    x: Tensor,
+    b: Tensor,
+    a: Tensor,
+    phi: Callable[[Tensor], Tensor],
+    draws: _Draws,
+    starts: int = 4,
 ) -> float:
     """|D^2| of ``sum_j a_j phi(b_j.x)``: the largest of its units' own.
 
     The second derivative of a sum over units is block diagonal, and |sum_j T_j(v_j, v'_j)| is at
-    most max |T_j| for unit v and v'. All units are searched together, from four starts each.
+    most max |T_j| for unit v and v'. All units are searched together, each from its own starts: a
+    lower estimate, as `tangent.curvature.second_derivative_norm`. Of 24 starts, 4 find all but
+    0.1% for tanh and all but 5% for ReLU (30 inputs, 32 and 128 units, two seeds each).
     """
     whole = vmap(hessian(lambda t: phi(x @ t[:-1]) * t[-1]))(torch.cat([b, a[:, None]], dim=1))
-    v, other = _unit_last(draws.normal(2, len(a), 4, b.shape[1] + 1))
+    v, other = _unit_last(draws.normal(2, len(a), starts, b.shape[1] + 1))
     best = 0.0
     for _ in range(100):
         for _ in range(5):

@@ -85,9 +85,9 @@ def _square_loss(results: pd.DataFrame) -> Figure:
         measured[measured < 1e-9] = np.nan  # the integrator's own error
         for k in np.unique(curves["k"]):
             rows = curves["k"] == k
-            (line,) = ax.loglog(curves["alpha"][rows], measured[rows], "o-", label=f"K = {k:g}")
-            tint = line.get_color()
-            ax.loglog(curves["alpha"][rows], bound[rows], "--", color=tint, linewidth=0.9)
+            alpha, label = curves["alpha"][rows], f"K = {k:g}"
+            (line,) = ax.loglog(alpha, measured[rows], "o-", markersize=4, label=label)
+            ax.loglog(alpha, bound[rows], "--", color=line.get_color(), linewidth=0.9)
         ax.plot([], [], "--", color="0.4", linewidth=0.9, label="bounds")
         ax.set(xlabel=r"$\alpha$")
         ax.set_title(_covered(model), fontsize=9)
@@ -114,7 +114,7 @@ def _over_parameterized(results: pd.DataFrame) -> Figure:
             ax.semilogy(curves["time"], curves[f"error_{multiple:g}"], label=label)
         ax.semilogy(curves["time"], curves["bound"], "--", color="0.4", label="bound")
         ax.set(xlabel="time", ylabel=r"$|\alpha h(w) - y^*|$", ylim=(1e-10, 5))
-        ax.set_title(f"{_covered(model)}, condition number {condition:g}", fontsize=8)
+        ax.set_title(f"{_covered(model)}\ncondition number {condition:g}", fontsize=8)
         ax.legend(fontsize=7)
     return fig
 
@@ -166,8 +166,7 @@ def _kappa(results: pd.DataFrame) -> Figure:
             ax.fill_between(
                 m, values.min(0), values.max(0), color=tint, alpha=0.15 if dash == "-" else 0.05
             )
-    ax.loglog(m, values[:, 0].mean() * (m / m[0]) ** -0.5, color="0.6", linewidth=0.8,
-              label="slope -1/2")  # fmt: skip
+    ax.loglog(m, 1.3 * (m / m[0]) ** -0.5, color="0.6", linewidth=0.8, label="slope -1/2")
     ax.set(xlabel="width $m$", ylabel=r"$\kappa$ (mean and range over seeds)")
     ax.legend(fontsize=6)
     return fig

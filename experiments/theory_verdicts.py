@@ -254,10 +254,8 @@ def _kappa(results: pd.DataFrame) -> list[_Claim]:
             tolerance = max(_SLOPE, _half_width(fits))
             claim = _slope_claim("kappa", text, fits, expected, round(tolerance, 3))
             if model == "relu":
-                claim = dataclasses.replace(
-                    claim, statement=f"{text} (kinks left out)", expected=f"{expected:g} for smooth",
-                    holds=None,
-                )  # fmt: skip
+                (claim,) = _contrasts([claim], "kinks left out")
+                claim = dataclasses.replace(claim, expected=f"{expected:g} for smooth")
             claims.append(claim)
     return claims
 
@@ -295,8 +293,9 @@ def verdict_table(results: pd.DataFrame) -> Table:
     kappa = results["part"] == "kappa"
     seeds = len(set(results.loc[~kappa, "seed"]))
     notes = [
-        f"{seeds} seeds ({len(set(results.loc[kappa, 'seed']))} of kappa); a slope is the mean of the seeds' fits, ± their standard deviation. "
-        f"Slopes of Theorem 2.2 are fitted from alpha = {_FIT_FROM:g} on.",
+        f"{seeds} seeds ({results.loc[kappa, 'seed'].nunique()} of kappa); a slope is the mean "
+        "of the seeds' fits, ± their standard deviation. Slopes of Theorem 2.2 are fitted from "
+        f"alpha = {_FIT_FROM:g} on.",
         f"Slopes of kappa: fitted from m = 32 on; the tolerance is the 95% interval of the mean "
         f"over seeds, {_SLOPE:g} at least and {_LOOSE:g} at most.",
         "not covered: ReLU is not differentiable, the theorems say nothing of it. Its numbers are "

@@ -8,10 +8,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from experiments import theory
-from experiments.theory_verdicts import slope, verdict_table
+from experiments import _theory, theory
+from experiments.theory_verdicts import _half_width, slope, verdict_table
 from experiments.usage import UsageError
+from tangent.curvature import second_derivative_norm
 from tests.experiments.test_fig1 import context, written
 
 SMALL = dataclasses.replace(
@@ -63,6 +65,31 @@ def test_a_limit_that_is_no_minimum_fails_theorem_2_5(tmp_path):
         document["curves"]["hessian"][-1] = -1e-3
         path.write_text(json.dumps(document))
     assert verdict_table(results).numbers.set_index("statement")["verdict"][about] == "FAILS"
+
+
+def test_the_largest_curvature_of_a_unit_is_that_of_the_network():
+    activation = torch.tanh
+    draws = _theory._Draws.of({"seed": 0}, "cpu")
+    x, b, a = draws.normal(4, 2), draws.normal(3, 2), draws.normal(3).sign()
+    found = _theory._unit_curvature(x, b, a, activation, draws, starts=30)
+
+    def outputs(w):
+        rows = w.view(-1, 3)  # (b_j, a_j)
+        return activation(x @ rows[:, :2].T) @ rows[:, 2]
+
+    units = torch.cat([b, a[:, None]], dim=1)
+    options = {"starts": 30, "generator": draws.generator}
+    alone = max(second_derivative_norm(outputs, unit, **options) for unit in units)
+    assert found == pytest.approx(alone, rel=1e-5)
+    # the search over all weights at once may end lower, never higher
+    assert second_derivative_norm(outputs, units.flatten(), **options) <= found * (1 + 1e-6)
+
+
+def test_the_tolerance_of_a_mean_is_that_of_its_seeds():
+    # Student's quantile of 3 degrees of freedom is 3.1824; standard error sqrt(5/3) / 2
+    expected = 3.1824463 * (5 / 3) ** 0.5 / 200
+    assert _half_width([0.01, 0.02, 0.03, 0.04]) == pytest.approx(expected)
+    assert _half_width([1.0]) == 0.25
 
 
 @pytest.mark.slow
