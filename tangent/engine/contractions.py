@@ -23,7 +23,7 @@ from tangent.engine.products import add_product, product
 
 __all__ = ["add_contribution", "mirrored"]
 
-_SLICE = 2**25  # bytes of gradients made at once on a CPU
+_SLICE = 2**24  # bytes of gradients made at once on a CPU
 _WIDE = 512  # entries of a patch that make a product fast
 _ROWS = 256  # of positions whose patches are multiplied at once
 _CHUNK = 2**22  # bytes of the half-contracted array: a few inputs' worth
