@@ -3,6 +3,8 @@
     python benchmarks/solve.py exact         n = 10,000 shared kernel: Cholesky; eigenvectors
     python benchmarks/solve.py memory        matrix-free products, VGG-11 of width 1, against n
     python benchmarks/solve.py large         CG on CIFAR-10 images, VGG-11 of width 1 (--data-dir)
+    python benchmarks/solve.py cifar10 --device cuda --n 50000 --minutes 9 --state FILE
+                                             CG on all of CIFAR-10, sum of the outputs, in pieces
     python benchmarks/solve.py iterations    CG matrix-free, with and without preconditioner
     python benchmarks/solve.py conditioning  what centring and per-layer scales do
 
@@ -157,6 +159,80 @@ def large(options) -> dict:
     return results
 
 
+def cifar10(options) -> dict:
+    """CG with a preconditioner on CIFAR-10 images; the same command goes on from ``--state``."""
+    from experiments.data import load_dataset
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    data = load_dataset("cifar10", data_dir=options.data_dir)
+    X, y, X_test, y_test = data.subset(options.n, min(options.n, 10_000), 0).arrays()
+    x, x_test = (torch.from_numpy(a).reshape(-1, *data.image_shape) for a in (X, X_test))
+    mean, scale = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+    x, x_test = (((a - mean) / scale).to(options.device) for a in (x, x_test))
+    labels = torch.eye(10, dtype=torch.float64)[torch.from_numpy(y)]
+    centre = labels.mean(0)
+    target = (labels - centre).to(options.device)
+    model = vgg11(width=options.width, gain=1.3, generator=torch.Generator().manual_seed(0))
+    model.to(options.device)
+    product = solve.KernelProduct(model, x, outputs="pseudo", batch_size=options.batch_size)
+    few = tangent_kernel(model, x[:20], outputs="pseudo")
+    ridge = options.ridge * float(few.diagonal().mean())
+    state = torch.load(options.state, weights_only=True) if options.state.exists() else {}
+    start = time.perf_counter()
+    if "eigenvalues" not in state:
+        preconditioner = solve.nystrom_preconditioner(
+            product,
+            product.rows,
+            rank=min(options.rank, product.rows),
+            ridge=ridge,
+            batch=10,
+            dtype=torch.float64,
+            device=x.device,
+            generator=torch.Generator().manual_seed(1),
+        )
+        state = {
+            "eigenvalues": preconditioner.eigenvalues,
+            "eigenvectors": preconditioner.eigenvectors,
+            "coefficients": torch.zeros_like(target),
+            "residuals": [],
+        }
+        torch.save(state, options.state)
+    preconditioner = solve.NystromPreconditioner(
+        state["eigenvalues"].to(x.device), state["eigenvectors"].to(x.device), ridge
+    )
+    converged, coefficients = False, state["coefficients"].to(x.device)
+    while not converged and time.perf_counter() - start < 60 * options.minutes:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", solve.UnconvergedWarning)
+            fit = solve.conjugate_gradients(
+                product,
+                target,
+                ridge=ridge,
+                preconditioner=preconditioner,
+                initial=coefficients,
+                tolerance=1e-3,
+                max_iterations=20,
+            )
+        converged, coefficients = fit.converged, fit.coefficients
+        state["coefficients"] = coefficients
+        state["residuals"] += [line.residual for line in fit.log[1:]]
+        torch.save(state, options.state)
+    columns = [product.displacement(c) for c in coefficients.T]
+    scores = torch.stack([product.linear_outputs(c, x_test).double() for c in columns], dim=1)
+    predicted = (scores.cpu() + centre).argmax(1)
+    return {
+        "n": options.n,
+        "width": options.width,
+        "device": str(x.device),
+        "ridge_over_mean_diagonal": options.ridge,
+        "converged": converged,
+        "residuals": state["residuals"],
+        "products": product.products,
+        "wall_s": time.perf_counter() - start,
+        "test_accuracy": float((predicted == torch.from_numpy(y_test)).double().mean()),
+    }
+
+
 def iterations(options) -> dict:
     """Full kernel of VGG-11, width 0.25, at two ridges; matrix-free throughout."""
     n = options.n if options.n <= 500 else 60
@@ -255,13 +331,22 @@ def _shown(arguments: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = {p.__name__: p for p in (exact, memory, large, iterations, conditioning)}
+    parts = {p.__name__: p for p in (exact, memory, large, cifar10, iterations, conditioning)}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--n-spectrum", type=int, default=5000, help="n of the eigenvectors")
     parser.add_argument("--max-iterations", type=int, default=300)
     parser.add_argument("--single", type=int, help="one n of memory or large, in this process")
-    parser.add_argument("--data-dir", help="of CIFAR-10, for large")
+    parser.add_argument("--data-dir", help="of CIFAR-10, for large and cifar10")
+    only = "of cifar10"
+    parser.add_argument("--device", default="cpu", help=only)
+    parser.add_argument("--tf32", action="store_true", help=only)
+    parser.add_argument("--width", type=float, default=1.0, help=only)
+    parser.add_argument("--ridge", type=float, default=1e-2, help="over the mean diagonal; " + only)
+    parser.add_argument("--rank", type=int, default=200, help=only)
+    parser.add_argument("--batch-size", type=int, default=256, help=only)
+    parser.add_argument("--minutes", type=float, default=9.0, help=only)
+    parser.add_argument("--state", type=Path, default=Path("cg-state.pt"), help=only)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args()
     if options.single:

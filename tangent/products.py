@@ -39,7 +39,8 @@ class KernelProduct:
         Inputs handled at once.
     group : torch.distributed.ProcessGroup or "world", optional
         Ranks among which the inputs are divided, in the order of the ranks. Vectors hold the
-        rows of all ranks on every rank; ``J^T v`` is summed over them.
+        rows of all ranks on every rank; ``J^T v`` is summed over them. On GPUs every rank has to
+        choose its own first: ``torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))``.
 
     Attributes
     ----------
@@ -91,7 +92,10 @@ class KernelProduct:
                 delta = self._pulled(columns[:, j], read)
                 image[own, j] += self._pushed(delta, self.x, read).to(image)
         if self.group is not None:
-            dist.all_reduce(image, group=self.group)
+            # On the weights' device: NCCL reduces nothing else.
+            summed = image.to(self.x.device)
+            dist.all_reduce(summed, group=self.group)
+            image = summed.to(image.device)
         self.products += columns.shape[1]
         return image.reshape(v.shape)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tangent.conjugate import Iteration, conjugate_gradients
 from tangent.estimators._dual import DualFit
 from tangent.estimators._ensemble import EnsembleKernel
-from tangent.preconditioner import nystrom_preconditioner
+from tangent.preconditioner import NystromPreconditioner, nystrom_preconditioner
 from tangent.products import KernelProduct
 
 __all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
@@ -135,11 +135,19 @@ def primal_fit(
         chosen.error,
         chosen.ridge,
         chosen.unit,
-        float("nan"),
+        _condition_number(preconditioner),
         chosen.temperature,
         solved.log,
         displacements,
     )
+
+
+def _condition_number(preconditioner: NystromPreconditioner | None) -> float:
+    """The most that the leading eigenvalue and the ridge allow; infinite without a ridge."""
+    if preconditioner is None:
+        return float("nan")
+    top, ridge = float(preconditioner.eigenvalues[0]), preconditioner.ridge
+    return (top + ridge) / ridge if ridge else float("inf")
 
 
 def primal_outputs(
