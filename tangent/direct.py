@@ -127,19 +127,21 @@ def update_size(
     Notes
     -----
     Momentum adds up updates: at 0.9 the steps grow up to tenfold. Weights that are exactly zero
-    (biases at first) have no spacing to speak of and are left out.
+    (biases at first) have no spacing to speak of and are left out. Holds the gradients and twice as
+    many numbers as weights beside the network.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     value = loss.value(model(x), targets) * model.loss_scale
     grads = torch.autograd.grad(value, parameters, materialize_grads=True)
-    weights = torch.cat([p.detach().flatten() for p in parameters])
-    update = lr * torch.cat([g.flatten() for g in grads])
-    counted = (update != 0) & (weights != 0)
-    weights, update = weights[counted], update[counted]
-    if not len(weights):
+    ratios, moved = [], 0
+    for parameter, grad in zip(parameters, grads, strict=True):  # one by one, for the memory
+        counted = (grad != 0) & (parameter != 0)
+        weights, update = parameter.detach()[counted], lr * grad[counted]
+        size = weights.abs()
+        spacing = torch.nextafter(size, torch.full_like(size, math.inf)) - size
+        moved += int(torch.count_nonzero(weights - update != weights))
+        ratios.append(update.abs_().div_(spacing.div_(2)))
+    ratio = torch.cat(ratios)
+    if not len(ratio):
         return UpdateSize(math.inf, 1.0)
-    size = weights.abs()
-    spacing = torch.nextafter(size, torch.full_like(size, math.inf)) - size
-    ratio = update.abs() / (spacing / 2)
-    moved = (weights - update) != weights
-    return UpdateSize(float(ratio.median()), float(moved.double().mean()))
+    return UpdateSize(float(ratio.median()), moved / len(ratio))
