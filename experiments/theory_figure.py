@@ -92,7 +92,9 @@ def _square_loss(results: pd.DataFrame) -> Figure:
         ax.set(xlabel=r"$\alpha$")
         ax.set_title(_covered(model), fontsize=9)
     axes[0, 0].set(ylabel=r"$|\alpha h(w) - \alpha\bar h(\bar w)| / E$")
-    axes[0, 0].legend(fontsize=7, ncols=2)
+    bottom, _ = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(bottom=bottom / 100)  # room below the lines
+    axes[0, 0].legend(fontsize=7, ncols=2, loc="lower left")
     return fig
 
 
