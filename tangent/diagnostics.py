@@ -15,32 +15,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import jacrev, vjp
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from tangent.curvature import WeightFunction, second_derivative_norm, weight_function
+from tangent.kinks import kinks_of
 
 __all__ = ["Movement", "Report", "report"]
 
 _LAZY = 0.1  # kappa from which on we call a network lazy
 _ENTRIES = 200_000_000  # of the derivative held at once
-# Functions with kinks, by name: where they break, for those that act unit by unit ...
-_BREAKS: dict[str, tuple[float, ...]] = {
-    **dict.fromkeys(("relu", "leaky_relu", "rrelu", "prelu", "selu", "abs", "absolute"), (0.0,)),
-    "relu6": (0.0, 6.0),
-    "hardsigmoid": (-3.0, 3.0),
-    "hardswish": (-3.0, 3.0),
-}
-# ... and those whose breaks are arguments, or that choose among units.
-_LIMITS = {"hardtanh", "clamp", "clip", "clamp_min", "clamp_max", "threshold"}
-_CHOICES = {
-    *(f"max_pool{d}d" for d in (1, 2, 3)),
-    *(f"max_pool{d}d_with_indices" for d in (1, 2, 3)),
-    *(f"adaptive_max_pool{d}d" for d in (1, 2, 3)),
-    *(f"adaptive_max_pool{d}d_with_indices" for d in (1, 2, 3)),
-    *("max", "min", "amax", "amin", "maximum", "minimum", "sort", "topk", "median"),
-    *("hardshrink", "softshrink", "rnn_relu", "rnn_relu_cell"),
-}
 
 
 @dataclass(frozen=True)
@@ -177,50 +159,6 @@ def _targets(y: Tensor, outputs: Tensor) -> Tensor:
     return y
 
 
-class _Kinks(TorchFunctionMode):
-    """Notes the calls of functions with kinks on what depends on the weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.sides: list[Tensor] = []
-        """which side of its kinks every unit is on, a tensor a call"""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").strip("_")
-        if name in _BREAKS or name in _LIMITS or name in _CHOICES:
-            tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-            if any(t.requires_grad for t in tensors):
-                self.names.append(name)
-                # before the call, which may write into its argument
-                if name not in _CHOICES:
-                    self.sides.append(_sides(name, tensors[0].detach(), args, kwargs))
-        return func(*args, **kwargs)
-
-
-def _sides(name: str, value: Tensor, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """Number of breaks below every unit."""
-    if name in _BREAKS:
-        breaks: list[Any] = list(_BREAKS[name])
-    else:
-        given = [*args[1:], *(v for k, v in kwargs.items() if k not in ("input", "inplace"))]
-        if name == "hardtanh" and not given:
-            given = [-1.0, 1.0]
-        # threshold(x, at, value) and hardtanh(x, low, high, inplace) have another argument more
-        breaks = given[:1] if name == "threshold" else given[:2]
-    return sum(((value > b).byte() for b in breaks if b is not None), value.new_zeros(()).byte())
-
-
-def _kinks(model: nn.Module, x: Tensor) -> _Kinks:
-    """Functions with kinks in a forward pass, wherever they are called from."""
-    seen = _Kinks()
-    # what depends on the weights is what wants a gradient
-    with torch.enable_grad(), seen:
-        model(x)
-    return seen
-
-
 def _moved(
     model: nn.Module,
     x: Tensor,
@@ -243,10 +181,10 @@ def _moved(
         u = u - lr * pull(f - y)[0].detach()
     w = w0 + u / alpha
     jacobian = jacrev(h)(w).detach()
-    before = _kinks(model, x).sides
+    before = kinks_of(model, x).sides
     trained = copy.deepcopy(model)
     nn.utils.vector_to_parameters(w, trained.parameters())
-    after = _kinks(trained, x).sides
+    after = kinks_of(trained, x).sides
     kept = [(a == b).double().flatten() for a, b in zip(before, after, strict=True)]
     return Movement(
         alpha=alpha,
@@ -304,7 +242,7 @@ def report(
     model = copy.deepcopy(model).double().eval().requires_grad_(True)
     x = X.to(next(model.parameters()).device)
     x = x.double() if x.is_floating_point() else x
-    kinks = tuple(dict.fromkeys(_kinks(model, x).names))
+    kinks = tuple(dict.fromkeys(kinks_of(model, x).names))
     with torch.no_grad():
         outputs = model(x)
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs

@@ -12,14 +12,13 @@ from torch.func import hessian
 from tangent import curvature as module
 from tangent.curvature import (
     curvature,
-    derivative_lipschitz,
     derivative_norm,
     derivative_rank,
-    lipschitz,
     second_derivative_bound,
     second_derivative_norm,
     weight_function,
 )
+from tangent.lipschitz import derivative_lipschitz, lipschitz
 from tests.tangent.small_models import F64, normal, quadratic_model, tanh_model
 
 seeds = st.integers(0, 2**32 - 1)
