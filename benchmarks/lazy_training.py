@@ -220,7 +220,10 @@ def machine(device):
     if device.type == "cuda":
         found["device"] = torch.cuda.get_device_name(device)
         found["bfloat16_operations_per_second"] = peak_rate(device, torch.bfloat16)
-        found["note"] = "the GPU was this program's alone"
+        found["free_memory_share"] = torch.cuda.mem_get_info(device)[0] / (
+            torch.cuda.get_device_properties(device).total_memory
+        )  # below one: somebody else is there as well
+        found["note"] = ""
     return found
 
 

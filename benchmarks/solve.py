@@ -177,7 +177,10 @@ def cifar10(options) -> dict:
     product = solve.KernelProduct(model, x, outputs="pseudo", batch_size=options.batch_size)
     few = tangent_kernel(model, x[:20], outputs="pseudo")
     ridge = options.ridge * float(few.diagonal().mean())
+    settings = {name: getattr(options, name) for name in ("n", "width", "ridge", "rank")}
     state = torch.load(options.state, weights_only=True) if options.state.exists() else {}
+    if state and state["settings"] != settings:
+        raise SystemExit(f"--state holds {state['settings']}, not {settings}; name another file")
     start = time.perf_counter()
     if "eigenvalues" not in state:
         preconditioner = solve.nystrom_preconditioner(
@@ -191,6 +194,7 @@ def cifar10(options) -> dict:
             generator=torch.Generator().manual_seed(1),
         )
         state = {
+            "settings": settings,
             "eigenvalues": preconditioner.eigenvalues,
             "eigenvectors": preconditioner.eigenvectors,
             "coefficients": torch.zeros_like(target),

@@ -155,12 +155,13 @@ def _fixed() -> dict[str, Any]:
 
 def provenance(device: str, threads: int) -> dict[str, Any]:
     """Versions, processor, device, threads and commit, as a run's file records them."""
-    gpu = None
+    found = {**_fixed(), "device": device, "gpu": None, "threads": threads}
     if device.startswith("cuda"):
         import torch
 
-        gpu = torch.cuda.get_device_name(device)
-    return {**_fixed(), "device": device, "gpu": gpu, "threads": threads}
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["tf32"] = False  # see `settled`
+    return found
 
 
 class PeakMemory:

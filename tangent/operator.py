@@ -32,7 +32,7 @@ class TangentOperator(LinearOperator):
     batch_size : int
         Inputs handled at once.
     centred : bool
-        Subtract the mean over the inputs of the tangent features (not with ``"full"``).
+        Subtract the mean over the inputs of the tangent features, output by output.
 
     Notes
     -----
@@ -56,8 +56,6 @@ class TangentOperator(LinearOperator):
                 f"outputs must be 'full', 'pseudo' or the index of an output; got {outputs!r}; "
                 "sum the operators of the outputs for the trace"
             )
-        if centred and outputs == "full":
-            raise ValueError("centred must be False with outputs='full'; got True")
         weight = next(model.parameters())
         if weight.dtype not in _NUMPY:
             raise ValueError(f"model must be float32 or float64; got {weight.dtype}")
@@ -65,7 +63,7 @@ class TangentOperator(LinearOperator):
         product = KernelProduct(model, x, outputs=outputs, batch_size=batch_size)
         self.product: Callable[[Tensor], Tensor] = product
         if centred:
-            self.product = centred_product(product, product.rows)
+            self.product = centred_product(product, len(product.x))
         super().__init__(dtype=np.dtype(_NUMPY[weight.dtype]), shape=(product.rows, product.rows))
 
     def apply(self, v: Float[Tensor, " m *r"]) -> Float[Tensor, " m *r"]:

@@ -143,7 +143,7 @@ def primal_fit(
 
 
 def _condition_number(preconditioner: NystromPreconditioner | None) -> float:
-    """The most that the leading eigenvalue and the ridge allow; infinite without a ridge."""
+    """By the leading eigenvalue and the ridge alone; infinite without a ridge."""
     if preconditioner is None:
         return float("nan")
     top, ridge = float(preconditioner.eigenvalues[0]), preconditioner.ridge

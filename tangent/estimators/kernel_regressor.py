@@ -75,8 +75,9 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
     chosen_model_
         The candidate that was taken.
     condition_number_ : float
-        Of the system that was solved; with conjugate gradients an estimate from above, by the
-        preconditioner's leading eigenvalue and the ridge (NaN with ``rank=0``).
+        Of the system that was solved; with conjugate gradients an estimate, by the
+        preconditioner's leading eigenvalue and the ridge: good at a rank of some dozens, too small
+        at a few, NaN at 0.
     kernel_, inputs_, fit_
         The networks, the training inputs and the dual coefficients.
     n_features_in_, input_shape_, mean_, scale_, solver_
