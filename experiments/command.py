@@ -111,6 +111,8 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
     threads = max(1, (options.threads or cores()) // options.jobs)
     recorded = {"command": command.recorded, **provenance(device, threads)}
     context = functools.partial(_context, device, dtype, command.data)
+    # Stamps taken once: what a helper computes anew must not be computed again here.
+    stale = runner.stamps(plan) if options.force else {}
     helpers = jobs.helpers(
         options.jobs - 1,
         module=command.module.__name__,
@@ -118,12 +120,10 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
         context=context,
         threads=threads,
         recorded=recorded,
-        force=options.force,
+        stale=stale,
     )
     with helpers, settled(threads):
-        return runner.execute(
-            command.module, plan, context(), force=options.force, recorded=recorded
-        )
+        return runner.execute(command.module, plan, context(), stale=stale, recorded=recorded)
 
 
 @functools.lru_cache

@@ -12,7 +12,8 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments import runner
@@ -31,7 +32,7 @@ def helpers(
     context: Callable[[], Context],
     threads: int,
     recorded: dict[str, Any],
-    force: bool = False,
+    stale: Mapping[Path, runner.Stamp],
 ) -> Iterator[None]:
     """Have ``count`` more processes work on ``plan``; they end with the block, whatever ends it.
 
@@ -46,11 +47,11 @@ def helpers(
     threads : int
         Of each helper.
     recorded : dict
-    force : bool
-        Compute finished runs again.
+    stale : mapping
+        The `runner.stamps` of results to be computed again.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would share torch's threads
-    arguments = (module, plan, context, threads, recorded, force)
+    arguments = (module, plan, context, threads, recorded, stale)
     processes = [spawn.Process(target=_help, args=arguments, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
@@ -75,14 +76,14 @@ def _help(
     context: Callable[[], Context],
     threads: int,
     recorded: dict[str, Any],
-    force: bool,
+    stale: Mapping[Path, runner.Stamp],
 ) -> None:
     with contextlib.suppress(KeyboardInterrupt), settled(threads):
         runner.execute(
             importlib.import_module(module),
             plan,
             context(),
-            force=force,
+            stale=stale,
             recorded=recorded,
             once=True,
         )

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,7 @@ __all__ = [
     "execute",
     "finished",
     "plan",
+    "stamps",
     "studies",
 ]
 
@@ -110,12 +111,29 @@ def finished(path: Path, log: Callable[[str], None]) -> bool:
     return True
 
 
+Stamp = tuple[int, int]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def stamps(plan: Plan) -> dict[Path, Stamp]:
+    """What tells the present results from later ones at the same paths."""
+    found = ((path, _stamp(path)) for path in plan.paths)
+    return {path: stamp for path, stamp in found if stamp}
+
+
 def execute(
     module: ModuleType,
     plan: Plan,
     context: Context,
     *,
-    force: bool = False,
+    stale: Mapping[Path, Stamp] | None = None,
     recorded: dict[str, Any] | None = None,
     once: bool = False,
 ) -> Report:
@@ -123,6 +141,7 @@ def execute(
 
     A run that fails is listed and the others go on. Runs that another process computes now are
     waited for at the end, and taken over if that process dies; with ``once`` they are left to it.
+    Results that are ``stale``, the `stamps` of which are given, count as not there.
 
     Raises
     ------
@@ -132,7 +151,7 @@ def execute(
     report = Report()
     claims.sweep(plan.paths[0].parent)
     try:
-        _execute(module, plan, context, force, recorded or {}, report, once)
+        _execute(module, plan, context, stale or {}, recorded or {}, report, once)
     except BaseException:
         for path in plan.paths:
             claims.release(path)
@@ -144,18 +163,23 @@ def _execute(
     module: ModuleType,
     plan: Plan,
     context: Context,
-    force: bool,
+    stale: Mapping[Path, Stamp],
     recorded: dict[str, Any],
     report: Report,
     once: bool,
 ) -> None:
+    def there(path: Path) -> bool:
+        if path in stale and stale[path] == _stamp(path):
+            return False
+        return finished(path, context.log)
+
     pending = list(plan.entries)
     n = len(pending)
     while pending:
         elsewhere = []
         for entry in pending:
             run, path, data = entry
-            if not force and finished(path, context.log):
+            if there(path):
                 report.skipped.append(path)
                 continue
             with claims.claimed(path) as mine:
@@ -163,7 +187,7 @@ def _execute(
                     elsewhere.append(entry)
                     continue
                 # Another process may have finished it between the look and the claim.
-                if not force and path.exists() and finished(path, context.log):
+                if there(path):
                     report.skipped.append(path)
                     continue
                 number = plan.paths.index(path) + 1
@@ -175,7 +199,6 @@ def _execute(
             if owner := claims.owner(path):  # nobody's: finished or given up since the look
                 context.log(f"waiting for {path.stem}, which {owner} computes")
             claims.wait_for(path)
-            force = False  # what the other process wrote is as new as ours
 
 
 def _one(

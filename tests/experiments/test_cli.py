@@ -314,9 +314,14 @@ def test_a_killed_command_goes_on_to_the_same_numbers(start, tmp_path):
     assert not list((tmp_path / "killed").rglob("*.claim"))
 
 
-def test_jobs_share_the_runs(start, tmp_path):
+@pytest.mark.parametrize("forced", [False, True])
+def test_jobs_share_the_runs(start, tmp_path, forced):
     counter = tmp_path / "computed"
     words = ["toy", "--numbers", 1, 2, 3, 4, "--seconds", 1.5, "--out", tmp_path / "out"]
+    if forced:  # all of them are there, and each is computed once more
+        first = start(*words, "--jobs", 2)
+        assert first.wait(timeout=90) == 0
+        words.append("--force")
     process = start(*words, "--jobs", 2, env={"TOY_COUNTER": str(counter)})
     _, said = process.communicate(timeout=90)
     assert process.returncode == 0, said
