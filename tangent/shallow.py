@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangent._students import Displacement, Students, StudentsOn
+from tangent._students import DifferenceStudents, Displacement, Students, alike, students_on
 from tangent._threads import side_by_side
 
 __all__ = [
@@ -94,7 +95,7 @@ def student_outputs(
 ) -> Float[Tensor, "k s n"]:
     """Outputs alpha h(w0 + u/alpha) of every student on the inputs of its problem."""
     return (
-        StudentsOn(students, x.shape[1])
+        students_on(students, x.shape[1])
         .see(x)
         .residual(u, x.new_zeros(x.shape[:2]), activity=False)
     )
@@ -104,8 +105,8 @@ def student_outputs(
 def _descend_block(students, train_set, test_set, step, n_steps, steps, test_every, keep_path):
     """`descend` for students that fit the cache together."""
     (x, y), (x_test, y_test) = train_set, test_set or train_set
-    u, train = _zero(students), StudentsOn(students, x.shape[1]).see(x)
-    test = StudentsOn(students, x_test.shape[1], train).see(x_test) if test_set else None
+    u, train = _zero(students), students_on(students, x.shape[1]).see(x)
+    test = students_on(students, x_test.shape[1], train).see(x_test) if test_set else None
     kept: dict[str, list[Tensor]] = {"train": [], "test": [], "hidden": [], "output": []}
     nothing = torch.full_like(students.alpha, math.nan, dtype=torch.float64)
     best, rate, marked = torch.full_like(nothing, math.inf), step / x.shape[1], frozenset(steps)
@@ -131,9 +132,11 @@ def _descend_block(students, train_set, test_set, step, n_steps, steps, test_eve
     return [u.hidden, u.output, *stacked, best, *path]
 
 
-def _split(total: int, parts: int) -> list[slice]:
-    """``parts`` nearly equal ranges that cover ``total``."""
-    return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
+def _split(whole: slice, parts: int) -> list[slice]:
+    """``parts`` nearly equal ranges that cover ``whole``."""
+    count = whole.stop - whole.start
+    ends = [whole.start + count * i // parts for i in range(parts + 1)]
+    return [slice(i, j) for i, j in pairwise(ends)]
 
 
 def _blocks(students: Students, n: int, together: int | None) -> list[list[tuple[slice, slice]]]:
@@ -148,7 +151,12 @@ def _blocks(students: Students, n: int, together: int | None) -> list[list[tuple
     if not on_gpu:
         rows = max(rows, min(k, torch.get_num_threads()))
         columns = max(columns, min(s, math.ceil(torch.get_num_threads() / rows)))
-    return [[(i, j) for j in _split(s, columns)] for i in _split(k, rows)]
+    parts = [
+        part
+        for some in alike(students)
+        for part in _split(some, math.ceil(columns * (some.stop - some.start) / s))
+    ]
+    return [[(i, j) for j in parts] for i in _split(slice(0, k), rows)]
 
 
 def descend(
@@ -271,7 +279,8 @@ def stochastic_descent(
     u, pair, skipped = _zero(students), None, n_steps - count * window
     for t in range(n_steps):
         x, y = draw()
-        pair = StudentsOn(students, x.shape[1]) if pair is None else pair
+        # the other form would need the start's outputs on every batch, another product
+        pair = DifferenceStudents(students, x.shape[1]) if pair is None else pair
         r = pair.see(x).residual(u, y)
         if t >= skipped:
             losses[:, :, (t - skipped) // window] += _loss(r) / window

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+from tangent._students import DifferenceStudents, DirectStudents, alike
 from tangent.arccosine import relu_tangent_kernel
 from tangent.shallow import (
     Displacement,
@@ -166,7 +167,7 @@ def test_large_alpha_approaches_the_linearized_student_at_rate_one_over_alpha(ge
     assert gaps[0] > 5 * gaps[1] > 25 * gaps[2] > 0
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1e4, 1e7])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 1e4, 1e7])
 def test_float32_stays_near_float64_at_every_alpha(generator, alpha):
     students, x, y, *_ = problem(generator, s=1)
     students = Students(students.hidden, students.output, torch.full((2, 1), alpha, dtype=F64))
@@ -176,6 +177,29 @@ def test_float32_stays_near_float64_at_every_alpha(generator, alpha):
     near = descend(single, x.float(), y.float(), step.float(), 200).train_loss[..., -1]
     # 200 steps of rounding at 6e-8; a subtraction of outputs would leave alpha * 1e-7
     torch.testing.assert_close(near, exact, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_weights_and_differences_give_the_same_students(generator, centred):
+    students, x, y, *_ = problem(generator)
+    students = Students(students.hidden, students.output, students.alpha, centred)
+    u = Displacement(
+        torch.randn(2, 3, 6, 4, generator=generator, dtype=F64),
+        torch.randn(2, 3, 6, generator=generator, dtype=F64),
+    )
+    found = []
+    for kind in (DirectStudents, DifferenceStudents):
+        pair = kind(students, x.shape[1]).see(x)
+        r = pair.residual(u, y).clone()
+        g = pair.gradient(u, r)
+        found.append((r, g.hidden, g.output))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_scales_of_one_form_advance_together():
+    alpha = torch.tensor([[0.1, 0.2, 5.0, 0.1], [0.1, 0.2, 9.0, 2.0]])
+    students = Students(torch.zeros(2, 4, 3), torch.zeros(2, 4), alpha)
+    assert alike(students) == [slice(0, 2), slice(2, 4)]
 
 
 def test_a_diverging_student_leaves_the_others_alone(generator):
