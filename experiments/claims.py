@@ -137,8 +137,8 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def wait_for(path: Path, *, seconds: float = 1.0) -> None:
-    """Return when the run of ``path`` is finished or nobody computes it any more."""
-    while not path.exists() and owner(path) is not None:
+    """Return when nobody computes the run of ``path`` any more."""
+    while owner(path) is not None:
         time.sleep(seconds)
 
 

@@ -12,6 +12,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def _help(
     recorded: dict[str, Any],
     stale: Mapping[Path, runner.Stamp],
 ) -> None:
+    _die_with_parent()
     with contextlib.suppress(KeyboardInterrupt), settled(threads):
         runner.execute(
             importlib.import_module(module),
@@ -87,3 +89,18 @@ def _help(
             recorded=recorded,
             once=True,
         )
+
+
+def _die_with_parent() -> None:
+    """End this process when its command has gone without a word, killed for instance.
+
+    At once, as that did: SIGINT is ignored where a shell started the command in the background.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()

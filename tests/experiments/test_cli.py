@@ -340,6 +340,15 @@ def test_ctrl_c_ends_the_helpers_too(start, tmp_path):
     assert len(runs_in(tmp_path)) < 8
 
 
+def test_helpers_end_with_a_killed_command(start, tmp_path):
+    words = ["toy", "--numbers", *range(1, 31), "--seconds", 1, "--out", tmp_path, "--jobs", 2]
+    process = start(*words)
+    wait_for_runs(tmp_path, 3)  # the helper is at work
+    process.kill()
+    process.communicate(timeout=30)  # ends only when no helper holds its stderr
+    assert len(runs_in(tmp_path)) < 20
+
+
 def test_two_commands_on_one_folder_share_the_runs(start, tmp_path):
     numbers = list(range(1, 9))
     counter = tmp_path / "computed"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -177,6 +179,19 @@ def test_a_run_whose_process_died_is_taken_over(go, computed, monkeypatch):
     monkeypatch.setattr(claims, "wait_for", lambda path: held.__exit__(None, None, None))
     go(1, 2)
     assert computed() == [1, 2, 1]
+
+
+def test_a_forced_run_waits_for_the_process_that_computes_it(go, computed, log):
+    plan, _ = go(1, 2)
+    stale = runner.stamps(plan)
+    with ExitStack() as held:
+        assert held.enter_context(claims.claimed(plan.paths[0]))
+        timer = threading.Timer(1.5, held.close)
+        timer.start()
+        go(1, 2, stale=stale)  # the old result is there all the time
+    timer.join()
+    assert computed() == [1, 2, 2, 1]
+    assert sum(line.startswith("waiting for") for line in log) == 1
 
 
 def test_a_helper_leaves_to_others_what_they_compute(go, computed):
