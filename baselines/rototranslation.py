@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, modulus
+from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus
 from baselines.threads import over_ranges
 from baselines.transform import Averaging, reflecting
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
@@ -149,7 +149,7 @@ class RotoTranslation:
         start = 1 + self.J * L
         spectrum = self._spectrum(self._spectrum.lines(x, "lines", buffers), "image", buffers)
         for j1 in range(self.J):
-            u1 = self._first[j1](spectrum, buffers, "first").flatten(2)
+            (u1,) = self._first[j1].moduli(spectrum, buffers, "first")
             s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
             out[:, 1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(3, 2, 0, 1)
             if j1 == self.J - 1:
@@ -175,7 +175,6 @@ class RotoTranslation:
         rows, columns = y.shape[1:3]
         y = y.view(2, rows, columns, self.L**2, count)
         out = buffers.take("along", rows, columns, self.n_along * count)
-        matrix = self._along[relative].expand(ROWS * columns, -1, -1)
         for top in range(0, rows, ROWS):
             size = min(ROWS, rows - top)
             chosen = buffers.take("angles", 2, size, columns, self.L, count)
@@ -183,7 +182,7 @@ class RotoTranslation:
             both = buffers.take("both", size * columns, 2, self.L * count)
             both.copy_(chosen.view(2, size * columns, -1).transpose(0, 1))
             z = buffers.take("turned", size * columns, 2 * self.n_along, count)
-            torch.bmm(matrix[: size * columns], both.view(size * columns, 2 * self.L, count), out=z)
+            buffers.product(self._along[relative], both.view(size * columns, 2 * self.L, count), z)
             real, imaginary = z.view(size, columns, 2, -1).unbind(2)
-            modulus(real, imaginary, out[top : top + size])
+            buffers.modulus(real, imaginary, out[top : top + size])
         return out

@@ -5,16 +5,19 @@ The matrices and what makes them fast are in `baselines.fourier`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, row_order, single
+from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, mirror_order, single
 from baselines.threads import over_ranges
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
+
+# Sizes of blocks whose operations are kept: whole ones, a remainder, those of two other calls.
+_KEPT = 4
 
 
 def reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
@@ -26,7 +29,8 @@ def reflecting(size: int, J: int) -> Float[np.ndarray, "padded size"]:
 class Averaging:
     """The low-pass of scale 2^J on a coarser grid, subsampled, without the border: separable.
 
-    Rows come in the order of `baselines.fourier.row_order`, except those of padded images.
+    Rows and columns come in the order of `baselines.fourier.mirror_order`, except those of padded
+    images.
     """
 
     rows: Tensor
@@ -50,16 +54,17 @@ class Averaging:
         if pad:
             matrices = [m @ p for m, p in zip(matrices, pad, strict=True)]
         else:
-            matrices[0] = matrices[0][:, row_order(len(here))]
+            matrices = [m[:, mirror_order(m.shape[1])] for m in matrices]
         return cls(*(single(m) for m in matrices))
 
     def __call__(self, u: Float[Tensor, "n m batch"], buffers: Buffers) -> Tensor:
         """The averages, of shape (output rows, output columns, batch)."""
         rows, columns = len(self.rows), len(self.columns)
-        lines = buffers.take("rows", rows, u[0].numel())
-        torch.mm(self.rows, u.reshape(len(u), -1), out=lines)
+        lines = buffers.take("rows", rows, *u.shape[1:])
+        buffers.along_rows(self.rows, u, lines)
         out = buffers.take("averages", rows, columns, u.shape[2])
-        return torch.bmm(self.columns.expand(rows, -1, -1), lines.view(rows, *u.shape[1:]), out=out)
+        buffers.product(self.columns, lines, out)
+        return out
 
 
 def _averaged(hat: np.ndarray, step: int) -> np.ndarray:
@@ -84,9 +89,9 @@ class FastScattering:
         Height and width.
     L : int, default=8
         Angles.
-    planes : int, default=48
+    planes : int, default=32
         Channels of images whose first order is computed at once.
-    lines : int, default=48
+    lines : int, default=64
         First-order images (planes by angles) whose second order is computed at once; what is
         between should stay in a core's cache.
 
@@ -96,13 +101,14 @@ class FastScattering:
     """
 
     def __init__(
-        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 48, lines: int = 48
+        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 32, lines: int = 64
     ) -> None:
         self.J, self.L, self.planes, self.lines = J, L, planes, lines
         padded = (padded_size(shape[0], J), padded_size(shape[1], J))
         pad = (reflecting(shape[0], J), reflecting(shape[1], J))
         hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
         low = low_pass_hat(padded, J)
+        self._shape = shape
         self._averages = [Averaging.build(low, J, j) for j in range(J)]
         self._first_average = Averaging.build(low, J, 0, pad)
         self._spectrum = HalfSpectrum.build(*padded, pad)
@@ -116,51 +122,84 @@ class FastScattering:
             for j2 in range(j1 + 1, J)
         }
         self.n_paths = 1 + L * J + L * L * J * (J - 1) // 2
-        self._idle: list[Buffers] = []  # one for each thread of the calls so far
+        self._idle: list[_Programs] = []  # one for each thread of the calls so far
         self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c paths h2 w2"]:
         """The coefficients."""
-        planes = images.flatten(0, 1)
+        planes = images.detach().flatten(0, 1)
         out = images.new_empty(len(planes), self.n_paths, *self.out_shape)
 
         def scatter(first: int, last: int) -> None:
             try:
-                buffers = self._idle.pop()
+                programs = self._idle.pop()
             except IndexError:  # asked of the list itself: another thread may have been faster
-                buffers = Buffers()
+                programs = _Programs()
             for start in range(first, last, self.planes):
                 some = slice(start, min(start + self.planes, last))
-                self._scatter(planes[some].permute(1, 2, 0).contiguous(), out[some], buffers)
-            self._idle.append(buffers)
+                x, operations, made = programs.of(some.stop - some.start, self._write)
+                x.copy_(planes[some].permute(1, 2, 0))
+                for operation in operations:
+                    operation()
+                out[some].flatten(1).copy_(made.T)  # one transposition, which torch does in tiles
+            self._idle.append(programs)
 
         over_ranges(scatter, len(planes), self.planes)
         return out.view(*images.shape[:2], *out.shape[1:])
 
-    def _scatter(self, x: Tensor, out: Tensor, buffers: Buffers) -> None:
-        """Write the coefficients of a few planes, (rows, columns, planes), into ``out``."""
-        L, count = self.L, x.shape[2]
+    def _write(self, count: int, buffers: Buffers) -> tuple[Tensor, Tensor]:
+        """Write on the tape how so many planes, (rows, columns, planes), are scattered.
+
+        Returns the array for the planes and the one for the coefficients, (all of them, planes).
+        """
+        L = self.L
+        x = buffers.take("planes", *self._shape, count)
         made = buffers.take("coefficients", self.n_paths, *self.out_shape, count)
-        made[0] = self._first_average(x, buffers)
+        buffers.do(made[0].copy_, self._first_average(x, buffers))
         second = made[1 + self.J * L :]
         spectrum = self._spectrum(self._spectrum.lines(x, "lines", buffers), "image", buffers)
         start = 0
         for j1 in range(self.J):
-            u1 = self._first[j1](spectrum, buffers, "first").flatten(2)
-            s1 = self._averages[j1](u1, buffers).unflatten(2, (L, count))
-            made[1 + j1 * L : 1 + (j1 + 1) * L] = s1.permute(2, 0, 1, 3)
             later = self.J - 1 - j1
-            if not later:
-                break
-            lines = self._spectra[j1].lines(u1, "lines", buffers)
             block = second[start : start + L * later * L].unflatten(0, (L, later, L))
             angles = max(1, self.lines // count)
-            for first in range(0, L, angles):
-                some = lines[:, :, first * count : (first + angles) * count]
-                spectrum1 = self._spectra[j1](some, "moduli", buffers)
+            chunks = self._first[j1].moduli(spectrum, buffers, "first", angles)
+            for first, u1 in zip(range(0, L, angles), chunks, strict=True):
+                s1 = self._averages[j1](u1, buffers).unflatten(2, (-1, count))
+                to = made[1 + j1 * L + first :][: s1.shape[2]]
+                buffers.do(to.copy_, s1.permute(2, 0, 1, 3))
+                if not later:
+                    continue
+                lines = self._spectra[j1].lines(u1, "lines", buffers)
+                spectrum1 = self._spectra[j1](lines, "moduli", buffers)
                 for i, j2 in enumerate(range(j1 + 1, self.J)):
-                    u2 = self._second[j1, j2](spectrum1, buffers).flatten(2)
+                    (u2,) = self._second[j1, j2].moduli(spectrum1, buffers)
                     s2 = self._averages[j2](u2, buffers).unflatten(2, (L, -1, count))
-                    block[first : first + angles, i] = s2.permute(3, 2, 0, 1, 4)
+                    to = block[first : first + angles, i]
+                    buffers.do(to.copy_, s2.permute(3, 2, 0, 1, 4))
             start += L * later * L
-        out.flatten(1).copy_(made.view(-1, count).T)  # one transposition, which torch does in tiles
+        return x, made.view(-1, count)
+
+
+class _Programs:
+    """What one thread computes with: the operations on blocks of the sizes met last."""
+
+    def __init__(self) -> None:
+        self._buffers = Buffers()
+        self._written: dict[int, tuple[Tensor, list, Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type[_Programs], tuple[()]]:
+        """What stands for it in a copy or a pickle."""
+        return _Programs, ()
+
+    def of(
+        self, count: int, write: Callable[[int, Buffers], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[Callable[[], object]], Tensor]:
+        """The array to be filled, the operations to be called then, the array of their result."""
+        if count not in self._written:
+            if len(self._written) == _KEPT:
+                self._buffers, self._written = Buffers(), {}
+            tape = self._buffers.tape = []
+            x, made = write(count, self._buffers)
+            self._written[count] = x, tape, made
+        return self._written[count]

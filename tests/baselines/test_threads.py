@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import threadpoolctl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,3 +41,18 @@ def test_an_error_in_a_thread_is_raised_and_the_number_of_threads_restored():
     with pytest.raises(RuntimeError, match="at"):
         over_ranges(fail, 4, 1)
     assert torch.get_num_threads() == 2
+
+
+def blas_threads():
+    libraries = threadpoolctl.threadpool_info()
+    return [library["num_threads"] for library in libraries if library["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blas_has_one_thread_within_and_what_it_had_after(threads):
+    torch.set_num_threads(threads)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before, within = blas_threads(), []
+        over_ranges(lambda start, stop: within.extend(blas_threads()), 4, 1)
+        assert set(within) <= {1}
+        assert blas_threads() == before
