@@ -89,11 +89,16 @@ class FastScattering:
         Height and width.
     L : int, default=8
         Angles.
-    planes : int, default=32
-        Channels of images whose first order is computed at once.
-    lines : int, default=64
-        First-order images (planes by angles) whose second order is computed at once; what is
-        between should stay in a core's cache.
+    planes : int, default=48
+        Channels of images taken at once.
+    lines : int, default=96
+        First-order moduli (planes by angles) computed at once, and all that follows from them; it
+        should stay in a core's cache.
+
+    Notes
+    -----
+    Every core keeps its working arrays: 18 MiB (J = 2), 24 MiB (J = 3) at 32 x 32 pixels.
+    Benchmark: ``benchmarks/scattering.py``.
 
     References
     ----------
@@ -101,7 +106,7 @@ class FastScattering:
     """
 
     def __init__(
-        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 32, lines: int = 64
+        self, J: int, shape: tuple[int, int], L: int = 8, *, planes: int = 48, lines: int = 96
     ) -> None:
         self.J, self.L, self.planes, self.lines = J, L, planes, lines
         padded = (padded_size(shape[0], J), padded_size(shape[1], J))
