@@ -1,6 +1,6 @@
 """Images a CPU second of the two scattering backends, side by side in one run, on one thread.
 
-    python benchmarks/scattering.py [--images 192] [--repeats 5] [--out FILE.json]
+    python benchmarks/scattering.py [--size 32] [--images 192] [--batches 8 32] [--out FILE.json]
 
 Each backend is given batches of several sizes in turn and keeps its best; CPU seconds are those of
 the thread, the least of the repeats, so that other work on the machine counts as little as it can.
@@ -20,8 +20,6 @@ from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
 from baselines.transform import FastScattering
 
-BATCHES = (8, 32, 64, 192)
-
 
 def images_a_second(transform, images, batch, repeats):
     best = float("inf")
@@ -33,12 +31,12 @@ def images_a_second(transform, images, batch, repeats):
     return len(images) / best
 
 
-def comparison(J, L, images, repeats):
+def comparison(J, L, images, batches, repeats):
     shape = tuple(images.shape[2:])
     kymatio, ours = ScatteringTorch2D(J, shape, L=L), FastScattering(J, shape, L)
-    expected, found = kymatio(images[:16]), ours(images[:16])
+    expected, found = kymatio(images[: batches[0]]), ours(images[: batches[0]])
     rates = {"kymatio": {}, "torch": {}}
-    for batch in BATCHES:
+    for batch in batches:
         rates["kymatio"][batch] = images_a_second(kymatio, images, batch, repeats)
         rates["torch"][batch] = images_a_second(ours, images, batch, repeats)
     return {
@@ -46,7 +44,7 @@ def comparison(J, L, images, repeats):
         "L": L,
         "images_per_cpu_second": rates,
         "ratio_of_the_best": max(rates["torch"].values()) / max(rates["kymatio"].values()),
-        "ratio_by_batch": {b: rates["torch"][b] / rates["kymatio"][b] for b in BATCHES},
+        "ratio_by_batch": {b: rates["torch"][b] / rates["kymatio"][b] for b in batches},
         "largest_difference": float((expected - found).abs().max()),
         "largest_coefficient": float(expected.abs().max()),
     }
@@ -54,20 +52,24 @@ def comparison(J, L, images, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=32, help="pixels of a side")
     parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--batches", type=int, nargs="+", default=(8, 32, 64, 192))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    images = torch.rand(options.images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shape = (options.images, 3, options.size, options.size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     report = {
-        "command": f"python benchmarks/scattering.py --images {options.images}"
+        "command": f"python benchmarks/scattering.py --size {options.size}"
+        f" --images {options.images} --batches {' '.join(map(str, options.batches))}"
         f" --repeats {options.repeats}",
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "threads": 1,
-        "runs": [comparison(J, 8, images, options.repeats) for J in (2, 3)],
+        "runs": [comparison(J, 8, images, options.batches, options.repeats) for J in (2, 3)],
     }
     text = json.dumps(report, indent=2)
     print(text)
