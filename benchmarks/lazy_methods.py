@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -27,14 +28,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Method:
+class Method(ABC):
     """A network, a batch and an optimizer; a step is forward, backward and update."""
 
     x: torch.Tensor
     optimizer: torch.optim.Optimizer
 
+    @abstractmethod
     def loss(self) -> torch.Tensor:
-        raise NotImplementedError
+        """The batch's loss, with its graph."""
 
     def step(self) -> None:
         loss = self.loss()

@@ -7,7 +7,7 @@ work" looks at the test loss at every step; a look every 10 steps is less work, 
 to the best test loss over a whole training is measured with --whole. The floor is the time of the
 same matrix products alone, at the speed the machine reaches on them.
 
-    OMP_NUM_THREADS=2 python benchmarks/shallow.py [--steps 300] [--repeats 3] [--whole]
+    OMP_NUM_THREADS=2 python benchmarks/shallow.py [--steps 300] [--repeats 3] [--whole] [--forms]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import threadpoolctl
 import torch
 
 from experiments import _fig1, fig1
+from tangent import _students
 from tangent._threads import side_by_side
 from tangent.shallow import descend
 
@@ -123,6 +124,22 @@ def whole_training(results):
     return float((best[10] / best[1] - 1).abs().max())
 
 
+def forms(steps=1500):
+    """How near float32 ends to float64: weights themselves, differences; by alpha."""
+    exact = descent(paper_problem("float64"), steps, 10)
+    alpha = paper_problem("float64")[0].alpha[0]
+    chosen, found = dict(_students._LARGEST_DIRECT), {}
+    for name, largest in (("weights", float("inf")), ("differences", 0.0)):
+        _students._LARGEST_DIRECT.update({True: largest, False: largest})
+        near = descent(paper_problem("float32"), steps, 10)
+        found[name] = (near.test_loss[0, :, -1] / exact.test_loss[0, :, -1] - 1).abs()
+    _students._LARGEST_DIRECT.update(chosen)
+    return [
+        {"alpha": float(a), **{name: float(error[i]) for name, error in found.items()}}
+        for i, a in enumerate(alpha)
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
@@ -130,6 +147,9 @@ def main():
     parser.add_argument("--loop-scales", type=int, default=3, help="scales the loop is timed on")
     parser.add_argument("--whole", action="store_true", help="a whole training too (minutes)")
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/shallow.json"))
+    parser.add_argument(
+        "--forms", action="store_true", help="precision of the two forms (a minute)"
+    )
     options = parser.parse_args()
     threads = torch.get_num_threads()
     results, report = {}, {}
@@ -164,7 +184,9 @@ def main():
             entry[f"speedup over {loop}"] = ratio
     if options.whole:
         report["best_every_10_against_1"] = whole_training(results)
-    whole = " --whole" if options.whole else ""
+    if options.forms:
+        report["relative_error_of_the_test_loss_in_float32_after_1500_steps"] = forms()
+    whole = " --whole" * options.whole + " --forms" * options.forms
     report = {
         "command": f"OMP_NUM_THREADS={threads} python benchmarks/shallow.py "
         f"--steps {options.steps} --repeats {options.repeats}{whole}",

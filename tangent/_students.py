@@ -66,7 +66,8 @@ class Displacement:
 
 # Up to this alpha, weights in float32 give outputs as exact as their differences do: losses after
 # 1,500 steps of Figure 1(c) are as near to those in float64 (1e-7 at alpha = 1/4; at 1, 2e-6
-# beside 3e-8). The output at the start of students that are not centred is rounded anyway.
+# beside 3e-8; benchmarks/shallow.py --forms). The output at the start of students that are not
+# centred is rounded anyway.
 _LARGEST_DIRECT = {True: 0.25, False: 1.0}
 
 
