@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vjp
+from torch.func import vjp
+
+from tangent.pointwise import called
 
 __all__ = ["CentredModel", "KernelCentring", "centred_product", "mean_tangent_features"]
 
@@ -113,7 +115,7 @@ def mean_tangent_features(
     sums: list[Tensor] | None = None
     count = 0
     for x in batches:
-        outputs, pullback = vjp(lambda p, x=x: functional_call(model, p, (x,)), params)
+        outputs, pullback = vjp(lambda p, x=x: called(model, p, (x,)), params)
         k = outputs.shape[1]
         rows = []
         for a in range(k):

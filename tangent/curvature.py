@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, hessian, jacrev, jvp, vjp, vmap
+from torch.func import hessian, jacrev, jvp, vjp, vmap
+
+from tangent.pointwise import called
 
 __all__ = [
     "Curvature",
@@ -109,7 +111,7 @@ def weight_function(
 
     def outputs(w: Tensor) -> Tensor:
         parts = (v.view(s) for v, s in zip(w.split(sizes), shapes, strict=True))
-        return scale * functional_call(model, dict(zip(names, parts, strict=True)), (x,)).flatten()
+        return scale * called(model, dict(zip(names, parts, strict=True)), (x,)).flatten()
 
     if not centred:
         return outputs, w0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tangent.difference import ScaledDifference
 from tangent.losses import Loss
+from tangent.pointwise import called
 
 __all__ = ["DirectScaling", "Scaled", "UpdateSize", "update_size"]
 
@@ -69,7 +70,7 @@ class DirectScaling(nn.Module):
         """Return alpha (h(w) - h(w0)) at ``x``, with all the rounding of the subtraction."""
         with torch.no_grad():
             base = self.network(x)
-        return self.alpha * (self.moving(x) - base)
+        return self.alpha * (called(self.moving, None, (x,)) - base)
 
     def initial_weights(self) -> Iterator[Tensor]:
         """Yield the weights at w0."""

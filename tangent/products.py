@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch.func import jvp, vjp
 
 from tangent.engine.functional import check_inputs, evaluating
+from tangent.pointwise import called
 
 __all__ = ["KernelProduct"]
 
@@ -134,7 +135,7 @@ class KernelProduct:
             yield lambda f: f[:, index].unsqueeze(1)
 
     def _function(self, x: Tensor, read: Callable[[Tensor], Tensor]):
-        return lambda params: read(functional_call(self.model, params, (x,)).reshape(len(x), -1))
+        return lambda params: read(called(self.model, params, (x,)).reshape(len(x), -1))
 
     def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
         total: Displacement | None = None

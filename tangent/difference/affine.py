@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tangent.difference import winograd
 from tangent.difference.pair import Pair, register_rule
+from tangent.pointwise import subsampled
 
 __all__: list[str] = []
 
@@ -107,6 +108,11 @@ def _convolution_pair(alpha, x, weight, bias, stride, padding, dilation, groups)
         raise ValueError(
             f"a convolution takes a batch, {spatial + 2} dimensions; got {tuple(x.base.shape)}"
         )
+    if (part := subsampled(x.base, weight.base, stride, padding, spatial)) is not None:
+        moved = x.difference
+        if moved is not None:
+            moved = subsampled(moved, weight.base, stride, padding, spatial)
+        x, stride, dilation = Pair(part, moved), 1, 1
     options = (*_options(spatial, stride, padding, dilation, weight.base), groups)
     both = x.difference is not None and weight.difference is not None
     if both and winograd.suits(x.base, weight.base, options):

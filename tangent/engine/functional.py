@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from tangent.pointwise import called
 
 __all__ = ["check_inputs", "evaluating", "model_outputs", "one_input", "selected_parameters"]
 
@@ -89,13 +90,13 @@ def model_outputs(
     model: nn.Module, parameters: dict[str, Tensor], x: Tensor
 ) -> Float[Tensor, "n k"]:
     """Outputs at the given parameters, flattened to one row an input."""
-    return functional_call(model, parameters, (x,)).reshape(len(x), -1)
+    return called(model, parameters, (x,)).reshape(len(x), -1)
 
 
 def one_input(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
     """Return the function (parameters, one input) -> (k,) that torch.func differentiates."""
 
     def outputs(parameters: dict[str, Tensor], x_one: Tensor) -> Tensor:
-        return functional_call(model, parameters, (x_one.unsqueeze(0),)).reshape(-1)
+        return called(model, parameters, (x_one.unsqueeze(0),)).reshape(-1)
 
     return outputs

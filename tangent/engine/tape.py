@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.engine.functional import evaluating
+from tangent.pointwise import SubsampledPointwise
 
 __all__ = ["Call", "Tape", "Unrecorded", "Weight", "recorded"]
 
@@ -58,7 +59,8 @@ class Call:
         for position, value in zip(self.inputs, values, strict=True):
             arguments[position] = value
         args, kwargs = tree_unflatten(arguments, self.structure)
-        return self.function(*args, **kwargs)
+        with SubsampledPointwise():
+            return self.function(*args, **kwargs)
 
     @property
     def values(self) -> list[Tensor]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tangent.engine.functional import evaluating
 from tangent.engine.pieces import Piece
+from tangent.pointwise import called
 
 __all__ = ["faithful", "mistaken"]
 
@@ -52,7 +52,7 @@ def mistaken(
     """
     leaves = {name: tensors[name].detach().requires_grad_() for name in names}
     with torch.enable_grad(), evaluating(model):
-        output = functional_call(model, {**tensors, **leaves}, (x,)).flatten()
+        output = called(model, {**tensors, **leaves}, (x,)).flatten()
         single = outputs == "pseudo" or isinstance(outputs, int)
         weights = torch.cos(torch.arange(1 if single else len(output)) + 1.0).to(output)
         if outputs == "pseudo":

@@ -28,11 +28,14 @@ class _ResidualBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = conv(c_out, c_out, 3, padding=1)
         same = stride == 1 and c_in == c_out
-        self.shortcut = nn.Identity() if same else conv(c_in, c_out, 1, stride=stride)
+        self.stride = stride
+        self.shortcut = nn.Identity() if same else conv(c_in, c_out, 1)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu2(self.conv2(self.relu1(self.conv1(x))) + self.shortcut(x))
+        # Subsampled first, which is the same: see tangent.pointwise for why.
+        read = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        return self.relu2(self.conv2(self.relu1(self.conv1(x))) + self.shortcut(read))
 
 
 def vgg11(
