@@ -330,6 +330,8 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     from experiments.fig3b_figure import accuracies, accuracy_table
     from experiments.report import write_table
 
+    if results["n_train"].isna().all():
+        return _draw_whole(results, folder)
     paths = write_table(accuracy_table(results), folder, "fig3b")
     exact = results["method"].isin(EXACT_METHODS) & (results["status"] == "done")
     with plots.style():
@@ -337,4 +339,20 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         if exact.any():
             paths += write_table(exact_table(results), folder, "fig3b-exact")
             paths += plots.save_figure(flow(results), folder, "fig3b-flow")
+    return paths
+
+
+def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the comparison on all images, the fixed representations' rows beside it."""
+    from experiments import full_figure, plots
+    from experiments.report import write_table
+
+    label = results["data_label"].iloc[0]
+    found = full_figure.comparison_rows(results, folder.parents[1])
+    paths = write_table(full_figure.comparison_table(found, label), folder, "fig3b")
+    paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
+    with plots.style():
+        paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
+        if len({row.width for row in found if row.kind == "lazy"}) > 1:
+            paths += plots.save_figure(full_figure.widening(found, label), folder, "fig3b-widening")
     return paths
