@@ -21,6 +21,7 @@ from tangent.features import (
 from tangent.kernel import (
     tangent_kernel,
 )
+from tangent.laziness import LazinessReport, laziness
 from tangent.lazy import (
     DivergenceError,
     stability_of_activations,
@@ -81,6 +82,7 @@ __all__ = [
     "Iteration",
     "KernelCentring",
     "KernelProduct",
+    "LazinessReport",
     "LazyClassifier",
     "LazyRegressor",
     "NystromPreconditioner",
@@ -106,6 +108,7 @@ __all__ = [
     "kernel_eigenvalues",
     "kernel_ridge",
     "kernel_trace",
+    "laziness",
     "linearize",
     "mean_tangent_features",
     "mlp",
