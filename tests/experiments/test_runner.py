@@ -89,7 +89,7 @@ def test_a_run_gives_the_same_numbers_alone_and_after_others(go):
     assert metrics(plan) == first
 
 
-@pytest.mark.parametrize("damage", ["json", "empty", "npz", "no npz"])
+@pytest.mark.parametrize("damage", ["json", "empty", "npz", "no npz", "digit", "name", "nested"])
 def test_a_damaged_result_is_named_and_computed_again(go, computed, log, damage):
     plan, _ = go(1, 2, 3)
     first = metrics(plan)
@@ -100,6 +100,12 @@ def test_a_damaged_result_is_named_and_computed_again(go, computed, log, damage)
         path.write_text("")
     elif damage == "npz":
         path.with_suffix(".npz").write_bytes(b"PK")
+    elif damage == "digit":
+        path.write_text(path.read_text().replace('"square": 4', '"square": 5'))
+    elif damage == "name":
+        path.write_text(plan.paths[0].read_text())
+    elif damage == "nested":
+        path.write_text("[" * 10**5)
     else:
         path.with_suffix(".npz").unlink()
     go(1, 2, 3)
