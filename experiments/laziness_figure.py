@@ -40,7 +40,9 @@ def laziness_figure(document: dict[str, Any]) -> Figure:
     shown = [(rank, value, error) for rank, (value, error) in pairs if value > 2 * error]
     rank, height, error = zip(*shown, strict=True)
     spectrum.errorbar(rank, height, error, fmt="o-", ms=3, capsize=2)
-    spectrum.set(xscale="log", yscale="log", xlabel="rank", ylabel="eigenvalue of the kernel / n")
+    spectrum.set(yscale="log", xlabel="rank", ylabel="eigenvalue of the kernel / n")
+    if len(rank) > 20:
+        spectrum.set_xscale("log")
     how = "all eigenvalues" if metrics["exact_spectrum"] else "the first few, by Lanczos"
     spectrum.set_title(f"{how}; effective rank {metrics['effective_rank']:.3g}", fontsize=8)
     _distances(distance, curves)
