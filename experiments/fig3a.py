@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments.own_models import own_model, source
 from experiments.results import Context, Outcome
 from experiments.usage import UsageError, one_of
 
@@ -29,8 +30,9 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
     model: str = "vgg11"
-    """vgg11, resnet18, mlp, or PACKAGE.MODULE:FUNCTION for your own: the function is called with
-    (input_shape, n_outputs, generator) and returns a torch module"""
+    """vgg11, resnet18, mlp, or your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION: the
+    function is called with (input_shape, n_outputs, generator) and returns a torch module; edited,
+    its file makes other runs"""
     alphas: tuple[float, ...] = (1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, math.inf)
     """scales; inf is the linearized model"""
     seeds: tuple[int, ...] = (0, 1)
@@ -98,6 +100,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     names = ("dataset", "model", "n_train", "n_test", "width", "gain", "loss", "epochs")
     others = ("lr_decay", "momentum", "batch_size", "augment")
     shared = {name: getattr(settings, name) for name in (*names, *others)}
+    if ":" in settings.model:
+        shared["source"] = source(settings.model)
     return [
         {**shared, "alpha": alpha, "rate": lr, "seed": seed}
         for seed in settings.seeds
@@ -116,7 +120,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     X, y, X_test, y_test = data.arrays()
     same = ("alpha", "width", "gain", "loss", "epochs", "lr_decay", "momentum", "batch_size")
     model = LazyClassifier(
-        _model(run["model"]),
+        own_model(run["model"], run["source"]) if "source" in run else run["model"],
         lr=run["rate"],
         **{name: run[name] for name in (*same, "augment")},
         image_shape=data.image_shape,
@@ -128,7 +132,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(X, y)
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
+    ours = (w for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning))
+    for message in dict.fromkeys(str(warning.message) for warning in ours):
         context.log(message)
     gates = model.stability_of_activations(X_test)
     relus = {name: value for name, value in gates.items() if not _is_pool(model, name)}
@@ -148,19 +153,6 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         "stability_of_gates": list(gates.values()),
     }
     return Outcome(metrics, curves)
-
-
-def _model(name: str) -> Any:
-    """The estimator's ``model``: a name of ours, or the factory that PACKAGE.MODULE:NAME names."""
-    if ":" not in name:
-        return name
-    import importlib
-
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--model {name} cannot be imported: {error}") from error
 
 
 def _is_pool(model: Any, gate: str) -> bool:

@@ -255,6 +255,39 @@ def test_report_has_every_table_and_figure(toy, tmp_path, capsys):
     assert "<td>9</td>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("verb", "status"), [("table", 0), ("plot", 1)])
+def test_a_table_that_cannot_be_written_is_shown_all_the_same(toy, tmp_path, capsys, verb, status):
+    cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)])
+    in_the_way = tmp_path / "toy" / "smoke" / "toy.csv"  # root writes in read-only folders
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    capsys.readouterr()
+    assert cli.run([verb, "toy", "--out", str(tmp_path)]) == status
+    said = capsys.readouterr()
+    assert "| 3      | 9      |" in said.out
+    assert f"cannot write {in_the_way}" in said.err
+    assert "not written there: toy.csv, toy.md" in said.err
+
+
+def test_a_report_that_cannot_be_written_is_shown_all_the_same(toy, tmp_path, capsys):
+    cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)])
+    (tmp_path / "report.md").mkdir()
+    capsys.readouterr()
+    assert cli.run(["report", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "| 3      | 9      |" in said.out
+    assert "cannot write" in said.err
+    assert "not written there: report.md, report.html" in said.err
+
+
+def test_a_command_whose_tables_cannot_be_written_shows_them_and_ends_with_1(toy, tmp_path, capsys):
+    (tmp_path / "toy" / "smoke" / "toy.md").mkdir(parents=True)
+    assert cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "| 3      | 9      |" in said.out
+    assert "3 runs computed" in said.err
+
+
 def test_all_runs_every_experiment(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(registry, "EXPERIMENTS", {"toy": "tests.experiments.toy"})
     assert cli.run(["all", "--preset", "smoke", "--out", str(tmp_path)]) == 0
