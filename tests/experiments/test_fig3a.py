@@ -138,7 +138,8 @@ import math
 from torch import nn
 
 def build(input_shape, n_outputs, generator):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), n_outputs))
+    first = nn.Linear(math.prod(input_shape), 4)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(4, n_outputs))
 """
 
 
@@ -149,7 +150,7 @@ def test_an_edited_network_is_another_run(tmp_path, capsys):
     assert cli.run(words) == 0
     assert cli.run(words) == 0
     assert "0 runs computed, 1 were finished before" in capsys.readouterr().err
-    (tmp_path / "mine.py").write_text(OWN.replace("nn.Flatten()", "nn.Flatten(), nn.Tanh()"))
+    (tmp_path / "mine.py").write_text(OWN.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()"))
     assert cli.run(words) == 0
     assert "1 runs computed, 0 were finished before" in capsys.readouterr().err
     accuracies = load_results(tmp_path / "out")["train_loss"]
