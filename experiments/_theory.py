@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES"]
 
+_STEPS = 1000  # of a descent that stands for a flow, to a finite horizon
 _STARTS = 8  # of the search for a lower loss than the linearized model's
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -112,7 +113,7 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
     loss = {"square": square_loss, "logistic": logistic_loss}[run["loss"]](y)
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
-    step = run["horizon"] / 1000 if run["model"] == "relu" else None
+    step = run["horizon"] / _STEPS if run["model"] == "relu" else None
     rows = []
     for alpha in run["alphas"]:
         flow, linear = (
@@ -164,7 +165,7 @@ def square_loss_distances(run: dict[str, Any], device: str) -> Outcome:
         for alpha in run["alphas"]:
             bound = square_loss_bound(alpha, k, 1.0, lipschitz, lip, radius)
             times = torch.tensor([0.0, bound.horizon], dtype=torch.float64)
-            step = bound.horizon / 1000 if run["model"] == "relu" else None
+            step = bound.horizon / _STEPS if run["model"] == "relu" else None
             pair = [
                 _path(h, w0, square_loss(y), alpha, times, linearized=linear, step=step, rtol=1e-10)
                 for linear in (False, True)
