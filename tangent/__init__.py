@@ -1,5 +1,6 @@
 """Lazy training, linearized networks and empirical tangent kernels."""
 
+from tangent.batches import Inputs
 from tangent.difference import (
     Pair,
     ScaledDifference,
@@ -28,6 +29,7 @@ from tangent.lazy import (
 from tangent.learning_rate import (
     stability_edge,
 )
+from tangent.losses import Loss, loss_named
 from tangent.nets import (
     mlp,
     network,
@@ -78,11 +80,13 @@ __all__ = [
     "CrossEntropySolution",
     "DivergenceError",
     "IllConditionedWarning",
+    "Inputs",
     "Iteration",
     "KernelCentring",
     "KernelProduct",
     "LazyClassifier",
     "LazyRegressor",
+    "Loss",
     "NystromPreconditioner",
     "Pair",
     "RidgePath",
@@ -107,6 +111,7 @@ __all__ = [
     "kernel_ridge",
     "kernel_trace",
     "linearize",
+    "loss_named",
     "mean_tangent_features",
     "mlp",
     "network",
