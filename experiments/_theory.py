@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.func import grad, hessian, vmap
+from torch.func import grad, hessian, jvp, vmap
 
 from experiments.results import Outcome
 from tangent.bounds import finite_horizon, over_parameterized, square_loss_bound
@@ -41,6 +41,12 @@ __all__ = ["MEASURES"]
 
 _STEPS = 1000  # of a descent that stands for a flow, to a finite horizon
 _STARTS = 8  # of the search for a lower loss than the linearized model's
+_LOSSES: dict[str, Callable[[Tensor], ConvexLoss]] = {
+    "square": square_loss,
+    "logistic": logistic_loss,
+    # Bounded, its gradient Lipschitz; concave where |f - y| > 1/2, and |f - y| = 1 at the start.
+    "bounded": lambda y: lambda f: (1 - (-2 * (f - y).square()).exp()).mean(),
+}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -111,7 +117,7 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     x, y = _unit_rows(draws.normal(n, d)), draws.normal(n).sign()
     w0 = draws.normal(m * (d + 1))
     h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
-    loss = {"square": square_loss, "logistic": logistic_loss}[run["loss"]](y)
+    loss = _LOSSES[run["loss"]](y)
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     step = run["horizon"] / _STEPS if run["model"] == "relu" else None
     rows = []
@@ -131,6 +137,27 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
                 "weights_bound": bound.weights,
             }
         )
+    return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
+
+
+def held_out_distances(run: dict[str, Any], device: str) -> Outcome:
+    """Proposition A.1: the two models' distance after training, on training and other inputs."""
+    draws = _Draws.of(run, device)
+    n, d, m = 10, 3, 20
+    x, y, others = _unit_rows(draws.normal(n, d)), draws.normal(n).sign(), draws.normal(500, d)
+    w0 = draws.normal(m * (d + 1))
+    h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
+    everywhere = _two_layer(torch.cat([x, _unit_rows(others)]), m, m**-0.5, run["model"])
+    times = torch.tensor([0.0, run["horizon"]], dtype=torch.float64)
+    rows = []
+    for alpha in run["alphas"]:
+        u, linear = (
+            _path(h, w0, square_loss(y), alpha, times, linearized=which).displacement[-1]
+            for which in (False, True)
+        )
+        _, moved = jvp(everywhere, (w0,), (linear,))
+        gap = (alpha * (everywhere(w0 + u / alpha) - everywhere(w0)) - moved).abs()
+        rows.append({"alpha": alpha, "seen": float(gap[:n].max()), "others": float(gap[n:].max())})
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
 
 
@@ -402,6 +429,7 @@ def _unit_last(t: Tensor) -> Tensor:
 
 MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "finite-horizon": finite_horizon_distances,
+    "held-out": held_out_distances,
     "square-loss": square_loss_distances,
     "over-parameterized": over_parameterized_path,
     "under-parameterized": under_parameterized_path,

@@ -78,7 +78,12 @@ def kappa():
     return {"part": "kappa", "model": "tanh"}, curves
 
 
-PARTS = {f.__name__: f for f in (finite_horizon, square_loss, over_parameterized,
+def held_out():
+    curves = {"alpha": ALPHAS, "seen": power(ALPHAS, -1), "others": power(ALPHAS, -1)}
+    return {"part": "held-out", "model": "tanh"}, curves
+
+
+PARTS = {f.__name__: f for f in (finite_horizon, held_out, square_loss, over_parameterized,
                                  under_parameterized, kappa)}  # fmt: skip
 
 
@@ -141,6 +146,8 @@ LIMITS = [
     ("finite_horizon", "slope of sup |w - wbar|", tilt, ("weights_gap", "alpha"), -0.019, -0.021),
     ("finite_horizon", "slope of sup |alpha h", tilt, ("outputs_gap", "alpha"), 0.019, 0.021),
     ("finite_horizon", "over its bound", scale, ("weights", 0), 1.499, 1.501),
+    ("held_out", "on training inputs", tilt, ("seen", "alpha"), 0.019, 0.021),
+    ("held_out", "on 500 held-out", tilt, ("others", "alpha"), 0.019, 0.021),
     ("square_loss", "|alpha h - alpha hbar| / E", scale, ("outputs_gap", None), 1.499, 1.501),
     ("square_loss", "|w - w0|", scale, ("weights", 1), 1.499, 1.501),
     ("square_loss", "|w - wbar|", scale, ("weights_gap", 2), 1.499, 1.501),
@@ -175,7 +182,7 @@ def test_every_tolerance_is_where_it_is_said_to_be(
 
 
 def _about(statement, words):
-    slopes = words.startswith(("slope", "alpha(m)"))
+    slopes = words.startswith(("slope", "alpha(m)", "on "))
     return words in statement and slopes == statement.startswith("slope")
 
 
