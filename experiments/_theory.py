@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.func import grad, hessian, jvp, vmap
 
@@ -269,17 +270,24 @@ def over_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
 
 
 def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
-    """Theorem 2.5: one unit on 200 inputs; decay to a local minimum, at every alpha.
+    """Theorem 2.5: one unit; decay to a local minimum, at every alpha.
 
+    The space of functions is that of 200 normal inputs, or of all of them: the population loss.
     At the end of every flow the gradient and the smallest eigenvalue of the Hessian of
     ``R(alpha h(w0 + u/alpha))`` in u are taken, which say whether it is at a local minimum.
     """
     draws = _Draws.of(run, device)
-    n, phi = 200, _ACTIVATIONS[run["model"].removesuffix("-unit")]
-    x = draws.normal(n, 3)
-    y = (torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * x[:, 2] ** 2) / n**0.5
+    activation, _, kind = run["model"].partition("-")
+    phi = _ACTIVATIONS[activation]
+    if kind == "population":
+        x, share = (t.to(device) for t in _normal_nodes(3))
+    else:
+        x = draws.normal(200, 3)
+        share = torch.full_like(x[:, 0], 1 / len(x))
+    y = torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * x[:, 2] ** 2
+    y = y * share.sqrt()
     w0 = draws.normal(3) / 2
-    h, loss = _unit(x, w0, phi), square_loss(y)
+    h, loss = _unit(x, w0, phi, share), square_loss(y)
     values = torch.linalg.svdvals(derivative(h, w0))
     smallest = float(values[-1])
     times = torch.linspace(0, 14 / smallest**2, 113, dtype=torch.float64, device=device)
@@ -315,9 +323,17 @@ def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     return Outcome(metrics, curves)
 
 
-def _unit(x: Tensor, w0: Tensor, phi: Callable[[Tensor], Tensor]) -> WeightFunction:
-    """One centred unit, in the norm of the function space."""
-    return _centred(lambda w: phi(x @ w) / len(x) ** 0.5, w0)
+def _unit(x: Tensor, w0: Tensor, phi: Callable[[Tensor], Tensor], share: Tensor) -> WeightFunction:
+    """One centred unit, in the norm of the function space where input i has weight share_i."""
+    return _centred(lambda w: phi(x @ w) * share.sqrt(), w0)
+
+
+def _normal_nodes(d: int, count: int = 16) -> tuple[Tensor, Tensor]:
+    """Inputs and weights for which sums are expectations over N(0, I) (Gauss and Hermite)."""
+    line, weight = np.polynomial.hermite_e.hermegauss(count)
+    nodes = np.stack(np.meshgrid(*[line] * d, indexing="ij"), axis=-1).reshape(-1, d)
+    shares = np.stack(np.meshgrid(*[weight] * d, indexing="ij"), axis=-1).reshape(-1, d).prod(1)
+    return torch.from_numpy(nodes), torch.from_numpy(shares / shares.sum())
 
 
 def _linear_optimum(h: WeightFunction, w0: Tensor, y: Tensor) -> float:
@@ -331,7 +347,7 @@ def _escapes(draws: _Draws, x: Tensor, y: Tensor) -> int:
     found = 0
     for _ in range(_STARTS):
         w0 = draws.normal(3)
-        h = _unit(x, w0, torch.tanh)
+        h = _unit(x, w0, torch.tanh, torch.full_like(x[:, 0], 1 / len(x)))
         end = 14 / float(torch.linalg.svdvals(derivative(h, w0))[-1]) ** 2
         flow = gradient_flow(h, w0, square_loss(y), 1.0, [0.0, end], rtol=1e-7, atol=1e-9)
         found += float(flow.loss[-1]) < 0.99 * _linear_optimum(h, w0, y)

@@ -111,7 +111,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
             "under-parameterized": [
                 {"model": model, "alphas": (1.0, *settings.alphas)}
                 for model in ("tanh-unit", "relu-unit")
-            ],
+            ]
+            + [{"model": "tanh-population", "alphas": settings.alphas}],
         }
         for part in settings.parts:
             for variant in variants.get(part, ()):

@@ -144,7 +144,9 @@ def _over_parameterized(results: pd.DataFrame) -> Figure:
 def _under_parameterized(results: pd.DataFrame) -> Figure:
     """Theorem 2.5: loss above its limit, the rates and the smallest Hessian eigenvalue."""
     part = "under-parameterized"
-    models = [m for m in ("tanh-unit", "relu-unit") if series(results, part, model=m)]
+    models = [
+        m for m in ("tanh-unit", "tanh-population", "relu-unit") if series(results, part, model=m)
+    ]
     fig, axes = plots.figure(len(models), 2, size=(7.4, 2.9 * len(models)), squeeze=False)
     for (left, right), model in zip(axes, models, strict=True):
         some = series(results, part, model=model)

@@ -172,6 +172,12 @@ def _under_parameterized(results: pd.DataFrame) -> list[Claim]:
     some = series(results, "under-parameterized", model="tanh-unit")
     relu = _under_parameterized_of(series(results, "under-parameterized", model="relu-unit"))
     claims = _under_parameterized_of(some)
+    population = _under_parameterized_of(
+        series(results, "under-parameterized", model="tanh-population")
+    )
+    claims += [
+        dataclasses.replace(c, statement=f"{c.statement}, population loss") for c in population
+    ]
     if some:
         starts, escapes = (sum(run[name] for run in some) for name in ("starts", "escapes"))
         text = "starts from which alpha = 1 ends below the linear optimum (local, not global)"
