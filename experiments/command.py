@@ -122,8 +122,11 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
         recorded=recorded,
         stale=stale,
     )
-    with helpers, settled(threads):
-        return runner.execute(command.module, plan, context(), stale=stale, recorded=recorded)
+    with helpers as team, settled(threads):
+        report = runner.execute(
+            command.module, plan, context(), stale=stale, recorded=recorded, failed=team.failed
+        )
+    return team.account(report, say)
 
 
 @functools.lru_cache

@@ -22,6 +22,7 @@ from tangent.features import (
 from tangent.kernel import (
     tangent_kernel,
 )
+from tangent.laziness import LazinessReport, laziness
 from tangent.lazy import (
     DivergenceError,
     stability_of_activations,
@@ -84,6 +85,7 @@ __all__ = [
     "Iteration",
     "KernelCentring",
     "KernelProduct",
+    "LazinessReport",
     "LazyClassifier",
     "LazyRegressor",
     "Loss",
@@ -110,6 +112,7 @@ __all__ = [
     "kernel_eigenvalues",
     "kernel_ridge",
     "kernel_trace",
+    "laziness",
     "linearize",
     "loss_named",
     "mean_tangent_features",

@@ -122,7 +122,12 @@ def train(
     DivergenceError
         When the loss is no longer finite, with the step, alpha and lr.
     CheckpointError
-        When the checkpoint is damaged, belongs to another training, or cannot be written.
+        When the checkpoint is damaged or belongs to another training.
+
+    Warns
+    -----
+    UserWarning
+        Once, when the checkpoint cannot be written; training goes on.
 
     Notes
     -----

@@ -329,6 +329,36 @@ def test_jobs_share_the_runs(start, tmp_path, forced):
     assert len(runs_in(tmp_path / "out")) == 4
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals")
+def test_the_runs_of_a_killed_helper_are_taken_over_at_once(start, tmp_path):
+    counter = tmp_path / "computed"
+    words = ["toy", "--numbers", 16, 17, 1, "--out", tmp_path / "out", "--jobs", 2]
+    process = start(*words, env={"TOY_COUNTER": str(counter)})
+    _, said = process.communicate(timeout=100)  # a dead owner was waited for ten minutes
+    assert process.returncode == 0, said
+    assert "dead" in counter.read_text()
+    assert "a helper ended with -9" in said
+    assert "3 runs computed, 0 were finished before" in said
+    assert len(runs_in(tmp_path / "out")) == 3
+    assert not list(tmp_path.rglob("*.claim"))
+
+
+def test_what_helpers_did_is_reported_and_a_failing_run_is_computed_once(start, tmp_path):
+    counter = tmp_path / "computed"
+    numbers = [1, 13, 14, 2, 3, 4]
+    words = ["toy", "--numbers", *numbers, "--seconds", 0.3, "--out", tmp_path / "out"]
+    process = start(*words, "--jobs", 3, env={"TOY_COUNTER": str(counter)})
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1, said
+    assert sorted(map(int, counter.read_text().split())) == sorted(numbers)
+    assert "5 runs computed, 0 were finished before" in said
+    assert "1 runs failed; the same command tries them again" in said
+    assert (
+        said.count("RuntimeError: thirteen does not work") == 2
+    )  # where it happens, and at the end
+    assert sum(line.startswith("diverged: /") for line in said.splitlines()) == 1
+
+
 def test_ctrl_c_ends_the_helpers_too(start, tmp_path):
     words = ["toy", "--numbers", *range(1, 9), "--seconds", 1, "--out", tmp_path, "--jobs", 2]
     process = start(*words, preexec_fn=sigint_as_usual)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,8 @@ def compute(run, context):
     if counter := os.environ.get("TOY_COUNTER"):
         with Path(counter).open("a") as file:
             file.write(f"{run['number']}\n")
+    if run["number"] in (16, 17):
+        _die_in_a_helper(counter or "", run["number"])
     if run["number"] == 13:
         raise RuntimeError("thirteen does not work")
     if run["number"] == 14:
@@ -54,6 +58,16 @@ def compute(run, context):
         curves={"powers": [run["number"] ** k for k in range(4)]},
         arrays={"ramp": np.arange(run["number"])},
     )
+
+
+def _die_in_a_helper(counter, number):
+    """A helper is killed here; the command itself goes on, at 16 once that has happened."""
+    if multiprocessing.parent_process() is not None:
+        with Path(counter).open("a") as file:
+            file.write("dead\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    while number == 16 and "dead" not in Path(counter).read_text():
+        time.sleep(0.02)
 
 
 def draw(results, folder):
