@@ -30,9 +30,9 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
     model: str = "vgg11"
-    """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION: the
-    function is called with (input_shape, n_outputs, generator) and returns a torch module; edited,
-    its file makes other runs"""
+    """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or
+    PACKAGE.MODULE:FUNCTION: the function is called with (input_shape, n_outputs, generator) and
+    returns a torch module; edited, its file makes other runs"""
     alphas: tuple[float, ...] = (1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, math.inf)
     """scales; inf is the linearized model"""
     seeds: tuple[int, ...] = (0, 1)

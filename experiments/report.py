@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,23 @@ from typing import TYPE_CHECKING
 
 from experiments import registry, runner
 from experiments.files import write_file
+from experiments.results import read_result
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Table", "markdown", "mean_and_range", "page", "percent", "text", "write_table"]
+__all__ = [
+    "Table",
+    "markdown",
+    "mean_and_range",
+    "noted",
+    "page",
+    "percent",
+    "provenance_notes",
+    "text",
+    "write_table",
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,26 @@ def mean_and_range(values: Iterable[float | None], digits: int = 1) -> str:
     if len(known) > 1:
         text += f" [{percent(min(known), digits)}, {percent(max(known), digits)}]"
     return f"{text} ({diverged})" if diverged else text
+
+
+def provenance_notes(results: pd.DataFrame) -> list[str]:
+    """A line below a table where some runs came from files changed after their commit."""
+    if "path" not in results:
+        return []
+    commits = [read_result(Path(path)).get("commit") for path in results["path"]]
+    changed = sorted({c.removesuffix("-modified")[:7] for c in commits if c and "-modified" in c})
+    if not changed:
+        return []
+    count = sum("-modified" in (c or "") for c in commits)
+    return [
+        f"{count} of {len(commits)} runs come from files that were changed after the commit they "
+        f"name ({', '.join(changed)}): no commit gives exactly their code."
+    ]
+
+
+def noted(table: Table, results: pd.DataFrame) -> Table:
+    """The table with `provenance_notes` below it."""
+    return dataclasses.replace(table, notes=[*table.notes, *provenance_notes(results)])
 
 
 def markdown(table: Table) -> str:
