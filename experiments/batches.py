@@ -18,7 +18,7 @@ import numpy as np
 __all__ = ["BatchError", "read_batch"]
 
 _MOST_STEPS = 10**6  # a batch of 10,000 images has 60,000
-_KINDS = {"u1": np.dtype("u1"), "i8": np.dtype("<i8")}
+_KINDS: dict[Any, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8")}
 _PLAIN_STATE = (None, None, None)  # of a dtype: no parts, no names, no fields
 
 
@@ -131,7 +131,7 @@ class _Machine:
             raise BatchError("it builds what is no array")
 
 
-def _kind(code: Any) -> np.dtype:
+def _kind(code: Any) -> np.dtype[Any]:
     if code not in _KINDS:
         raise BatchError(f"it has an array of {code!r:.40}; a batch has u1 or i8")
     return _KINDS[code]
@@ -203,7 +203,8 @@ def read_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _images_and_labels(batch: Any) -> tuple[np.ndarray, np.ndarray]:
     images, labels = batch["data"], batch["labels"]
-    labels = labels.values.tolist() if isinstance(labels, _Array) else labels
+    if isinstance(labels, _Array) and labels.values is not None:
+        labels = labels.values.tolist()
     if type(labels) is not list or not all(type(label) is int for label in labels):
         raise BatchError("its labels are no list of integers")
     values = images.values if isinstance(images, _Array) else None

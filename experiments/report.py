@@ -25,6 +25,7 @@ __all__ = [
     "page",
     "percent",
     "provenance_notes",
+    "text",
     "write_table",
 ]
 
@@ -121,8 +122,8 @@ def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
     return [csv, md]
 
 
-def page(out: Path) -> list[Path]:
-    """Write ``report.md`` and ``report.html``: every table and figure drawn in ``out``.
+def text(out: Path) -> str:
+    """Return every table and figure drawn in ``out`` as one page of Markdown.
 
     Raises
     ------
@@ -143,10 +144,23 @@ def page(out: Path) -> list[Path]:
                 lines += [f"![{picture.stem}]({picture.relative_to(out).as_posix()})", ""]
     if len(lines) == 2:
         raise UsageError(f"no tables or figures in {out}: run an experiment first")
-    text = "\n".join(lines)
+    return "\n".join(lines)
+
+
+def page(out: Path) -> list[Path]:
+    """Write ``report.md`` and ``report.html``: every table and figure drawn in ``out``.
+
+    Raises
+    ------
+    UsageError
+        When there is none.
+    OutputError
+        When they cannot be written.
+    """
+    content = text(out)
     paths = [out / "report.md", out / "report.html"]
-    write_file(paths[0], text.encode())
-    write_file(paths[1], _html(text).encode())
+    write_file(paths[0], content.encode())
+    write_file(paths[1], _html(content).encode())
     return paths
 
 

@@ -334,12 +334,16 @@ def studies(out: Path, name: str) -> list[Study]:
     return found
 
 
-def draw_study(module: ModuleType, study: Study) -> list[Path]:
-    """Draw a study's figures and tables from its finished runs; nothing if there is none."""
+def draw_study(module: ModuleType, study: Study, folder: Path | None = None) -> list[Path]:
+    """Draw a study's figures and tables from its finished runs; nothing if there is none.
+
+    Into ``folder``, that of the study when left out.
+    """
     paths = [path for path in study.paths if path.exists()]
     if not paths:
         return []
     results = load_results(paths)
-    with said(study.folder):
-        study.folder.mkdir(parents=True, exist_ok=True)
-        return module.draw(results, study.folder)
+    folder = study.folder if folder is None else folder
+    with said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return module.draw(results, folder)

@@ -163,8 +163,8 @@ def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int
     instead = "outputs='trace' or 'pseudo', whose kernel is smaller, " if values > 1 else ""
     raise MemoryError(
         f"the kernel of {n1} by {n2} inputs with outputs={engine.outputs!r} needs "
-        f"{n1 * n2 * each / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; {fits} by {fits} inputs "
-        f"would fit; take {instead}stored_tangent_kernel, which writes it to disk, or "
+        f"{n1 * n2 * each / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; {fits} by {fits} "
+        f"inputs would fit; take {instead}stored_tangent_kernel, which writes it to disk, or "
         "conjugate_gradients (solver='cg' of the estimators), which never forms it"
     )
 

@@ -447,6 +447,7 @@ def test_a_file_that_is_no_image_by_its_content_starts_no_program(
     tmp_path, load, monkeypatch, suffix
 ):
     started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")  # as where Ghostscript is installed
     monkeypatch.setattr("subprocess.Popen.__init__", lambda *words, **more: started.append(words))
     write_tree(tmp_path / "a", per_class=1)
     mark = tmp_path / "mark"

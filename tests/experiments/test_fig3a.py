@@ -133,10 +133,28 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(tmp_p
     assert read_result(result)["metrics"] == before
 
 
-@pytest.mark.parametrize("model", ["no_such_module:f", "tests.experiments.test_fig3a:none"])
-def test_a_model_that_cannot_be_imported_is_named(model):
-    with pytest.raises(UsageError, match=f"--model {model} cannot be imported"):
-        fig3a._model(model)
+OWN = """
+import math
+from torch import nn
+
+def build(input_shape, n_outputs, generator):
+    first = nn.Linear(math.prod(input_shape), 4)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(4, n_outputs))
+"""
+
+
+def test_an_edited_network_is_another_run(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OWN)
+    words = ["fig3a", "--preset", "smoke", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--alphas", "1.0", "--epochs", "1", "--model", f"{tmp_path / 'mine.py'}:build"]
+    assert cli.run(words) == 0
+    assert cli.run(words) == 0
+    assert "0 runs computed, 1 were finished before" in capsys.readouterr().err
+    (tmp_path / "mine.py").write_text(OWN.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()"))
+    assert cli.run(words) == 0
+    assert "1 runs computed, 0 were finished before" in capsys.readouterr().err
+    accuracies = load_results(tmp_path / "out")["train_loss"]
+    assert len(set(accuracies)) == 2
 
 
 def test_the_best_rate_is_that_of_least_training_loss_and_diverged_ones_lose():

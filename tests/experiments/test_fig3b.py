@@ -262,14 +262,13 @@ def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
     _, said = straight.communicate(timeout=250)
     assert straight.returncode == 0, said
     killed = start(*words("killed"), real=True)
-    for _ in range(5000):
-        if len(numbers("killed")) >= 3:
-            break
+    while len(numbers("killed")) < 3:
+        assert killed.poll() is None, killed.communicate()
         time.sleep(0.05)
     killed.kill()
     killed.wait()
     kept = numbers("killed")
-    assert 3 <= len(kept) < len(fig3b.METHODS)
+    assert len(kept) >= 3
     again = start(*words("killed"), real=True)
     _, said = again.communicate(timeout=250)
     assert again.returncode == 0, said

@@ -60,7 +60,7 @@ def test_norms_and_kappa_are_those_of_the_whole_derivatives(k):
 
 
 def test_of_one_output_the_second_derivative_is_the_largest_curvature():
-    model, (x, y) = _tanh(1), _data(1, 1)
+    model, (x, _) = _tanh(1), _data(1, 1)
     h, w = weight_function(model, x)
     exact = float(torch.linalg.eigvalsh(torch.func.hessian(h)(w)[0]).abs().max())
     found = second_norm(model, x, iterations=200, generator=torch.Generator().manual_seed(0))
