@@ -162,7 +162,10 @@ def primal_ridge(
     mean = (moments.sum_x / n).numpy()
     mean_y = (moments.sum_y / n).numpy()
     variance = moments.squares.numpy() / n - mean**2
-    scale = _scales(variance, mean) if standardize else np.ones_like(mean)
+    scale = np.ones_like(mean)
+    if standardize:
+        eps = torch.finfo(moments.gram.dtype).eps
+        scale = _scales(variance, mean + moments.shift.double().numpy(), eps, mean)
     target = moments.cross.numpy() - n * np.outer(mean, mean_y)
     target /= scale[:, None]
     total = float((moments.sum_yy / n).numpy().sum() - mean_y @ mean_y) * n
@@ -222,7 +225,7 @@ def dual_ridge(
     variance = torch.cat([v for _, v in pieces]).numpy()
     scale = torch.ones_like(mean)
     if standardize:
-        scale = torch.from_numpy(_scales(variance, mean.numpy()))
+        scale = torch.from_numpy(_scales(variance, mean.numpy(), torch.finfo(x.dtype).eps))
     kernel = x.new_zeros(len(x), len(x))
     for s in starts:
         block = _standardized(x, mean, scale, root, slice(s, s + columns))
@@ -275,7 +278,13 @@ def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return mean, share @ (block - mean).square_()
 
 
-def _scales(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Standard deviations; one where a feature is constant up to rounding."""
-    noise = 1e-12 * (1 + mean**2)
+def _scales(
+    variance: np.ndarray, mean: np.ndarray, eps: float, shifted: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Standard deviations; one where a feature is constant up to rounding.
+
+    ``shifted`` is the mean of what was squared in a dtype of spacing ``eps``, whose square was
+    then subtracted.
+    """
+    noise = (10 * eps * mean) ** 2 + eps * shifted**2
     return np.sqrt(np.where(variance > noise, variance, 1.0))

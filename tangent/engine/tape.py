@@ -223,6 +223,8 @@ def recorded(
     recorder = _Recorder(tape, {id(t) for t in tensors.values()})
     with torch.no_grad(), evaluating(model), recorder:
         output = functional_call(model, tensors, (x,))
+        if isinstance(output, Tensor) and output.ndim == 0 and len(x) == 1:
+            output = output.reshape(1)  # of a network that squeezes its one output
     if not isinstance(output, Tensor) or id(output) not in recorder.data:
         raise Unrecorded("the output is not a tensor made from the inputs")
     tape.output = output

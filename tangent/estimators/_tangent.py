@@ -24,6 +24,7 @@ from tangent.estimators._ensemble import (
 )
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
+from tangent.outputs import output_shape
 
 __all__ = ["FLOATS", "TangentModel"]
 
@@ -194,10 +195,9 @@ class TangentModel(BaseEstimator):
 
 
 def _check_output_count(network: nn.Module, shape: tuple[int, ...], k: int, dtype) -> None:
-    with torch.no_grad():
-        got = tuple(network(torch.zeros(1, *shape, dtype=dtype)).shape)
-    if got != (1, k):
+    got = output_shape(network, torch.zeros(1, *shape, dtype=dtype))
+    if got != (2, k):
         raise ValueError(
             f"model must return (n, {k}) outputs for this problem with outputs='full'; got {got} "
-            "for one input; outputs='trace' takes any number"
+            "for two inputs; outputs='trace' takes any number"
         )

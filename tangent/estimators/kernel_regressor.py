@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tangent.estimators._common import flat_rows
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
+from tangent.modes import ordinary_mode
 
 __all__ = ["TangentKernelRegressor"]
 
@@ -134,6 +135,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         self.dtype = dtype
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y, sample_weight=None):
         """Fit; an earlier fit is forgotten.
 
@@ -170,6 +172,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
             self.loo_prediction_ = self._in_units(self.fit_.leave_one_out.numpy())
         return self
 
+    @ordinary_mode
     def predict(self, X, return_std=False):
         """Predicted targets, of the shape that ``fit`` saw and the dtype of X.
 
