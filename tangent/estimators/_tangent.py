@@ -31,6 +31,7 @@ __all__ = ["FLOATS", "TangentModel"]
 FLOATS = [np.float64, np.float32]
 _EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
 _BATCH = 256  # inputs of one Jacobian-vector product
+_OUTPUTS = 16  # of a network whose outputs are averaged: more cost time and say little
 _GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
 
 
@@ -129,7 +130,7 @@ class TangentModel(BaseEstimator):
             model,
             self.n_ensemble,
             self.input_shape_,
-            k,
+            min(k, _OUTPUTS) if self.outputs in ("trace", "pseudo") else k,
             width=self.width,
             gain=self.gain,
             generator=generator,
