@@ -110,7 +110,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self._measure(x, share)
         self.rows_ = self._prepared(x).numpy()
         kernel = self._kernel(torch.from_numpy(self.rows_), None)
-        self._scale = float(share @ kernel.diagonal().double().numpy())
+        self._scale = float(share @ kernel.diagonal().double().numpy()) or 1.0  # rows all alike
         targets = indicators(y, classes).numpy()
         self.intercept_ = share @ targets
         solution = kernel_ridge(kernel.div_(self._scale), targets - self.intercept_, weight, alphas)

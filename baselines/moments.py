@@ -12,6 +12,7 @@ from scipy.linalg import cho_solve
 from torch import Tensor
 
 from baselines.cholesky import factor_in_place, inverse_diagonal
+from tangent.statistics import rounding
 
 N_PROBES = 30
 N_EXACT = 1000
@@ -164,8 +165,8 @@ def primal_ridge(
     variance = moments.squares.numpy() / n - mean**2
     scale = np.ones_like(mean)
     if standardize:
-        eps = torch.finfo(moments.gram.dtype).eps
-        scale = _scales(variance, mean + moments.shift.double().numpy(), eps, mean)
+        dtype = moments.gram.numpy().dtype
+        scale = _scales(variance, mean + moments.shift.double().numpy(), dtype, mean)
     target = moments.cross.numpy() - n * np.outer(mean, mean_y)
     target /= scale[:, None]
     total = float((moments.sum_yy / n).numpy().sum() - mean_y @ mean_y) * n
@@ -225,7 +226,7 @@ def dual_ridge(
     variance = torch.cat([v for _, v in pieces]).numpy()
     scale = torch.ones_like(mean)
     if standardize:
-        scale = torch.from_numpy(_scales(variance, mean.numpy(), torch.finfo(x.dtype).eps))
+        scale = torch.from_numpy(_scales(variance, mean.numpy(), x.numpy().dtype))
     kernel = x.new_zeros(len(x), len(x))
     for s in starts:
         block = _standardized(x, mean, scale, root, slice(s, s + columns))
@@ -279,12 +280,11 @@ def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scales(
-    variance: np.ndarray, mean: np.ndarray, eps: float, shifted: np.ndarray | float = 0.0
+    variance: np.ndarray, mean: np.ndarray, dtype: np.dtype, shifted: np.ndarray | float = 0.0
 ) -> np.ndarray:
     """Standard deviations; one where a feature is constant up to rounding.
 
-    ``shifted`` is the mean of what was squared in a dtype of spacing ``eps``, whose square was
-    then subtracted.
+    ``shifted`` is the mean of what was squared in ``dtype``, whose square was then subtracted.
     """
-    noise = (10 * eps * mean) ** 2 + eps * shifted**2
+    noise = (rounding(dtype) * mean) ** 2 + np.finfo(dtype).eps * shifted**2
     return np.sqrt(np.where(variance > noise, variance, 1.0))

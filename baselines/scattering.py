@@ -195,13 +195,16 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _sizes(self, mean: Tensor, deviation: Tensor) -> Tensor:
         """What a path's rounding is relative to, of the shape of ``mean``.
 
-        Of logarithms their size, at least 1; of coefficients that of the largest path: a colour
-        difference of grey images is the rounding of their luminance.
+        Of coefficients the size of the largest path: a colour difference of grey images is the
+        rounding of their luminance. Of logarithms their size, or the largest path over the path,
+        whose coefficients carry the rounding of the largest.
         """
         linear = torch.ones(mean.shape[1], dtype=torch.bool)
         linear[1:] = self.log is None
         largest = (mean.square() + deviation.square())[:, linear].max().sqrt()
-        return torch.where(linear, largest, mean.abs().clamp_min(1))
+        least = self.scale_.clamp_min(torch.finfo(self.scale_.dtype).tiny)
+        logarithms = torch.maximum(mean.abs(), (self.scale_.max() / least).double())
+        return torch.where(linear, largest, logarithms.clamp_min(1))
 
     def _coefficients(self, X: np.ndarray) -> Tensor:
         """Coefficients of shape (n, channels, paths, rows, columns), as they come."""
@@ -219,9 +222,9 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _logarithms(self, s: Tensor) -> Tensor:
         """Orders 1 and 2 in logarithms, in place; order 0 as it is."""
         if self.log is not None:
-            # A path that no training image has anything in holds rounding: its floor is that.
-            floor = self.scale_[:, 1:].clamp_min(ROUNDING / 10 * float(self.scale_.max()))
-            floor = (self.log * floor[:, :, None, None]).clamp_min(torch.finfo(floor.dtype).tiny)
+            # What is below the rounding of the largest path is rounding.
+            least = ROUNDING / 10 * float(self.scale_.max()) or torch.finfo(s.dtype).tiny
+            floor = (self.log * self.scale_[:, 1:, None, None]).clamp_min(least)
             # An average of a modulus can come out just below zero where an image is flat: its
             # logarithm would be an outlier that spoils the deviation of all.
             s[:, :, 1:].clamp_min_(0).add_(floor).log_()

@@ -143,7 +143,10 @@ class OrthogonalLeastSquaresSelector(
         x = torch.from_numpy(rows)
         residuals = indicators(y, self.classes_)
         residuals = (residuals - residuals.mean(0)).to(x.dtype)
-        allowed = torch.ones(x.shape[1], dtype=torch.bool)
+        allowed = torch.linalg.vector_norm(x, dim=0) > (len(x) / 2) ** 0.5  # else a constant
+        x[:, ~allowed] = 0
+        if not allowed.any():
+            allowed[:] = True
         self.selected_, self._coordinates = [], []
         for _ in range(self.rounds):
             count = min(self.n_selected, int(allowed.sum()), len(x) - 1)

@@ -7,10 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Shaped
 
-__all__ = ["column_statistics", "scale_or_one"]
+__all__ = ["column_statistics", "rounding", "scale_or_one"]
 
 _BLOCK = 2**23  # numbers in float64 at once
-_ROUNDING = 10  # spacings of numbers: a deviation below is that of a constant
+
+
+def rounding(dtype: np.dtype | type) -> float:
+    """Relative deviation up to which numbers of ``dtype`` are taken for one number.
+
+    Sums that float64 features come from round by thousands of its spacings, and there is room for
+    them; in float32 there is room for ten.
+    """
+    if dtype == np.float32:
+        return 10 * float(np.finfo(np.float32).eps)
+    return 1e4 * float(np.finfo(np.float64).eps)
 
 
 def scale_or_one(
@@ -21,8 +31,7 @@ def scale_or_one(
     Constant is what deviates by no more than the rounding, in ``dtype``, of numbers of ``size``:
     relative, so that features times any factor are the same features.
     """
-    eps = np.finfo(dtype if np.issubdtype(dtype, np.floating) else np.float64).eps
-    return np.where(deviation <= _ROUNDING * eps * np.abs(size), 1.0, deviation)
+    return np.where(deviation <= rounding(dtype) * np.abs(size), 1.0, deviation)
 
 
 def column_statistics(
