@@ -155,9 +155,12 @@ def mlp_kernels(
         columns = slice(start if symmetric else 0, None)
         block = _mlp_block(x1[rows].double(), right[columns], *layers)
         for whole, part in zip((nngp, ntk), block, strict=True):
+            if symmetric:
+                corner = part[:, : len(part)]
+                corner.copy_(corner.triu() + corner.triu(1).T)
             whole[rows, columns] = part.to(whole.dtype)
             if symmetric:
-                whole[columns, rows] = whole[rows, columns].T.clone()
+                whole[columns, rows] = part.T.to(whole.dtype)
     return InfiniteKernels(nngp, ntk)
 
 

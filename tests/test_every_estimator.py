@@ -1,4 +1,4 @@
-"""What holds for every estimator of the packages: units, offsets, constants, modes, random state."""
+"""What holds for every estimator: units, offsets, constants, modes, random state."""
 
 from __future__ import annotations
 
@@ -166,13 +166,11 @@ def test_the_unit_of_the_data_changes_nothing_but_the_last_digits(name, factor):
 def test_values_of_1e38_have_finite_answers_or_a_word(name, dtype):
     X, y = data()
     X = (X / X.max() * 3e38).astype(dtype)
-    try:
-        found = answers(ESTIMATORS[name], X, y, X)
-    except ValueError as error:
-        assert "X must be small enough" in str(error)
-        assert name in OF_RAW_VECTORS
+    if name in OF_RAW_VECTORS and dtype == np.float32:
+        with pytest.raises(ValueError, match="X must be small enough"):
+            answers(ESTIMATORS[name], X, y, X)
     else:
-        assert np.isfinite(found).all()
+        assert np.isfinite(answers(ESTIMATORS[name], X, y, X)).all()
 
 
 @pytest.mark.parametrize("name", ["patches", "scattering", "roto-translation"])
@@ -241,5 +239,7 @@ CLASSIFIERS = [n for n, e in ESTIMATORS.items() if hasattr(e, "predict") and not
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_labels_of_two_dimensions_are_refused(name):
     X, y = data()
-    with pytest.raises(ValueError, match=r"y should be a 1d array, got an array of shape \(36, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"y should be a 1d array, got an array of shape \(36, 3\)"
+    ):
         clone(ESTIMATORS[name]).fit(X, np.eye(3)[y])
