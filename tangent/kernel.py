@@ -141,8 +141,7 @@ def tangent_kernel(
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
     free = _check_memory(engine, x1, (n1, n2), len(engine.names) if per_layer else 1)
-    budget = free // 2 if memory_budget is None else memory_budget
-    size = _block_size(engine, x1, n1, n2, batch_size, budget)
+    size = _block_size(engine, x1, (n1, n2), batch_size, memory_budget, free)
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
@@ -186,15 +185,22 @@ def _output_count(engine: Engine, x: Tensor) -> int:
 
 
 def _block_size(
-    engine: Engine, x: Tensor, n1: int, n2: int, batch_size: int | None, budget: int
+    engine: Engine,
+    x: Tensor,
+    sizes: tuple[int, int],
+    batch_size: int | None,
+    budget: int | None,
+    free: int,
 ) -> int:
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         return batch_size
-    if max(n1, n2) <= _ALWAYS_FITS:
-        return max(n1, n2)
-    return fitting_size(engine, x, n1, n2, budget)
+    if budget is None:
+        budget = free // 2
+        if max(sizes) <= _ALWAYS_FITS:
+            return max(sizes)
+    return fitting_size(engine, x, *sizes, budget)
 
 
 def _assembled(
