@@ -160,7 +160,7 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     Attributes
     ----------
-    directions_ : ndarray of shape (n_features_in_, n_components)
+    directions_ : ndarray of shape (n_features, n_components)
     n_features_in_ : int
     """
 

@@ -1,4 +1,4 @@
-"""Every documented example runs: those of the docstrings, and the README's blocks of Python."""
+"""Every documented example runs: those of the docstrings, and every page's blocks of Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import baselines
 import experiments
 import tangent
 
-README = Path(__file__).parents[1] / "README.md"
+_ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(_ROOT.glob("*.md")), *sorted(_ROOT.glob("docs/*.md"))]
 
 
 def modules_with_examples() -> list[str]:
@@ -45,13 +46,20 @@ def test_the_examples_of_a_module_give_what_they_say(name):
     assert runner.summarize(verbose=False).failed == 0
 
 
-def python_blocks() -> list[str]:
-    blocks = re.findall(r"^( *)```python\n(.*?)^ *```$", README.read_text("utf-8"), re.M | re.S)
-    return [textwrap.dedent(code) for _, code in blocks]
+def python_blocks() -> list[tuple[str, str]]:
+    """Every block of Python on every page, with the place it stands at."""
+    blocks = []
+    for page in PAGES:
+        found = re.findall(r"^( *)```python\n(.*?)^ *```$", page.read_text("utf-8"), re.M | re.S)
+        blocks += [
+            (f"{page.name}, block {place}", textwrap.dedent(code))
+            for place, (_, code) in enumerate(found)
+        ]
+    return blocks
 
 
 def few_rows():
-    """What the README leaves to the reader: a network, its data and targets, small."""
+    """What the pages leave to the reader: a network, its data and targets, small."""
     from sklearn.datasets import load_iris
 
     X, y = load_iris(return_X_y=True)
@@ -68,16 +76,18 @@ def few_rows():
     }
 
 
-@pytest.mark.parametrize("place", range(len(python_blocks())))
-def test_a_block_of_the_readme_runs(place, monkeypatch, capsys):
+@pytest.mark.parametrize("code", [pytest.param(code, id=place) for place, code in python_blocks()])
+def test_a_documented_block_runs(code, monkeypatch, capsys):
     import sklearn.datasets
     import sklearn.model_selection
 
-    names = few_rows()
     rows, labels = np.random.default_rng(0).random((40, 64)), np.arange(40) % 2
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda **_: (rows, labels))
-    code = python_blocks()[place]
-    if "training_path(" in code:  # targets of the solvers are numbers, not class names
-        names["y"] = np.eye(3)[names["y"]]
-        code = code.replace(".fit(X, y)", ".fit(X, y.argmax(1))")
-    exec(compile(code, f"README.md, block {place}", "exec"), names)
+    exec(compile(code, "a documented block", "exec"), few_rows())
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8"))
+        broken = [x for x in links if "://" not in x and not (page.parent / x).exists()]
+        assert not broken, f"{page.name}: {broken}"

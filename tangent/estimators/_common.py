@@ -167,7 +167,8 @@ def _global_state_kept(generator: torch.Generator) -> Iterator[None]:
     before = torch.default_generator.get_state()
     drawn = torch.Generator()
     drawn.set_state(generator.get_state())
-    seed = int(torch.randint(2**62, (), generator=drawn))
+    # on the CPU whatever device the caller builds on ("meta", to count the memory)
+    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
     torch.default_generator.manual_seed(seed)
     try:
         yield
