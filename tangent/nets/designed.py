@@ -218,10 +218,16 @@ class DesignedCNN(nn.Module):
             values.append(torch.cat([frozen(part.flip(3)) for part in x.split(64)]))
         return torch.stack(values)
 
-    def features(self, maps: Float[Tensor, "views n c h w"], output: int = 0) -> tuple:
-        """Tangent features of the linearized part: of its convolution and of its linear layer."""
+    def layers(self) -> tuple[ShareConv2d, nn.AvgPool2d, ShareLinear]:
+        """Convolution, pooling and linear layer of the linearized part."""
         conv, _, pool, _, head = self.linearized
-        return conv_features(conv, pool, head, maps, output)
+        return conv, pool, head  # type: ignore[return-value]
+
+    def features(
+        self, maps: Float[Tensor, "views n c h w"], output: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Tangent features of the linearized part: of its convolution and of its linear layer."""
+        return conv_features(*self.layers(), maps, output)
 
 
 def designed_cnn(
@@ -341,14 +347,14 @@ def _he(layer: nn.Conv2d | nn.Linear, generator: torch.Generator | None) -> None
     with torch.no_grad():
         fan = math.prod(layer.weight.shape[1:])
         layer.weight.normal_(0, math.sqrt(2 / fan), generator=generator)
-        layer.bias.zero_()
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def _set_shares(
     model: DesignedCNN, images: Tensor, shares: tuple[float, float], branch_share: float
 ) -> None:
     """Scale every layer so that its share of the centred kernel has the trace asked for."""
-    conv, _, _, _, head = model.linearized
+    conv, _, head = model.layers()
     outputs = range(head.out_features)
     maps = model.views(images, model.frozen)
     traces = torch.tensor(
@@ -357,9 +363,12 @@ def _set_shares(
     for layer, share, trace in zip((conv, head), shares, traces.tolist(), strict=True):
         layer.rescale(math.sqrt(share / trace))
     for branch in model.branches:
+        assert isinstance(branch, DenseBranch)
         rows = model.views(images, branch.features)
-        parts = [sum(dense_shares(branch.hidden, branch.head, rows, rows, a)) for a in outputs]
-        trace = sum(_centred(part) for part in parts) / len(parts)
+        trace = 0.0
+        for a in outputs:
+            first, last = dense_shares(branch.hidden, branch.head, rows, rows, a)
+            trace += _centred(first + last) / len(outputs)
         for layer in (branch.hidden, branch.head):
             layer.rescale(math.sqrt(branch_share / trace))
 

@@ -106,8 +106,8 @@ def conv_features(
             _one_view(conv, view, weight, bias, handed, spread)
             for view in maps[:, start : start + batch_size]
         ]
-        hidden.append(sum(p[0] for p in parts) * (conv.scale / len(parts)))
-        last.append(sum(p[1] for p in parts) * (head.scale / len(parts)))
+        hidden.append(torch.stack([p[0] for p in parts]).mean(0) * conv.scale)
+        last.append(torch.stack([p[1] for p in parts]).mean(0) * head.scale)
     return torch.cat(hidden), torch.cat(last)
 
 
@@ -127,6 +127,7 @@ def _one_view(
     handed: Float[Tensor, "m p"],
     spread: Float[Tensor, "p cells"],
 ) -> tuple[Tensor, Tensor]:
+    assert not isinstance(conv.padding, str)
     patches = F.unfold(maps, conv.kernel_size, padding=conv.padding)  # (n, q, positions)
     patches = torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
     before = torch.cat([weight, bias[:, None]], dim=1) @ patches
