@@ -66,7 +66,7 @@ def _groups(results: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
     for n_train, group in results.groupby("n_train"):
         for row in _ROWS:
             if f"{row}: test accuracy" in group:
-                yield int(n_train), row, group  # type: ignore[call-overload]
+                yield int(n_train), row, group  # type: ignore[call-overload,arg-type]
 
 
 def accuracy_table(results: pd.DataFrame) -> Table:
@@ -106,7 +106,8 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     notes = [
         f"{first['data_label']}; {int(first['n_test']):,} test images; "
         f"{int(first['filters']):,} filters, width {int(first['width'])}; mirror images averaged "
-        "in every row; all choices by leave-one-out. Means over draws of images, filters and weights, [least, greatest].",
+        "in every row; all choices by leave-one-out. Means over draws of images, filters "
+        "and weights, [least, greatest].",
         "Condition number: of the centred kernel plus ridge. CPU seconds: frozen "
         "representations that the row reads, fit and test images; rows share some.",
     ]

@@ -24,7 +24,7 @@ from experiments.results import Context, Outcome
 __all__ = ["compute"]
 
 _TEST_BATCH = 250
-_WIDTHS = (0.7, 1.0, 1.4)
+_WIDTHS = (0.7, 1.0, 1.4, 2.0)
 _SHARES = (1.0, 0.25)  # of the convolution and of the linear layer
 _BRANCH = 0.3
 

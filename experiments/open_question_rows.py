@@ -19,7 +19,7 @@ from tangent.share_ridge import ShareRidge, share_ridge
 
 __all__ = ["RIDGES", "Convolution", "Dense", "Fitted", "Gaussian", "Linear", "fitted"]
 
-RIDGES = (1.0, 0.3, 0.1, 0.03, 0.01)
+RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _ROWS = 1000
 
 
