@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "The open question: a linearized CNN against random patches and scattering"
 
-PARTS = ("table", "waterfall", "wide", "trained")
-_ORDER = ("table", "pixels", "waterfall", "trained")
+PARTS = ("table", "roto-translation", "waterfall", "wide", "trained", "primal")
+_ORDER = ("table", "waterfall", "pixels", "trained", "roto-translation", "primal")
+_ROWS = ("table", "roto-translation", "primal")
 _PIXELS = ("vgg11", "vgg11-average", "vgg11-global")
 _STEPS = ("random", "patches", "whitened", "overlapping", "mirrored", "branches")
 _MANY = 4_000  # images from which on more channels pay
@@ -34,8 +35,9 @@ class Settings:
 
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
-    parts: tuple[str, ...] = PARTS
-    """table, waterfall, wide (the table's A, ever wider) and trained (A at alpha = 1)"""
+    parts: tuple[str, ...] = PARTS[:-1]
+    """table; roto-translation (a row of it, with features selected by labels); waterfall; wide (A
+    ever wider); trained (A at alpha = 1); primal (A by its normal equations)"""
     n_train: tuple[int, ...] = (100, 300)
     """training images of the table, a run each"""
     n_test: int = 500
@@ -65,10 +67,19 @@ class Settings:
     """widths of the part wide"""
     epochs: int = 20
     """epochs of the part trained"""
+    selected: int = 20
+    """roto-translation features selected for each class and round"""
+    primal_n: int = 1_000
+    """training images of the part primal"""
+    primal_width: int = 8
+    """its width: it takes the features of waterfall_channels channels, squared, in memory"""
+    primal_ridges: tuple[float, ...] = (0.1, 0.03, 0.01)
+    """its ridges, in units of the kernel's centred diagonal"""
 
 
 PRESETS = {
     "smoke": Settings(
+        parts=PARTS,
         n_train=(40,),
         n_test=30,
         seeds=(1,),
@@ -82,6 +93,9 @@ PRESETS = {
         vgg_width=0.02,
         widths=(4,),
         epochs=2,
+        selected=2,
+        primal_n=60,
+        primal_width=2,
     ),
     "laptop": Settings(),
     "laptop/cifar10": Settings(
@@ -106,6 +120,7 @@ PRESETS = {
         waterfall_test=2_000,
         widths=(16, 512),
         epochs=30,
+        selected=100,
     ),
     # Not in the paper, which asks the question.
     "paper": Settings(
@@ -120,6 +135,18 @@ PRESETS = {
         waterfall_test=10_000,
         widths=(16, 256, 1_024),
         epochs=40,
+        selected=200,
+    ),
+    # A on all images: some hours of two cores, 16 GB, resumable.
+    "full": Settings(
+        dataset="cifar10",
+        parts=("primal",),
+        n_test=10_000,
+        seeds=(1,),
+        filters=1_024,
+        waterfall_channels=64,
+        primal_n=50_000,
+        primal_width=64,
     ),
 }
 
@@ -136,21 +163,27 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for seed in settings.seeds:
         common = {"dataset": settings.dataset, "seed": seed}
-        for n_train in settings.n_train if "table" in settings.parts else ():
-            found.append(
-                {
-                    **common,
-                    "part": "table",
-                    "n_train": n_train,
-                    "n_test": settings.n_test,
-                    "filters": settings.filters,
-                    "channels": _channels(settings.channels, n_train),
-                    "width": settings.width,
-                    "units": settings.units,
-                }
-            )
+        for n_train in settings.n_train:
+            if "table" in settings.parts:
+                found.append({**common, **_table(settings, n_train)})
+            if "roto-translation" in settings.parts:
+                images = {"n_train": n_train, "n_test": settings.n_test}
+                own = {"part": "roto-translation", "selected": settings.selected}
+                found.append({**common, **images, **own})
         found += [{**common, **run} for run in _steps(settings)]
     return sorted(found, key=lambda run: (run["n_train"], _ORDER.index(run["part"])))
+
+
+def _table(settings: Settings, n_train: int) -> dict[str, Any]:
+    return {
+        "part": "table",
+        "n_train": n_train,
+        "n_test": settings.n_test,
+        "filters": settings.filters,
+        "channels": _channels(settings.channels, n_train),
+        "width": settings.width,
+        "units": settings.units,
+    }
 
 
 def _channels(channels: tuple[int, ...], n_train: int) -> tuple[int, ...]:
@@ -181,6 +214,10 @@ def _steps(settings: Settings) -> list[dict[str, Any]]:
     if "trained" in settings.parts:
         own = {**network, "width": settings.width, "epochs": settings.epochs}
         found.append({**images, **own, "part": "trained"})
+    if "primal" in settings.parts:
+        own = {"n_train": settings.primal_n, "n_test": settings.n_test}
+        own |= {"width": settings.primal_width, "ridges": settings.primal_ridges}
+        found.append({**network, **own, "part": "primal"})
     return found
 
 
@@ -204,8 +241,8 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     from experiments.report import write_table
 
     paths: list[Path] = []
-    table = results[results["part"] == "table"]
-    steps = results[results["part"] != "table"]
+    table = results[results["part"].isin(_ROWS)]
+    steps = results[~results["part"].isin(_ROWS)]
     with plots.style():
         if len(table):
             paths += write_table(accuracy_table(table), folder, "accuracy")

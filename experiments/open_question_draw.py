@@ -30,6 +30,7 @@ _ROWS = {
     "B": "B: A and two dense branches",
     "patches, ridge": "random patches, ridge",
     "patches, Gaussian": "random patches, Gaussian",
+    "roto-translation, Gaussian": "roto-translation scattering, Gaussian",
     "scattering, ridge": "scattering, ridge",
     "scattering, Gaussian": "scattering, Gaussian",
     "both Gaussians": "sum of both Gaussian kernels",
@@ -39,12 +40,14 @@ _COLOURS = {
     "B": "vgg11",
     "patches": "random-patch",
     "scattering": "scattering",
+    "roto-translation": "roto-translation",
     "both Gaussians": "gaussian",
 }
 _PAIRS = (
     ("A", "patches, Gaussian"),
     ("A", "scattering, Gaussian"),
     ("A", "both Gaussians"),
+    ("A", "roto-translation, Gaussian"),
     ("B", "A"),
     ("B", "both Gaussians"),
 )
@@ -65,8 +68,13 @@ _STEPS = {
 def _groups(results: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
     for n_train, group in results.groupby("n_train"):
         for row in _ROWS:
-            if f"{row}: test accuracy" in group:
-                yield int(n_train), row, group  # type: ignore[call-overload,arg-type]
+            if f"{row}: test accuracy" in group and group[f"{row}: test accuracy"].notna().any():
+                group_of_row = group[group[f"{row}: test accuracy"].notna()]
+                yield int(n_train), row, group_of_row  # type: ignore[call-overload,arg-type]
+
+
+def _count(row: Any, name: str) -> str:
+    return f"{int(row[name]):,}" if name in row and row[name] == row[name] else "–"
 
 
 def accuracy_table(results: pd.DataFrame) -> Table:
@@ -98,20 +106,24 @@ def accuracy_table(results: pd.DataFrame) -> Table:
                 "test %": mean_and_range(columns["test accuracy"]),
                 "leave-one-out %": mean_and_range(columns["left-out accuracy"]),
                 "features": f"{features.mean():,.0f}" if len(features) else "–",
-                "condition number": f"{columns['condition number'].mean():.2g}",
+                "condition number": _short(columns["condition number"].mean()),
                 "CPU s": f"{columns['cpu seconds'].mean():,.0f}",
             }
         )
-    first = results.iloc[0]
+    first = results.sort_values("part", key=lambda part: part != "table").iloc[0]
     notes = [
         f"{first['data_label']}; {int(first['n_test']):,} test images; "
-        f"{int(first['filters']):,} filters, width {int(first['width'])}; mirror images averaged "
-        "in every row; all choices by leave-one-out. Means over draws of images, filters "
-        "and weights, [least, greatest].",
+        f"{_count(first, 'filters')} filters, width {_count(first, 'width')}; mirror images "
+        "averaged in every row; all choices by leave-one-out. Means over draws of images, "
+        "filters and weights, [least, greatest].",
         "Condition number: of the centred kernel plus ridge. CPU seconds: frozen "
         "representations that the row reads, fit and test images; rows share some.",
     ]
     return Table("Accuracy", pd.DataFrame(numbers), pd.DataFrame(shown), notes)
+
+
+def _short(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2g}"
 
 
 def paired_difference(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float]:
@@ -134,29 +146,45 @@ def paired_difference(first: list[np.ndarray], second: list[np.ndarray]) -> tupl
     return float(np.mean(means)), 1.96 * (images + draws) ** 0.5
 
 
+def _points(row: dict[str, Any], kind: str) -> str:
+    if kind not in row:
+        return "–"
+    return f"{100 * row[kind]:+.1f} ± {100 * row[f'{kind} ±']:.1f}"
+
+
+def _correct(group: pd.DataFrame) -> list[dict[str, np.ndarray]]:
+    """Arrays of a draw of images, all runs on it together; they share their test images."""
+    found = []
+    for _, runs in group.groupby("seed"):
+        arrays: dict[str, np.ndarray] = {}
+        for path in runs["path"]:
+            arrays |= read_arrays(Path(path))
+        found.append(arrays)
+    return found
+
+
 def difference_table(results: pd.DataFrame) -> Table:
     """Paired differences of rows on the same test images, with 95% intervals."""
     numbers: list[dict[str, Any]] = []
     for n_train, group in results.groupby("n_train"):
-        arrays = [read_arrays(Path(path)) for path in group["path"]]
+        arrays = _correct(group)
         for first, second in _PAIRS:
-            bits = [[a[f"correct {name}"] for a in arrays] for name in (first, second)]
-            mean, half = paired_difference(*bits)
-            numbers.append(
-                {
-                    "n_train": n_train,
-                    "first": first,
-                    "second": second,
-                    "draws": len(arrays),
-                    "difference": mean,
-                    "half_interval": half,
-                }
-            )
+            found: dict[str, Any] = {"n_train": n_train, "first": first, "second": second}
+            for kind in ("correct", "left out"):
+                names = [f"{kind} {name}" for name in (first, second)]
+                known = [a for a in arrays if all(name in a for name in names)]
+                if known:
+                    bits = [[a[name] for a in known] for name in names]
+                    found[kind], found[f"{kind} ±"] = paired_difference(*bits)
+                    found["draws"] = len(known)
+            if "draws" in found:
+                numbers.append(found)
     shown = [
         {
             "images": f"{r['n_train']:,}",
             "difference": f"{r['first']} – {_ROWS[r['second']]}",
-            "points": f"{100 * r['difference']:+.1f} ± {100 * r['half_interval']:.1f}",
+            "test, points": _points(r, "correct"),
+            "leave-one-out, points": _points(r, "left out"),
             "draws": r["draws"],
         }
         for r in numbers
@@ -257,9 +285,7 @@ def steps_table(results: pd.DataFrame) -> Table:
                     float(np.mean(r["left_out"])) if r["left_out"] else None
                 ),
                 "features": f"{r['features']:,.0f}",
-                "condition number": "–"
-                if np.isnan(r["condition_number"])
-                else f"{r['condition_number']:.2g}",
+                "condition number": _short(r["condition_number"]),
                 "CPU s": f"{r['cpu_seconds']:,.0f}",
             }
             for r in rows

@@ -140,7 +140,7 @@ class NormalEquations:
     def solve(
         self,
         ridge: float,
-        blocks: Blocks,
+        blocks: Blocks | None,
         *,
         steps: int = 2,
         rows: Float[Tensor, "m p"] | None = None,
@@ -152,9 +152,10 @@ class NormalEquations:
         ridge : float
             Above 0, in units of the features' mean centred squared norm times n over n: that of
             a kernel of unit centred trace, as in `tangent.share_ridge`.
-        blocks : callable
+        blocks : callable or None
             ``blocks(start)`` gives the blocks (features, targets) from row ``start`` on, again;
-            all of them are read once a step of refinement.
+            all of them are read once, and once more a step of refinement. Without, there is no
+            refinement and the residual is NaN.
         steps : int
             Of refinement: each reads the features once.
         rows : Tensor of shape (m, p), optional
@@ -174,10 +175,12 @@ class NormalEquations:
         self.moments.diagonal().add_(penalty)
         _factor_in_place(self.moments)
         weight = self._solved(right)
-        residual = self._residual(weight, right, mean, penalty, blocks)
-        for _ in range(steps):
-            weight = weight + self._solved(residual)
+        residual = torch.full_like(right, torch.nan)
+        if blocks is not None:
             residual = self._residual(weight, right, mean, penalty, blocks)
+            for _ in range(steps):
+                weight = weight + self._solved(residual)
+                residual = self._residual(weight, right, mean, penalty, blocks)
         leverage = torch.zeros(0)
         if rows is not None:
             away = (rows.double() - mean).to(self.moments.dtype)

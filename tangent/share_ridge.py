@@ -38,6 +38,8 @@ class ShareRidge:
         Added to ``(sum of c K(new, old)) @ dual``.
     left_out : dict
         Leave-one-out accuracy (of the largest output) of every pair (weights, ridge).
+    left_out_outputs : Tensor of shape (n, k)
+        What the fit without each input predicts there, of the pair taken.
     condition_number : float
         Of centred kernel plus ridge, of the pair taken; its largest eigenvalue by power
         iteration, over the ridge.
@@ -49,6 +51,7 @@ class ShareRidge:
     dual: Tensor
     constant: Tensor
     left_out: dict[tuple[tuple[float, ...], float], float]
+    left_out_outputs: Tensor
     condition_number: float
 
     def predict(self, shares: Iterable[Float[Tensor, "m n"]]) -> Float[Tensor, "m k"]:
@@ -106,17 +109,18 @@ def share_ridge(
     labels = targets.argmax(1)
     scales = [_centred_diagonal(share) for share in shares]
     found: dict[tuple[tuple[float, ...], float], float] = {}
-    best: tuple[float, tuple[float, ...], float, Tensor] | None = None
+    best: tuple[float, tuple[float, ...], float, Tensor, Tensor] | None = None
     for choice in weights:
         kernel = _centred_sum(shares, [w / s for w, s in zip(choice, scales, strict=True)])
         for ridge in ridges:
             dual, residual = _left_out(kernel, centred_targets, ridge)
-            accuracy = float(((targets - residual).argmax(1) == labels).double().mean())
+            left_out = targets - residual
+            accuracy = float((left_out.argmax(1) == labels).double().mean())
             found[choice, ridge] = accuracy
             if best is None or accuracy > best[0]:
-                best = accuracy, choice, ridge, dual
+                best = accuracy, choice, ridge, dual, left_out
     assert best is not None
-    _, choice, ridge, dual = best
+    _, choice, ridge, dual, left_out = best
     coefficients = tuple(w / s for w, s in zip(choice, scales, strict=True))
     kernel = _centred_sum(shares, coefficients)
     largest = _largest_eigenvalue(kernel)
@@ -124,7 +128,16 @@ def share_ridge(
     constant = targets.mean(0)
     for coefficient, share in zip(coefficients, shares, strict=True):
         constant = constant - coefficient * (share.mean(0, dtype=torch.float64) @ dual)
-    return ShareRidge(coefficients, choice, ridge, dual, constant, found, (largest + ridge) / ridge)
+    return ShareRidge(
+        coefficients,
+        choice,
+        ridge,
+        dual,
+        constant,
+        found,
+        left_out,
+        (largest + ridge) / ridge,
+    )
 
 
 def _check(shares: Sequence[Tensor], y: Tensor, weights: Sequence[tuple[float, ...]]) -> None:

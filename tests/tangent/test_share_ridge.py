@@ -63,7 +63,10 @@ def test_leave_one_out_is_that_of_refits_without_each_input(features, y):
                 w, b = ridge_with_constant(phi[others], y[others], ridge)
                 right += int((phi[i] @ w + b).argmax() == y[i].argmax())
             assert fit.left_out[choice, ridge] == pytest.approx(right / len(y))
-    assert fit.left_out[fit.weights, fit.ridge] == max(fit.left_out.values())
+    best = fit.left_out[fit.weights, fit.ridge]
+    assert best == max(fit.left_out.values())
+    right = fit.left_out_outputs.argmax(1) == y.argmax(1)
+    assert right.double().mean() == pytest.approx(best)
 
 
 def test_new_inputs_are_predicted_as_the_primal_fit_predicts_them(features, y):
