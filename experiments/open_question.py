@@ -46,6 +46,8 @@ class Settings:
     """draws of images, filters and weights, a run each; the architecture was chosen on 0"""
     filters: int = 64
     """random patches of the first layer, of all rows that have one"""
+    mirror: bool = False
+    """average every row over images and mirror images; for photographs, not for digits"""
     channels: tuple[int, ...] = (32, 64)
     """whitened channels, of which the table's A takes the best by leave-one-out: up to 64 below
     4,000 images and 64 or more from there on, where there are such"""
@@ -100,6 +102,7 @@ PRESETS = {
     "laptop": Settings(),
     "laptop/cifar10": Settings(
         dataset="cifar10",
+        mirror=True,
         n_train=(500, 1_000, 2_000),
         n_test=2_000,
         filters=256,
@@ -110,6 +113,7 @@ PRESETS = {
     # An hour or so of two cores.
     "subsets": Settings(
         dataset="cifar10",
+        mirror=True,
         n_train=(500, 1_000, 2_000, 5_000),
         n_test=2_000,
         filters=512,
@@ -125,6 +129,7 @@ PRESETS = {
     # Not in the paper, which asks the question.
     "paper": Settings(
         dataset="cifar10",
+        mirror=True,
         n_train=(500, 1_000, 2_000, 5_000, 10_000),
         n_test=10_000,
         filters=1_024,
@@ -140,6 +145,7 @@ PRESETS = {
     # A on all images: some hours of two cores, 16 GB, resumable.
     "full": Settings(
         dataset="cifar10",
+        mirror=True,
         parts=("primal",),
         n_test=10_000,
         seeds=(1,),
@@ -168,7 +174,11 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 found.append({**common, **_table(settings, n_train)})
             if "roto-translation" in settings.parts:
                 images = {"n_train": n_train, "n_test": settings.n_test}
-                own = {"part": "roto-translation", "selected": settings.selected}
+                own = {
+                    "part": "roto-translation",
+                    "selected": settings.selected,
+                    "mirror": settings.mirror,
+                }
                 found.append({**common, **images, **own})
         found += [{**common, **run} for run in _steps(settings)]
     return sorted(found, key=lambda run: (run["n_train"], _ORDER.index(run["part"])))
@@ -180,6 +190,7 @@ def _table(settings: Settings, n_train: int) -> dict[str, Any]:
         "n_train": n_train,
         "n_test": settings.n_test,
         "filters": settings.filters,
+        "mirror": settings.mirror,
         "channels": _channels(settings.channels, n_train),
         "width": settings.width,
         "units": settings.units,
@@ -195,7 +206,11 @@ def _channels(channels: tuple[int, ...], n_train: int) -> tuple[int, ...]:
 def _steps(settings: Settings) -> list[dict[str, Any]]:
     """The runs of the parts other than the table, but for the draw."""
     images = {"n_train": settings.waterfall_n, "n_test": settings.waterfall_test}
-    network = {"filters": settings.filters, "channels": settings.waterfall_channels}
+    network = {
+        "filters": settings.filters,
+        "mirror": settings.mirror,
+        "channels": settings.waterfall_channels,
+    }
     found: list[dict[str, Any]] = []
     if "waterfall" in settings.parts:
         for lever in settings.levers:

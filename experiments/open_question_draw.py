@@ -111,10 +111,11 @@ def accuracy_table(results: pd.DataFrame) -> Table:
             }
         )
     first = results.sort_values("part", key=lambda part: part != "table").iloc[0]
+    averaged = "averaged" if first["mirror"] else "not used"
     notes = [
         f"{first['data_label']}; {int(first['n_test']):,} test images; "
         f"{_count(first, 'filters')} filters, width {_count(first, 'width')}; mirror images "
-        "averaged in every row; all choices by leave-one-out. Means over draws of images, "
+        f"{averaged} in every row; all choices by leave-one-out. Means over draws of images, "
         "filters and weights, [least, greatest].",
         "Condition number: of the centred kernel plus ridge. CPU seconds: frozen "
         "representations that the row reads, fit and test images; rows share some.",

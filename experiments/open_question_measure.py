@@ -182,7 +182,7 @@ def _roto_translation(run, train: Tensor, y: Tensor, test: Tensor, y_test: Tenso
     model = roto_translation_classifier(
         run["selected"],
         head=GaussianKernelHead(0.7, random_state=run["seed"]),
-        flips="average",
+        flips="average" if run["mirror"] else "none",
         image_shape=tuple(train.shape[1:]),
         random_state=run["seed"],
         colours="yuv" if train.shape[1] == 3 else "rgb",
@@ -233,7 +233,7 @@ def _waterfall(run, context: Context, train: Tensor, y: Tensor, test: Tensor, y_
         channels=run["channels"],
         scattering=lever == "branches",
         seed=run["seed"],
-        **_STEPS[lever],
+        **{"mirror": run["mirror"], **_STEPS[lever]},
     )
     views = _trained_views(made, train, context)
     parts: list[Any] = [Convolution(views, run["channels"], run["width"], run["seed"])]

@@ -63,7 +63,12 @@ def primal(
     targets = torch.nn.functional.one_hot(y, int(y.max()) + 1).float()
     channels = run["channels"]
     made = frozen(
-        train, filters=run["filters"], channels=channels, scattering=False, seed=run["seed"]
+        train,
+        filters=run["filters"],
+        channels=channels,
+        mirror=run["mirror"],
+        scattering=False,
+        seed=run["seed"],
     )
     temporary = None
     if context.checkpoint is None:

@@ -33,6 +33,7 @@ def trained(
         train,
         filters=run["filters"],
         channels=run["channels"],
+        mirror=run["mirror"],
         scattering=False,
         seed=run["seed"],
     )

@@ -73,6 +73,12 @@ def test_candidates_of_channels_grow_with_the_images():
     assert [r["channels"] for r in tables] == [(32, 64), (64, 96)]
 
 
+def test_photographs_are_mirrored_and_digits_are_not():
+    for settings in open_question.PRESETS.values():
+        runs = [r for r in open_question.runs(settings) if r["part"] != "pixels"]
+        assert {r["mirror"] for r in runs} == {settings.dataset == "cifar10"}
+
+
 @pytest.mark.parametrize("name", open_question.PRESETS)
 def test_runs_of_a_preset_differ_and_never_take_the_draw_of_the_design(name):
     runs = open_question.runs(open_question.PRESETS[name])
@@ -169,8 +175,14 @@ def test_leaving_one_out_chooses_the_candidate(images, made, y):
 
 def test_the_normal_equations_predict_as_the_dual_does(images, y, tmp_path):
     run = {
-        "filters": 6, "channels": 4, "width": 2, "seed": 3, "ridges": (0.1,), "part": "primal",
-    }  # fmt: skip
+        "filters": 6,
+        "channels": 4,
+        "width": 2,
+        "seed": 3,
+        "ridges": (0.1,),
+        "part": "primal",
+        "mirror": True,
+    }
     train, labels = images[:20], y[:20]
     outcome = primal(run, context(tmp_path), train, labels, images[20:], y[20:])
     made = frozen(train, filters=6, channels=4, scattering=False, seed=3)
