@@ -103,7 +103,9 @@ def share_ridge(
     ridges = sorted({check_ridge(r) for r in ridges}, reverse=True)
     if not ridges or ridges[-1] == 0:
         raise ValueError(f"ridges must be above 0; got {ridges}")
-    check_memory(len(y), 3, "leave-one-out over shares", "take tangent.NormalEquations")
+    check_memory(
+        len(y), 3, "leave-one-out over shares", "take tangent.normal_equations.NormalEquations"
+    )
     targets = y.double()
     centred_targets = targets - targets.mean(0)
     labels = targets.argmax(1)
