@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import held_out
+from experiments import held_out, networks
 from experiments.results import Context, Outcome
-from experiments.usage import UsageError, one_of
+from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,9 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
     model: str = "vgg11"
-    """vgg11, resnet18, mlp, or PACKAGE.MODULE:FUNCTION for your own: the function is called with
-    (input_shape, n_outputs, generator) and returns a torch module"""
+    """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or
+    PACKAGE.MODULE:FUNCTION: the function is called with (input_shape, n_outputs, generator) and
+    returns a torch module; edited, its file makes other runs"""
     alphas: tuple[float, ...] = (1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, math.inf)
     """scales; inf is the linearized model"""
     seeds: tuple[int, ...] = (0, 1)
@@ -108,8 +109,7 @@ PRESETS = {
 
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a seed, an alpha and a rate; the first seed of all alphas comes first."""
-    if ":" not in settings.model:
-        one_of("model", settings.model, ("vgg11", "resnet18", "mlp"))
+    own = networks.identity(settings.model)
     for alpha in settings.alphas:
         if not alpha > 0:
             raise UsageError(f"--alphas must be positive, inf included; got {alpha:g}")
@@ -119,6 +119,7 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     names = ("dataset", "model", "n_train", "n_test", "width", "gain", "loss", "epochs")
     others = ("lr_decay", "momentum", "batch_size", "augment")
     shared = {name: getattr(settings, name) for name in (*names, *others)}
+    shared |= own
     trials = held_out.trial_settings(settings)
     return [
         {
@@ -145,7 +146,9 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     same = ("alpha", "width", "gain", "loss", "epochs", "lr_decay", "momentum", "batch_size")
     chosen = run["rate"] == held_out.HELD_OUT
     model = LazyClassifier(
-        _model(run["model"]),
+        networks.factory(run["model"], source=run.get("source"))
+        if ":" in run["model"]
+        else run["model"],
         lr="auto" if chosen else run["rate"],
         **{name: run[name] for name in (*same, "augment")},
         image_shape=data.image_shape,
@@ -161,7 +164,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
             lr, trials = held_out.rate_of_run(model, X, y, run, context)
             model.set_params(lr=lr)
         model.fit(X, y)
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
+    ours = (w for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning))
+    for message in dict.fromkeys(str(warning.message) for warning in ours):
         context.log(message)
     held_out.forget(context)
     gates = model.stability_of_activations(X_test)
@@ -183,19 +187,6 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         **{f"trial_{name}": values for name, values in trials.items()},
     }
     return Outcome(metrics, curves)
-
-
-def _model(name: str) -> Any:
-    """The estimator's ``model``: a name of ours, or the factory that PACKAGE.MODULE:NAME names."""
-    if ":" not in name:
-        return name
-    import importlib
-
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--model {name} cannot be imported: {error}") from error
 
 
 def _is_pool(model: Any, gate: str) -> bool:

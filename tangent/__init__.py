@@ -1,5 +1,6 @@
 """Lazy training, linearized networks and empirical tangent kernels."""
 
+from tangent.batches import Inputs
 from tangent.difference import (
     Pair,
     ScaledDifference,
@@ -29,6 +30,7 @@ from tangent.lazy import (
 from tangent.learning_rate import (
     stability_edge,
 )
+from tangent.losses import Loss, loss_named
 from tangent.nets import (
     mlp,
     network,
@@ -79,12 +81,14 @@ __all__ = [
     "CrossEntropySolution",
     "DivergenceError",
     "IllConditionedWarning",
+    "Inputs",
     "Iteration",
     "KernelCentring",
     "KernelProduct",
     "LazinessReport",
     "LazyClassifier",
     "LazyRegressor",
+    "Loss",
     "NystromPreconditioner",
     "Pair",
     "RidgePath",
@@ -110,6 +114,7 @@ __all__ = [
     "kernel_trace",
     "laziness",
     "linearize",
+    "loss_named",
     "mean_tangent_features",
     "mlp",
     "network",

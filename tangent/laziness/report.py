@@ -135,7 +135,8 @@ def laziness(
     y : array or Tensor of shape (n,) or (n, k)
         Targets, or class numbers (integers from 0) for a network of several outputs.
     alphas : sequence of float, optional
-        Scales of the short trainings; 1 and the scale from which it is lazy by default. The
+        Scales of the short trainings; by default 1, and the power of ten (10 at least) from which
+        kappa is small. The
         linearized network is always trained beside them.
     epochs, batch_size : int
         Of the short trainings, by gradient descent at half the stable rate.
@@ -193,7 +194,7 @@ def laziness(
     centred = size * second.value / largest
     lazy_alpha = max(centred / LAZY_KAPPA, 1e-12)
     if alphas is None:
-        alphas = (1.0, max(1.0, 10.0 ** math.ceil(math.log10(lazy_alpha))))
+        alphas = (1.0, max(10.0, 10.0 ** math.ceil(math.log10(lazy_alpha))))
     # half the stable rate of the mean of squares over inputs and outputs
     lr = 0.5 * k / (largest + float(spectrum.errors[0]))
     trainings = short_training(

@@ -62,7 +62,7 @@ def _at(trained: Trained, where: str, epochs: int) -> str:
     gates = "" if kept is None else f", and its least stable layer kept {kept:.1%} of its decisions"
     word = "lazy" if _lazy(trained) else "not lazy"
     return (
-        f"The network is {word} {where}: after {epochs} epochs its outputs are "
+        f"The network is {word} {where}: after {_epochs(epochs)} its outputs are "
         f"{trained.from_linearized:.1%} away from those of its linearization{gates}."
     )
 
@@ -89,13 +89,17 @@ def text(report: LazinessReport) -> str:
         f"largest stable step    {report.stable_lr:.3g}",
         f"alignment with y       {report.alignment:.3g}{aligned}",
         "",
-        f"after {report.epochs} epochs, alpha   loss  |w-w0|/|w0|  kernel moved  from linearized"
+        f"after {_epochs(report.epochs)}, alpha   loss  |w-w0|/|w0|  kernel moved  from linearized"
         "  least stable",
         *(_line(trained) for trained in report.trainings),
         "",
         verdict(report),
     ]
     return "\n".join(lines)
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _line(t: Trained) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -57,3 +59,16 @@ def test_html_has_the_cells_of_the_table_and_escapes_them(table):
 def test_a_page_of_nothing_says_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="run an experiment first"):
         report.page(tmp_path)
+
+
+def test_runs_of_changed_files_are_said_below_a_table(tmp_path):
+    for name, commit in (("a", "0123456789"), ("b", "abcdef0123-modified"), ("c", None)):
+        document = {"format": 1, "experiment": "e", "status": "done", "run": {}, "metrics": {},
+                    "curves": {}, "commit": commit}  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    paths = [str(tmp_path / f"{name}.json") for name in "abc"]
+    (note,) = report.provenance_notes(pd.DataFrame({"path": paths}))
+    assert note.startswith("1 of 3 runs come from files that were changed after the commit")
+    assert "(abcdef0)" in note
+    assert report.provenance_notes(pd.DataFrame({"path": paths[:1]})) == []
+    assert report.provenance_notes(pd.DataFrame({"method": ["x"]})) == []
