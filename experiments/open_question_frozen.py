@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangent.nets.designed import WhitenedPatches
+from tangent.nets.frozen import WhitenedPatches
 from tangent.nets.patches import PatchFilters, patch_filters, pooled_responses
 
 __all__ = ["FIRST_LAYERS", "Clock", "Frozen", "Views", "frozen"]

@@ -7,7 +7,8 @@ Section 3.2 and the published code).
 
 from tangent.nets.convolutional import resnet18, vgg11
 from tangent.nets.dense import TwoLayer, mlp, two_layer
-from tangent.nets.designed import DesignedCNN, PooledPatches, designed_cnn
+from tangent.nets.designed import DesignedCNN, designed_cnn
+from tangent.nets.frozen import PooledPatches
 from tangent.nets.layers import ScaledConv2d, ScaledLinear
 from tangent.nets.named import network
 
