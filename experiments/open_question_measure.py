@@ -104,10 +104,11 @@ def _rows(
 
     found: dict[str, Fitted] = {}
     for which, label in (("pooled", "patches"), ("scattering", "scattering")):
-        found[f"{label}, ridge"] = fit(f"{label}, ridge", [("", [Linear(views, which)], [(1.0,)])])
+        linear = Linear(views, which)
+        found[f"{label}, ridge"] = fit(f"{label}, ridge", [("", [linear], [(1.0,)])])
         found[f"{label}, Gaussian"] = fit(
             f"{label}, Gaussian",
-            [(f"width {w}", [Gaussian(views, which, w)], [(1.0,)]) for w in _WIDTHS],
+            [(f"width {w}", [Gaussian(linear, w)], [(1.0,)]) for w in _WIDTHS],
         )
     both = [found[f"{label}, Gaussian"].parts[0] for label in ("patches", "scattering")]
     found["both Gaussians"] = fit(

@@ -69,6 +69,7 @@ class Linear:
         rows = getattr(train, which).mean(0)
         self.mean, self.deviation = rows.mean(0), _deviation(rows)
         self.rows = self.standardized(train)
+        self._gram: Tensor | None = None
 
     def standardized(self, views: Views) -> Tensor:
         """Features less their training mean over their training deviation."""
@@ -76,7 +77,13 @@ class Linear:
 
     def kernels(self) -> list[Tensor]:
         """The kernel among the training images."""
-        return [_gram(self.rows)]
+        return [self.gram()]
+
+    def gram(self) -> Tensor:
+        """Inner products of the training images, computed once."""
+        if self._gram is None:
+            self._gram = _gram(self.rows)
+        return self._gram
 
     def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
         """The kernel with the training images, times ``dual``."""
@@ -84,27 +91,33 @@ class Linear:
         return lambda views: [self.standardized(views) @ weight]
 
 
-class Gaussian(Linear):
-    """exp(-|x - x'|^2 / (2 width^2 p)) on the same features."""
+class Gaussian:
+    """exp(-|x - x'|^2 / (2 width^2 p)) on the features of a linear row."""
 
-    def __init__(self, train: Views, which: str, width: float):
-        super().__init__(train, which)
-        self.width = width
-        self.gamma = 1 / (2 * width**2 * self.rows.shape[1])
+    n_shares = 1
+
+    def __init__(self, linear: Linear, width: float):
+        self.linear, self.width = linear, width
+        self.gamma = 1 / (2 * width**2 * linear.rows.shape[1])
 
     def kernel(self, rows: Tensor) -> Tensor:
-        """The kernel of rows with the training images."""
-        squares = rows.square().sum(1)[:, None] + self.rows.square().sum(1)
-        distances = torch.addmm(squares, rows, self.rows.T, alpha=-2).clamp_min_(0)
+        """The kernel of standardized rows with the training images."""
+        return self._of_products(rows @ self.linear.rows.T, rows.square().sum(1))
+
+    def _of_products(self, products: Tensor, squares: Tensor) -> Tensor:
+        distances = products.mul_(-2).add_(squares[:, None])
+        distances.add_(self.linear.rows.square().sum(1)).clamp_min_(0)
         return distances.mul_(-self.gamma).exp_()
 
     def kernels(self) -> list[Tensor]:
         """The kernel among the training images."""
-        return [torch.cat([self.kernel(part) for part in self.rows.split(_ROWS)])]
+        products = self.linear.gram().clone()
+        return [self._of_products(products, self.linear.rows.square().sum(1))]
 
     def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
         """The kernel with the training images, times ``dual``."""
-        return lambda views: [self.kernel(self.standardized(views)) @ dual.to(self.rows.dtype)]
+        standardized, rows = self.linear.standardized, self.linear.rows
+        return lambda views: [self.kernel(standardized(views)) @ dual.to(rows.dtype)]
 
 
 class Dense:
@@ -134,15 +147,15 @@ class Dense:
 
     def kernels(self) -> list[Tensor]:
         """The kernel among the training images."""
-        kernel = self.kernel(self.rows)
-        return [kernel.add(kernel.T).div_(2)]
+        first, last = dense_shares(self.hidden, self.head, self.rows)
+        return [first.add_(last)]
 
     def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
         """The kernel with the training images, times ``dual``."""
         return lambda views: [self.kernel(self.standardized(views)) @ dual.to(self.rows.dtype)]
 
 
-Part = Convolution | Linear | Dense
+Part = Convolution | Linear | Gaussian | Dense
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ def _set_shares(
         rows = model.views(images, branch.features)
         trace = 0.0
         for a in outputs:
-            first, last = dense_shares(branch.hidden, branch.head, rows, rows, a)
+            first, last = dense_shares(branch.hidden, branch.head, rows, output=a)
             trace += _centred(first + last) / len(outputs)
         for layer in (branch.hidden, branch.head):
             layer.rescale(math.sqrt(branch_share / trace))

@@ -141,7 +141,7 @@ def dense_shares(
     hidden: ShareLinear,
     head: ShareLinear,
     x1: Float[Tensor, "views n p"],
-    x2: Float[Tensor, "views m p"],
+    x2: Float[Tensor, "views m p"] | None = None,
     output: int = 0,
 ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
     """Shares of linear layer, ReLU and linear layer in the kernel of one output, in closed form.
@@ -154,7 +154,8 @@ def dense_shares(
     hidden, head
         The layers.
     x1, x2 : Tensor of shape (views, n, p) and (views, m, p)
-        What the first layer reads; outputs are averaged over the views.
+        What the first layer reads; outputs are averaged over the views. Without ``x2`` it is
+        ``x1``: the shares are then exactly symmetric and cost half.
     output : int
         Output whose gradient is taken.
 
@@ -168,20 +169,36 @@ def dense_shares(
     ``views^2 n m (p + 2 units)`` multiply-adds, in blocks of 1,024 rows beside the result.
     """
     given = head.weight[output] * head.scale
-    sides = []
-    for x in (x1, x2):
-        before = hidden(x.flatten(0, 1))
-        sides.append((x.flatten(0, 1), (before > 0).to(x) * given, before.clamp_min(0)))
-    (rows, gates, active), (columns, gates2, active2) = sides
-    views, n, m = len(x1), x1.shape[1], x2.shape[1]
+    symmetric = x2 is None
+    left = _sides(hidden, given, x1)
+    right = left if x2 is None else _sides(hidden, given, x2)
+    n, m = x1.shape[1], right[0].shape[1]
     first, last = x1.new_zeros(n, m), x1.new_zeros(n, m)
-    for view in range(views):
-        for start in range(0, n, _ROWS):
-            stop = min(start + _ROWS, n)
-            part = slice(view * n + start, view * n + stop)
-            product = (rows[part] @ columns.T).add_(1).mul_(gates[part] @ gates2.T)
-            first[start:stop] += product.view(-1, len(x2), m).sum(1)
-            product = active[part] @ active2.T
-            last[start:stop] += product.view(-1, len(x2), m).sum(1)
-    each = views * len(x2)
+    for start in range(0, n, _ROWS):
+        some = slice(start, start + _ROWS)
+        rest = slice(start if symmetric else 0, m)
+        # Columns of all views, side by side.
+        rows, gates, active = (side[:, rest].flatten(0, 1).T for side in right)
+        for view in range(len(x1)):
+            product = (left[0][view, some] @ rows).add_(1).mul_(left[1][view, some] @ gates)
+            _add_views(first[some, rest], product)
+            _add_views(last[some, rest], left[2][view, some] @ active)
+        if symmetric:
+            for share in (first, last):
+                corner = share[some, some]
+                share[some, some] = (corner + corner.T) / 2
+                share[start + _ROWS :, some] = share[some, start + _ROWS :].T
+    each = len(x1) * len(right[0])
     return first.mul_(hidden.scale**2 / each), last.div_(each).add_(1).mul_(head.scale**2)
+
+
+def _sides(hidden: ShareLinear, given: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is read, gates times the head's weights, and activations, views first."""
+    before = hidden(x)
+    return x, (before > 0).to(x) * given, before.clamp_min(0)
+
+
+def _add_views(total: Tensor, product: Tensor) -> None:
+    """Add blocks of columns that lie side by side."""
+    for block in product.split(total.shape[1], dim=1):
+        total += block

@@ -130,7 +130,7 @@ def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, g
     rows = [
         Convolution(train, 4, 3, 0),
         Linear(train, "pooled"),
-        Gaussian(train, "scattering", 1.0),
+        Gaussian(Linear(train, "scattering"), 1.0),
         Dense(train, "pooled", 5, 0),
     ]
     for row in rows:
@@ -145,14 +145,15 @@ def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, g
 def test_the_rows_on_patches_read_what_the_baseline_reads(images):
     """Features, their average over mirror images, and the kernel of `baselines`."""
     made = frozen(images, filters=6, channels=5, seed=3, scattering=False)
-    row = Gaussian(made.views(images), "pooled", 1.3)
+    linear = Linear(made.views(images), "pooled")
+    row = Gaussian(linear, 1.3)
     sums = torch.empty(2, 24, 2, 9, 6)
     theirs = PatchFilters(made.filters.weight, (6, 6), made.filters.offset)
     for view, out in zip((images, images.flip(3)), sums, strict=True):
         patch_features(view, theirs, bias=0.5, grid=(3, 3), out=out)
     rows = sums.mean(0).transpose(2, 3).flatten(1)
     rows = (rows - rows.mean(0)) / rows.std(0)
-    torch.testing.assert_close(row.rows, rows, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(linear.rows, rows, rtol=1e-3, atol=1e-3)
     expected = gaussian_kernel(rows, rows, 1 / (2 * 1.3**2 * rows.shape[1]))
     torch.testing.assert_close(row.kernels()[0], expected, rtol=1e-3, atol=1e-4)
 

@@ -134,6 +134,10 @@ def test_blocks_of_rows_do_not_change_a_dense_share(images, model, monkeypatch):
     whole = dense_shares(branch.hidden, branch.head, rows, rows[:, :5])
     monkeypatch.setattr("tangent.nets.shares._ROWS", 5)
     torch.testing.assert_close(dense_shares(branch.hidden, branch.head, rows, rows[:, :5]), whole)
+    both = dense_shares(branch.hidden, branch.head, rows, rows)
+    symmetric = dense_shares(branch.hidden, branch.head, rows)
+    torch.testing.assert_close(symmetric, both)
+    assert all(torch.equal(share, share.T) for share in symmetric)
 
 
 def test_shares_are_the_traces_asked_for(images, model):
