@@ -233,7 +233,7 @@ def _count(parts: Sequence[Part]) -> int | None:
             total += sum(f.shape[1] for f in part.train)
         elif isinstance(part, Dense):
             total += sum(p.numel() for p in (*part.hidden.parameters(), *part.head.parameters()))
-        else:
+        elif isinstance(part, Linear):
             total += part.rows.shape[1]
     return total
 
