@@ -24,6 +24,7 @@ from tangent.estimators._ensemble import (
 )
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
+from tangent.nets.designed import with_images
 from tangent.outputs import output_shape
 
 __all__ = ["FLOATS", "TangentModel"]
@@ -149,8 +150,8 @@ class TangentModel(BaseEstimator):
         if isinstance(self.model, list | tuple):
             if not self.model:
                 raise ValueError("model must hold at least one network to choose from; got none")
-            return list(self.model)
-        return [self.model]
+            return [with_images(model, self.inputs_) for model in self.model]
+        return [with_images(self.model, self.inputs_)]
 
     def _full(self, k: int) -> bool:
         return self.outputs == "full" and k > 1
