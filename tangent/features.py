@@ -13,12 +13,15 @@ from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
 from tangent.engine.functional import check_inputs, selected_parameters
 from tangent.engine.gradients import gradient_batches
+from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.outputs import output_shape
 
 __all__ = ["tangent_features"]
 
 _SLICE = 2**22  # entries of a sketching matrix drawn at once
 
 
+@ordinary_mode
 def tangent_features(
     model: nn.Module,
     x: Tensor,
@@ -69,12 +72,16 @@ def tangent_features(
 
     Raises
     ------
+    TypeError
+        If the model returns something else than a tensor.
     ValueError
-        If an argument breaks its rule.
+        If an argument breaks its rule, or the model returns no row for each input.
     """
-    x = check_inputs(model, x)
+    model = ordinary_network(model)
+    x = ordinary_tensor(check_inputs(model, x))
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
+    output_shape(model, x)
     seed = _seed(generator) if project is not None else 0
     seeds = {name: seed + index for index, name in enumerate(params)}
     engine = Engine(model, "full", Problem(len(x), len(x), True, True), parameters)
@@ -82,6 +89,7 @@ def tangent_features(
     held = whole if project is None else max(p.numel() for p in params.values())
     batches: dict[str, list[Tensor]] = {name: [] for name in params}
     for name, gradients in gradient_batches(engine, x, batch_size, held):
+        _check_range(name, gradients)
         if project is not None:
             gradients = _sketched(gradients, project, sketch, seeds[name])
         batches[name].append(gradients)
@@ -100,6 +108,14 @@ def _check_options(batch_size: int | None, project: int | None, sketch: str) -> 
         raise ValueError(f"project must be at least 1; got {project}")
     if sketch not in ("rademacher", "gaussian", "count"):
         raise ValueError(f"sketch must be 'rademacher', 'gaussian' or 'count'; got {sketch!r}")
+
+
+def _check_range(name: str, gradients: Tensor) -> None:
+    """float16 ends at 65504, which a gradient may well exceed."""
+    if gradients.dtype == torch.float16 and not torch.isfinite(gradients).all():
+        raise ValueError(
+            f"gradients of {name} exceed float16, which ends at 65504; pass model.float()"
+        )
 
 
 def _seed(generator: torch.Generator | None) -> int:

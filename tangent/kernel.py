@@ -20,6 +20,8 @@ from tangent.engine.blocks import (
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
 from tangent.engine.functional import check_inputs, evaluating
+from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.outputs import output_shape
 
 __all__ = ["tangent_kernel"]
 
@@ -45,6 +47,7 @@ def tangent_kernel(
     per_layer: Literal[True],
     **options: Any,
 ) -> dict[str, Tensor]: ...
+@ordinary_mode
 def tangent_kernel(
     model: nn.Module,
     x1: Tensor,
@@ -95,7 +98,8 @@ def tangent_kernel(
         Bytes the working arrays may take beside the result; chooses ``batch_size``. Half of
         what is free by default.
     dtype : torch.dtype, optional
-        Of the factors; that of the weights by default.
+        Of the factors; that of the weights by default, but float32 for float16 weights, whose
+        inner products float16 does not hold.
     accumulate : torch.dtype, optional
         In which the layers are summed, and of the result; ``dtype`` by default. float64 where
         the kernel is to be solved with.
@@ -113,8 +117,11 @@ def tangent_kernel(
 
     Raises
     ------
+    TypeError
+        If the model returns something else than a tensor.
     ValueError
-        If an argument breaks its rule.
+        If an argument breaks its rule, the model returns no row for each input, or the kernel is
+        not finite: its entries exceed the range of its dtype, or the gradients are NaN.
     MemoryError
         If the result is more than is free, before it is computed.
 
@@ -124,15 +131,17 @@ def tangent_kernel(
     rounding is ten times that of the direct one; in the benchmarks' kernels it moves no more than
     the seventh digit. ``dtype=torch.float64`` does without.
     """
-    x1 = check_inputs(model, x1, "x1")
-    x2 = x2 if x2 is None else check_inputs(model, x2, "x2")
+    model = ordinary_network(model)
+    x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
+    x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)
+    output_shape(model, x1)
+    dtype = _factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
     free = _check_memory(engine, x1, (n1, n2), len(engine.names) if per_layer else 1)
-    budget = free // 2 if memory_budget is None else memory_budget
-    size = _block_size(engine, x1, n1, n2, batch_size, budget)
+    size = _block_size(engine, x1, (n1, n2), batch_size, memory_budget, free)
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
@@ -176,15 +185,22 @@ def _output_count(engine: Engine, x: Tensor) -> int:
 
 
 def _block_size(
-    engine: Engine, x: Tensor, n1: int, n2: int, batch_size: int | None, budget: int
+    engine: Engine,
+    x: Tensor,
+    sizes: tuple[int, int],
+    batch_size: int | None,
+    budget: int | None,
+    free: int,
 ) -> int:
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         return batch_size
-    if max(n1, n2) <= _ALWAYS_FITS:
-        return max(n1, n2)
-    return fitting_size(engine, x, n1, n2, budget)
+    if budget is None:
+        budget = free // 2
+        if max(sizes) <= _ALWAYS_FITS:
+            return max(sizes)
+    return fitting_size(engine, x, *sizes, budget)
 
 
 def _assembled(
@@ -215,6 +231,7 @@ def _assembled(
                 totals[name] = _empty(engine, part, n1, n2)
             if totals[name] is not part:
                 place(totals[name], block, part, engine.problem.full, symmetric)
+            _check_finite(part)
         report.add(block.pairs)
     report.close()
     if distributed:
@@ -238,6 +255,23 @@ def _reduced(
             totals[name] = _empty(engine, part, n1, n2)
         torch.distributed.all_reduce(totals[name])
     return totals
+
+
+def _factor_dtype(model: nn.Module) -> torch.dtype | None:
+    """float32 for weights in float16, which ends at 65504; None for those of other dtypes."""
+    weight = next(model.parameters(), None)
+    return torch.float32 if weight is not None and weight.dtype == torch.float16 else None
+
+
+def _check_finite(part: Tensor) -> None:
+    if torch.isfinite(part).all():
+        return
+    largest = torch.finfo(part.dtype).max
+    raise ValueError(
+        f"the kernel must be finite; in {str(part.dtype).removeprefix('torch.')}, which ends at "
+        f"{largest:.3g}, it has infinite or NaN entries; check that the network's gradients are "
+        "finite, scale the inputs or weights down, or pass dtype=torch.float64"
+    )
 
 
 def _shaped(total: Tensor, outputs: str | int) -> Tensor:

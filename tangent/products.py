@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp
 
 from tangent.engine.functional import check_inputs, evaluating
+from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.outputs import output_count
 from tangent.pointwise import called
 
 __all__ = ["KernelProduct"]
@@ -51,6 +53,7 @@ class KernelProduct:
         Columns multiplied so far.
     """
 
+    @ordinary_mode
     def __init__(
         self,
         model: nn.Module,
@@ -67,12 +70,12 @@ class KernelProduct:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        self.model, self.x = model, check_inputs(model, x)
+        model = ordinary_network(model)
+        self.model, self.x = model, ordinary_tensor(check_inputs(model, x))
         self.outputs, self.batch_size = outputs, batch_size
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.group = dist.group.WORLD if isinstance(group, str) else group
-        with torch.no_grad(), evaluating(model):
-            self.k = model(self.x[:1]).numel()
+        self.k = output_count(model, self.x)
         self.width = self.k if outputs == "full" else 1
         self.start, self.rows = 0, len(self.x) * self.width
         if self.group is not None:
@@ -82,10 +85,12 @@ class KernelProduct:
             self.start, self.rows = sum(counts[:rank]), sum(counts)
         self.products = 0
 
+    @ordinary_mode
     def __call__(self, v: Tensor) -> Tensor:
         """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
         columns = v.reshape(len(v), -1)
         self._check_rows(columns)
+        columns = ordinary_tensor(columns)
         image = torch.zeros_like(columns)
         own = slice(self.start, self.start + len(self.x) * self.width)
         for j in range(columns.shape[1]):
@@ -100,6 +105,7 @@ class KernelProduct:
         self.products += columns.shape[1]
         return image.reshape(v.shape)
 
+    @ordinary_mode
     def displacement(self, v: Float[Tensor, " rows"]) -> Displacement:
         """Return ``J^T v``: the displacement of the weights, by parameter name.
 
@@ -111,6 +117,7 @@ class KernelProduct:
         (read,) = self._reads()
         return self._pulled(v, read)
 
+    @ordinary_mode
     def linear_outputs(self, delta: Displacement, x: Tensor) -> Tensor:
         """Return ``J(x) delta``, (n_new,), or (n_new, k) for "full"."""
         (read,) = self._reads()

@@ -163,9 +163,11 @@ def _tanh_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
     # tanh a - tanh b = sinh(a - b) / (cosh a cosh b), in exponentials that cannot overflow.
     step = v / alpha
     moved = (z + step).abs()
+    away = (z >= 0) == (step >= 0)
     z = z.abs()
     size = step.abs()
-    growth = torch.exp(size - z - moved)
+    # size - |z| - moved, which a large step would round away.
+    growth = torch.exp(-2 * torch.where(away, z, (z - size).relu()))
     shrink = (1 + torch.exp(-2 * z)) * (1 + torch.exp(-2 * moved))
     return -2 * alpha * torch.sign(v) * torch.expm1(-2 * size) * growth / shrink
 

@@ -212,7 +212,7 @@ class Engine:
         if self.outputs == "diagonal":
             self.problem = replace(self.problem, groups=k)
         if self.outputs == "pseudo":
-            seeds = torch.full((1, n, k), k**-0.5)
+            seeds = torch.full((1, n, k), k**-0.5, dtype=tape.output.dtype)
         elif isinstance(self.outputs, int):
             seeds = torch.zeros(1, n, k)
             seeds[:, :, self.outputs] = 1

@@ -42,7 +42,7 @@ def selected_parameters(
     Raises
     ------
     ValueError
-        If the model has no parameters, or a name matches none.
+        If the model has no parameters, none is asked for, or a name matches none.
     """
     found = {name: p.detach() for name, p in model.named_parameters()}
     if not found:
@@ -51,6 +51,11 @@ def selected_parameters(
         return found
     if isinstance(parameters, str):
         parameters = [parameters]
+    if not len(parameters):
+        raise ValueError(
+            "parameters must name at least one parameter or module; got none; leave it out for "
+            "all parameters"
+        )
     for wanted in parameters:
         if not any(_matches(name, wanted) for name in found):
             raise ValueError(

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.engine.functional import evaluating
 from tangent.pointwise import SubsampledPointwise
+from tangent.prelu import ElementaryPReLU
 
 __all__ = ["Call", "Tape", "Unrecorded", "Weight", "recorded"]
 
@@ -221,8 +222,10 @@ def recorded(
     for name in names:
         tape.weights[id(tensors[name])] = Weight(name)
     recorder = _Recorder(tape, {id(t) for t in tensors.values()})
-    with torch.no_grad(), evaluating(model), recorder:
+    with torch.no_grad(), evaluating(model), recorder, ElementaryPReLU():
         output = functional_call(model, tensors, (x,))
+        if isinstance(output, Tensor) and output.ndim == 0 and len(x) == 1:
+            output = output.reshape(1)  # of a network that squeezes its one output
     if not isinstance(output, Tensor) or id(output) not in recorder.data:
         raise Unrecorded("the output is not a tensor made from the inputs")
     tape.output = output

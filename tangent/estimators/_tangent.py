@@ -25,12 +25,14 @@ from tangent.estimators._ensemble import (
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
+from tangent.outputs import output_shape
 
 __all__ = ["FLOATS", "TangentModel"]
 
 FLOATS = [np.float64, np.float32]
 _EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
 _BATCH = 256  # inputs of one Jacobian-vector product
+_OUTPUTS = 16  # of a network whose outputs are averaged: more cost time and say little
 _GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
 
 
@@ -129,7 +131,7 @@ class TangentModel(BaseEstimator):
             model,
             self.n_ensemble,
             self.input_shape_,
-            k,
+            min(k, _OUTPUTS) if self.outputs in ("trace", "pseudo") else k,
             width=self.width,
             gain=self.gain,
             generator=generator,
@@ -195,10 +197,9 @@ class TangentModel(BaseEstimator):
 
 
 def _check_output_count(network: nn.Module, shape: tuple[int, ...], k: int, dtype) -> None:
-    with torch.no_grad():
-        got = tuple(network(torch.zeros(1, *shape, dtype=dtype)).shape)
-    if got != (1, k):
+    got = output_shape(network, torch.zeros(1, *shape, dtype=dtype))
+    if got != (2, k):
         raise ValueError(
             f"model must return (n, {k}) outputs for this problem with outputs='full'; got {got} "
-            "for one input; outputs='trace' takes any number"
+            "for two inputs; outputs='trace' takes any number"
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 import pytest
 
 from experiments import report
+from experiments.results import Outcome, result_path, write_result
 from experiments.usage import UsageError
 
 
@@ -62,11 +61,14 @@ def test_a_page_of_nothing_says_what_to_do(tmp_path):
 
 
 def test_runs_of_changed_files_are_said_below_a_table(tmp_path):
-    for name, commit in (("a", "0123456789"), ("b", "abcdef0123-modified"), ("c", None)):
-        document = {"format": 1, "experiment": "e", "status": "done", "run": {}, "metrics": {},
-                    "curves": {}, "commit": commit}  # fmt: skip
-        (tmp_path / f"{name}.json").write_text(json.dumps(document))
-    paths = [str(tmp_path / f"{name}.json") for name in "abc"]
+    paths = []
+    for number, commit in enumerate(("0123456789", "abcdef0123-modified", None)):
+        run = {"number": number}
+        path = result_path(tmp_path, "toy", run, fingerprint=None, dtype="float64")
+        write_result(
+            path, experiment="toy", run=run, outcome=Outcome({}), dtype="float64", commit=commit
+        )
+        paths.append(str(path))
     (note,) = report.provenance_notes(pd.DataFrame({"path": paths}))
     assert note.startswith("1 of 3 runs come from files that were changed after the commit")
     assert "(abcdef0)" in note

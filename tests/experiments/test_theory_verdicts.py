@@ -95,7 +95,8 @@ def verdicts(folder, run, curves, seeds=(0, 1)):
         one = {**settings, "seed": seed}
         path = result_path(folder, "theory", one, fingerprint=None, dtype="float64")
         curves = {name: np.asarray(values).tolist() for name, values in curves.items()}
-        write_result(path, experiment="theory", run=one, outcome=Outcome(metrics, curves))
+        outcome = Outcome(metrics, curves)
+        write_result(path, experiment="theory", run=one, outcome=outcome, dtype="float64")
     table = verdict_table(load_results(folder)).numbers
     return dict(zip(table["statement"], table["verdict"], strict=True)), table
 
