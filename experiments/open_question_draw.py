@@ -205,16 +205,19 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
         by_n = 100 * results.groupby("n_train")[f"{row}: test accuracy"].agg(["mean", "min", "max"])
         colour = plots.colour(_COLOURS[row.partition(",")[0]])
         dashed = row.endswith("ridge")
-        ax.semilogx(
+        ax.errorbar(
             by_n.index,
             by_n["mean"],
-            "--" if dashed else "-",
+            (by_n["mean"] - by_n["min"], by_n["max"] - by_n["mean"]),
+            linestyle="--" if dashed else "-",
             marker="o" if row in ("A", "B") else "s",
             markersize=4,
+            markerfacecolor="white" if dashed else colour,
+            capsize=2,
             color=colour,
             label=label,
         )
-        ax.fill_between(by_n.index, by_n["min"], by_n["max"], color=colour, alpha=0.15, lw=0)
+    ax.set_xscale("log")
     ticks = sorted(results["n_train"].unique())
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
     ax.minorticks_off()
