@@ -12,11 +12,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tangent.difference.pair import Pair, register_gate, register_rule
+from tangent.operations.arithmetic import multilinear
+from tangent.operations.generic import generic_difference
+from tangent.operations.registry import Pair
+from tangent.operations.table import exact, gate, operation
 
-__all__ = ["smooth_rule", "stable_signs"]
+__all__ = ["relu_pair", "smooth_rule", "stable_signs"]
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -52,48 +55,137 @@ class _ReLUDifference(torch.autograd.Function):
         return grads[0] * mask, None, None
 
 
-def _relu(z: Pair, alpha: float) -> Pair:
+def relu_pair(z: Pair, alpha: float) -> Pair:
+    """The pair of max(z, 0)."""
     v = z.difference
     return Pair(F.relu(z.base), None if v is None else _ReLUDifference.apply(v, z.base, alpha))
 
 
-@register_rule(nn.ReLU)
-def _relu_module(alpha, module, weights, x) -> Pair:
-    return _relu(x, alpha)
+aten = torch.ops.aten
 
 
-@register_rule(F.relu, torch.relu, "relu", "relu_")
-def _relu_function(alpha, input, inplace=False) -> Pair:
-    return _relu(input, alpha)
+@exact(aten.relu)
+def _relu(alpha, z, *, _op=None) -> Pair:
+    return relu_pair(z, alpha)
 
 
-@register_gate(nn.ReLU, nn.LeakyReLU)
-def _relu_module_gate(alpha, module, weights, x) -> Tensor:
-    return stable_signs(x, alpha)
+@gate(aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs, aten.elu, aten.celu)
+def _sign_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
+    return stable_signs(z, alpha)
 
 
-@register_gate(F.relu, torch.relu, F.leaky_relu, "relu", "relu_")
-def _relu_function_gate(alpha, input, *args, **kwargs) -> Tensor:
-    return stable_signs(input, alpha)
-
-
-def _leaky_relu(z: Pair, alpha: float, slope: float) -> Pair:
+@exact(aten.leaky_relu)
+def _leaky_relu(alpha, z, slope=0.01, *, _op=None) -> Pair:
     # phi(z) = slope z + (1 - slope) relu(z)
-    bent = _relu(z, alpha)
-    base = F.leaky_relu(z.base, slope)
-    if z.difference is None or bent.difference is None:
-        return Pair(base)
-    return Pair(base, slope * z.difference + (1 - slope) * bent.difference)
+    bent = relu_pair(z, alpha)
+    return Pair(F.leaky_relu(z.base, slope), slope * z.difference + (1 - slope) * bent.difference)
 
 
-@register_rule(nn.LeakyReLU)
-def _leaky_relu_module(alpha, module, weights, x) -> Pair:
-    return _leaky_relu(x, alpha, module.negative_slope)
+def _negative_part(z: Pair, alpha: float) -> Pair:
+    """min(z, 0) = z - relu(z)."""
+    if z.difference is None:
+        return Pair(z.base.clamp(max=0))
+    return Pair(z.base.clamp(max=0), z.difference - relu_pair(z, alpha).difference)
 
 
-@register_rule(F.leaky_relu)
-def _leaky_relu_function(alpha, input, negative_slope=0.01, inplace=False) -> Pair:
-    return _leaky_relu(input, alpha, negative_slope)
+@exact(aten._prelu_kernel)
+def _prelu(alpha, z, weight, *, _op=None) -> Pair:
+    bent = multilinear(torch.mul, alpha, weight, _negative_part(z, alpha)).difference
+    if z.difference is not None:
+        bent = bent + relu_pair(z, alpha).difference
+    return Pair(_op(z.base, weight.base), bent.expand_as(z.base))
+
+
+@exact(aten.abs)
+def _abs(alpha, z, *, _op=None) -> Pair:
+    if math.isinf(alpha) or not z.base.is_floating_point():
+        return generic_difference(_op, alpha, (z,), {})
+    return Pair(z.base.abs(), 2 * relu_pair(z, alpha).difference - z.difference)
+
+
+def _between(z: Pair, low, high, alpha: float) -> Tensor | None:
+    """Difference of z clamped: relu(z - low) - relu(z - high)."""
+    parts = []
+    for at, sign in ((low, 1), (high, -1)):
+        if at is not None:
+            parts.append(sign * relu_pair(Pair(z.base - at, z.difference), alpha).difference)
+    if low is None:  # min(z, high) = z - relu(z - high)
+        parts.append(z.difference)
+    return sum(parts[1:], parts[0])
+
+
+@exact(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
+def _clamp(alpha, z, *limits, _op=None, **kwargs) -> Pair:
+    low, high = _limits(_op, limits, kwargs)
+    plain = all(v is None or isinstance(v, int | float) for v in (low, high))
+    if math.isinf(alpha) or not plain or not z.base.is_floating_point():
+        return generic_difference(_op, alpha, (z, *limits), kwargs)
+    return Pair(_op(z.base, *limits, **kwargs), _between(z, low, high, alpha))
+
+
+def _limits(op, limits: tuple, kwargs: dict) -> tuple:
+    packet = op.overloadpacket
+    if packet == aten.clamp_min:
+        return limits[0], None
+    if packet == aten.clamp_max:
+        return None, limits[0]
+    default = -1.0 if packet == aten.hardtanh else None
+    low = limits[0] if limits else kwargs.get("min", kwargs.get("min_val", default))
+    default = 1.0 if packet == aten.hardtanh else None
+    high = limits[1] if len(limits) > 1 else kwargs.get("max", kwargs.get("max_val", default))
+    return low, high
+
+
+@gate(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
+def _clamp_gate(alpha, z, *limits, _op=None, **kwargs) -> Tensor | None:
+    found = [v for v in _limits(_op, limits, kwargs) if isinstance(v, int | float)]
+    return _same_side(z, found, alpha) if found else None
+
+
+def _same_side(z: Pair, breaks, alpha: float) -> Tensor:
+    stable = torch.ones_like(z.base, dtype=torch.bool)
+    for at in breaks:
+        stable &= stable_signs(Pair(z.base - at, z.difference), alpha)
+    return stable
+
+
+@gate(aten.hardsigmoid, aten.hardswish)
+def _hard_gate(alpha, z, *, _op=None) -> Tensor:
+    return _same_side(z, (-3.0, 3.0), alpha)
+
+
+@gate(aten.softshrink, aten.hardshrink)
+def _shrink_gate(alpha, z, at=0.5, *, _op=None) -> Tensor:
+    return _same_side(z, (-at, at), alpha)
+
+
+@gate(aten.threshold)
+def _threshold_gate(alpha, z, at, value, *, _op=None) -> Tensor:
+    return _same_side(z, (at,), alpha)
+
+
+@gate(aten.rrelu_with_noise)
+def _rrelu_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
+    return stable_signs(z, alpha)
+
+
+def _hard_sigmoid_pair(z: Pair, alpha: float) -> Pair:
+    return Pair(F.hardsigmoid(z.base), _between(z, -3.0, 3.0, alpha) / 6)
+
+
+@exact(aten.hardsigmoid)
+def _hardsigmoid(alpha, z, *, _op=None) -> Pair:
+    if math.isinf(alpha):
+        return generic_difference(_op, alpha, (z,), {})
+    return _hard_sigmoid_pair(z, alpha)
+
+
+@exact(aten.hardswish)
+def _hardswish(alpha, z, *, _op=None) -> Pair:
+    if math.isinf(alpha):
+        return generic_difference(_op, alpha, (z,), {})
+    product = multilinear(torch.mul, alpha, z, _hard_sigmoid_pair(z, alpha))
+    return Pair(_op(z.base), product.difference)
 
 
 class _SmoothDifference(torch.autograd.Function):
@@ -163,9 +255,11 @@ def _tanh_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
     # tanh a - tanh b = sinh(a - b) / (cosh a cosh b), in exponentials that cannot overflow.
     step = v / alpha
     moved = (z + step).abs()
+    same = (z >= 0) == (step >= 0)
     z = z.abs()
     size = step.abs()
-    growth = torch.exp(size - z - moved)
+    # |step| - |z| - |moved|, with nothing large that is added and taken away again.
+    growth = torch.exp(torch.where(same, -2 * z, 2 * (size - z).clamp(max=0)))
     shrink = (1 + torch.exp(-2 * z)) * (1 + torch.exp(-2 * moved))
     return -2 * alpha * torch.sign(v) * torch.expm1(-2 * size) * growth / shrink
 
@@ -243,36 +337,64 @@ def _softplus(z: Pair, alpha: float, beta: float) -> Pair:
     return Pair(out.base / beta, None if out.difference is None else out.difference / beta)
 
 
-def _register(rule, module: type[nn.Module] | None, *others) -> None:
-    if module is not None:
-        register_rule(module)(lambda alpha, module, weights, x: rule(x, alpha))
-    register_rule(*others)(lambda alpha, input, inplace=False: rule(input, alpha))
+def _register(rule, *ops) -> None:
+    def exact_rule(alpha, z, *, _op=None):
+        if z.base.is_complex():
+            return generic_difference(_op, alpha, (z,), {})
+        return rule(z, alpha)
+
+    for op in ops:
+        operation(op).difference = exact_rule
 
 
-_register(_tanh, nn.Tanh, torch.tanh, F.tanh, "tanh")
-_register(_sigmoid, nn.Sigmoid, torch.sigmoid, F.sigmoid, "sigmoid")
-_register(_silu, nn.SiLU, F.silu)
-_register(_erf, None, torch.erf, torch.special.erf, "erf")
-_register(_exp, None, torch.exp, "exp")
-_register(_sin, None, torch.sin, "sin")
-_register(_cos, None, torch.cos, "cos")
+_register(_tanh, aten.tanh)
+_register(_sigmoid, aten.sigmoid)
+_register(_silu, aten.silu)
+_register(_erf, aten.erf, aten.special_erf)
+_register(_exp, aten.exp)
+_register(_sin, aten.sin)
+_register(_cos, aten.cos)
 
 
-@register_rule(nn.GELU)
-def _gelu_module(alpha, module, weights, x) -> Pair:
-    return _gelu_function(alpha, x, module.approximate)
+@exact(aten.gelu)
+def _gelu_rule(alpha, z, *, approximate="none", _op=None) -> Pair:
+    return (_gelu_tanh if approximate == "tanh" else _gelu)(z, alpha)
 
 
-@register_rule(F.gelu)
-def _gelu_function(alpha, input, approximate="none") -> Pair:
-    return (_gelu_tanh if approximate == "tanh" else _gelu)(input, alpha)
+@exact(aten.softplus)
+def _softplus_rule(alpha, z, beta=1.0, threshold=20.0, *, _op=None) -> Pair:
+    return Pair(_op(z.base, beta, threshold), _softplus(z, alpha, beta).difference)
 
 
-@register_rule(nn.Softplus)
-def _softplus_module(alpha, module, weights, x) -> Pair:
-    return _softplus(x, alpha, module.beta)
+@exact(aten.log_sigmoid_forward)
+def _log_sigmoid(alpha, z, *, _op=None) -> list[Pair]:
+    base, buffer = _op(z.base)
+    return [Pair(base, -_softplus_one(Pair(-z.base, -z.difference), alpha).difference), Pair(buffer)]
 
 
-@register_rule(F.softplus)
-def _softplus_function(alpha, input, beta=1.0, threshold=20.0) -> Pair:
-    return _softplus(input, alpha, beta)
+@exact(aten.mish)
+def _mish(alpha, z, *, _op=None) -> Pair:
+    product = multilinear(torch.mul, alpha, z, _tanh(_softplus_one(z, alpha), alpha))
+    return Pair(_op(z.base), product.difference)
+
+
+@exact(aten.elu)
+def _elu(alpha, z, rate=1.0, scale=1.0, input_scale=1.0, *, _op=None) -> Pair:
+    below = _negative_part(z, alpha)
+    below = _exp(Pair(below.base * input_scale, below.difference * input_scale), alpha)
+    v = scale * (relu_pair(z, alpha).difference + rate * below.difference)
+    return Pair(_op(z.base, rate, scale, input_scale), v)
+
+
+@exact(aten.celu)
+def _celu(alpha, z, rate=1.0, *, _op=None) -> Pair:
+    below = _negative_part(z, alpha)
+    below = _exp(Pair(below.base / rate, below.difference / rate), alpha)
+    return Pair(_op(z.base, rate), relu_pair(z, alpha).difference + rate * below.difference)
+
+
+@exact(aten.glu)
+def _glu(alpha, z, dim=-1, *, _op=None) -> Pair:
+    halves = zip(z.base.chunk(2, dim), z.difference.chunk(2, dim), strict=True)
+    a, b = (Pair(*half) for half in halves)
+    return multilinear(torch.mul, alpha, a, _sigmoid(b, alpha))
