@@ -78,6 +78,8 @@ class Graph:
     """Whether the network looked at values that depend on the inputs: it may take another way
     for others, so that this record is of these inputs only."""
     read: list[Value] = field(default_factory=list)  # those values
+    suspect: bool = False
+    """Whether gradients were cut or made otherwise somewhere: autograd may not agree."""
     last_use: dict[int, list[Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -119,7 +119,9 @@ def captured(
     out = recorder.value(tensor)
     if not (out.data or out.weights):
         raise TypeError("the network must return a tensor that depends on its input or weights")
-    return Graph(recorder.calls, leaves, weights, out, recorder.reads, recorder.read)
+    return Graph(
+        recorder.calls, leaves, weights, out, recorder.reads, recorder.read, recorder.suspect
+    )
 
 
 def _own(value: Any) -> Any:

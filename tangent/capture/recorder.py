@@ -30,12 +30,17 @@ from tangent.capture.graph import (
     values_in,
 )
 from tangent.operations.registry import rule_for
+from tangent.operations.writing import copied, filled, gathered, scattered
 from tangent.pointwise import SubsampledPointwise
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "recording"]
 
 aten = torch.ops.aten
 _READERS = {"numpy", "tolist", "__array__"}
+# What is called where nothing wants a gradient, and what it stands for.
+_DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
+_CUTS = {"detach", "detach_"}
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _RANDOM_TAG = torch.Tag.nondeterministic_seeded
 _READING_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
@@ -68,6 +73,7 @@ class Recorder(TorchDispatchMode):
         self.custom, self.keep = custom, keep
         self.reads = False
         self.read: list[Value] = []  # what was looked at
+        self.suspect = False
         self.paused = False
         self.where: list[tuple[str, str, bool]] = []
 
@@ -108,7 +114,7 @@ class Recorder(TorchDispatchMode):
             # Views of constants are constants: the tensor itself has them, at this version.
             return Value("constant", tensor=tensor.detach().clone())
         index = self._index_in_root(memory, where, tensor.device)
-        value = self._emit(_gather, (root, index), {}, (root,))
+        value = self._emit(gathered, (root, index), {}, (root,))
         if where[3] != memory.geometry[3]:
             raise TypeError(f"the network reads {memory.geometry[3]} as {where[3]} in place")
         return value
@@ -151,6 +157,7 @@ class Recorder(TorchDispatchMode):
         tracked = [storage_id(flat[i]) in self.memories for i in tensors]
         if not any(tracked):
             return func(*args, **kwargs)
+        self.suspect |= not torch.is_grad_enabled()
         if written:
             self._prepare(written)
         values = {i: self.value(flat[i]) for i in tensors}
@@ -181,7 +188,7 @@ class Recorder(TorchDispatchMode):
             return result
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
         call_args, call_kwargs = tree_unflatten(recorded, structure)
-        op = _functional(func) if written else func
+        op = _functional(func) if written else _DIFFERENTIABLE.get(func, func)
         self._write(op, call_args, call_kwargs, outputs, written)
         return result
 
@@ -237,7 +244,7 @@ class Recorder(TorchDispatchMode):
             memory.root = value
         else:
             index = self._index_in_root(memory, where, tensor.device)
-            memory.root = self._emit(_scatter, (memory.root, index, value), {}, (memory.root, value))
+            memory.root = self._emit(scattered, (memory.root, index, value), {}, (memory.root, value))
         memory.version += 1
         memory.views = {where: (memory.version, value), memory.geometry: (memory.version, memory.root)}
 
@@ -289,6 +296,8 @@ class Functions(TorchFunctionMode):
         recorder = self.recorder
         if recorder.paused:
             return func(*args, **kwargs)
+        if name in _CUTS or func is _DATA:
+            recorder.suspect = True
         if name in _READERS:
             recorder.reads = True
         elif name in _RECURRENT and torch.backends.mkldnn.enabled:
@@ -332,6 +341,8 @@ def _written(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
 
 def _functional(func: Any) -> Callable[..., Any]:
     """The operation that returns what ``func`` writes."""
+    if func in _WRITES:
+        return _WRITES[func]
     namespace, name = func._schema.name.split("::")
     if name.endswith("_"):
         packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
@@ -339,6 +350,13 @@ def _functional(func: Any) -> Callable[..., Any]:
         if overload is not None:
             return overload
     return _Cloned(func)
+
+
+_WRITES: dict[Any, Callable[..., Any]] = {
+    aten.copy_.default: copied,
+    aten.fill_.Scalar: filled,
+    aten.fill_.Tensor: filled,
+}
 
 
 class _Cloned:
@@ -354,18 +372,6 @@ class _Cloned:
             (args, kwargs),
         )
         return self.func(*args, **kwargs)
-
-
-def _gather(root: Tensor, index: Tensor) -> Tensor:
-    """Entries of ``root`` at flat positions."""
-    return root.reshape(-1)[index]
-
-
-def _scatter(root: Tensor, index: Tensor, value: Tensor) -> Tensor:
-    """``root`` with other entries at flat positions."""
-    flat = root.reshape(-1)
-    new = flat.index_put((index.reshape(-1),), value.reshape(-1).to(flat.dtype))
-    return new.reshape(root.shape)
 
 
 @contextmanager

@@ -270,15 +270,10 @@ class _Program:
         for name, value in graph.weights.items():
             values[value] = Pair(weights[name], delta.get(name))
 
-        reads: list[Pair] = []
         for position, call in enumerate(graph.calls):
             self._step(call, values, alpha, on_gate)
-            if not math.isinf(alpha):
-                reads += [values[v] for v in call.inputs if id(v) in self.read]
             for value in graph.last_use.get(position, ()):
                 values.pop(value, None)
-        if any(_turns(pair) for pair in reads):
-            raise _OtherWay
         return values[graph.output]
 
     def _step(self, call: Call, values: dict[Value, Pair], alpha: float, on_gate) -> None:
@@ -295,6 +290,8 @@ class _Program:
         for value, result in zip(call.outputs, results, strict=True):
             if value is not None:
                 values[value] = result
+                if id(value) in self.read and not math.isinf(alpha) and _turns(result):
+                    raise _OtherWay
 
     def _called(self, call, args, kwargs, values, alpha, on_gate) -> list[Pair]:
         if isinstance(call.op, Custom):

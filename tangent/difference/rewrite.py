@@ -43,7 +43,9 @@ def pooled_before_relu(graph: Graph) -> Graph:
         first.inputs, second.inputs = [before], [pooled]
         calls[id(call)], calls[id(pool)] = first, second
     ordered = [calls[id(call)] for call in graph.calls]
-    return Graph(ordered, graph.inputs, graph.weights, graph.output, graph.reads, graph.read)
+    return Graph(
+        ordered, graph.inputs, graph.weights, graph.output, graph.reads, graph.read, graph.suspect
+    )
 
 
 def gate_names(calls: list[Call]) -> dict[int, str]:

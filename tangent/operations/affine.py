@@ -140,7 +140,7 @@ def _matrix_product(alpha, x, y, *, _op=None) -> Pair:
 
 
 @exact(aten.addmm)
-def _added_matrix_product(alpha, bias, x, y, *, beta=1, _op=None, **kwargs) -> Pair:
+def _added_matrix_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs) -> Pair:
     scale = kwargs.get("alpha", 1)
     z = torch.addmm(bias.base, x.base, y.base, beta=beta, alpha=scale)
     v = _moved_product(alpha, x, y)

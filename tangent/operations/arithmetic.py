@@ -47,21 +47,21 @@ def _sum(alpha: float, x: Any, y: Any, base: Tensor, scale_x: float, scale_y: fl
 
 
 @exact(aten.add)
-def _add(alpha, x, y, *, _op=None, **kwargs):
+def _add(alpha, /, x, y, *, _op=None, **kwargs):
     scale = kwargs.get("alpha", 1)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, **kwargs), 1, scale)
 
 
 @exact(aten.sub)
-def _sub(alpha, x, y, *, _op=None, **kwargs):
+def _sub(alpha, /, x, y, *, _op=None, **kwargs):
     scale = kwargs.get("alpha", 1)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, **kwargs), 1, -scale)
 
 
 @exact(aten.rsub)
-def _rsub(alpha, x, y, scale=1, *, _op=None, **kwargs):
+def _rsub(alpha, /, x, y, scale=1, *, _op=None, **kwargs):
     scale = kwargs.get("alpha", scale)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, scale), -scale, 1)
@@ -98,7 +98,7 @@ def _product(alpha, x, y, *, _op=None):
 
 
 @exact(aten.baddbmm, aten.addmv, aten.addbmm, aten.addr)
-def _added_product(alpha, bias, x, y, *, beta=1, _op=None, **kwargs):
+def _added_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs):
     scale = kwargs.get("alpha", 1)
     plain = [bias.base, x.base, y.base]
     base = _op(*plain, beta=beta, **kwargs)

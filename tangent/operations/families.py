@@ -7,6 +7,15 @@ from tangent.operations import (
     normalization,
     pooling,
     shape,
+    writing,
 )
 
-__all__ = ["activations", "affine", "arithmetic", "normalization", "pooling", "shape"]
+__all__ = [
+    "activations",
+    "affine",
+    "arithmetic",
+    "normalization",
+    "pooling",
+    "shape",
+    "writing",
+]

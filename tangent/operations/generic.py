@@ -121,12 +121,16 @@ def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         at = tuple(p.detach().requires_grad_() for p in primals)
         out = outputs(*at)
-        seeds = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
+        live = tuple(o for o in out if o.requires_grad)
+        seeds = tuple(torch.zeros_like(o, requires_grad=True) for o in live)
         back = torch.autograd.grad(
-            out, at, seeds, create_graph=True, allow_unused=True, materialize_grads=True
+            live, at, seeds, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        return torch.autograd.grad(
-            back, seeds, tangents, create_graph=True, allow_unused=True, materialize_grads=True
+        found = iter(
+            torch.autograd.grad(
+                back, seeds, tangents, create_graph=True, allow_unused=True, materialize_grads=True
+            )
         )
+        return tuple(next(found) if o.requires_grad else torch.zeros_like(o) for o in out)
 
 

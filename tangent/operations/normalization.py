@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from tangent.operations.arithmetic import multilinear
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
 from tangent.operations.table import exact
@@ -98,6 +99,25 @@ def _group_norm(alpha, x, weight, bias, n, c, positions, groups, eps, *, _op=Non
     out = _viewed(plain, shape)
     out = _scaled_and_shifted(alpha, out, weight, bias, (-1,) + (1,) * (len(shape) - 2))
     return [out, _viewed(mean, (n, groups)), _viewed(r, (n, groups))]
+
+
+@exact(aten._weight_norm_interface)
+def _weight_norm(alpha, v, g, dim=0, *, _op=None) -> list[Pair]:
+    """v g / |v|, the norm over all axes but one."""
+    dims = [i for i in range(v.base.dim()) if i != dim]
+    norm = v.base.square().sum(dims, keepdim=True).sqrt()
+    ratio = Pair(g.base / norm)
+    if v.difference is not None:
+        moved = v.moved(alpha)
+        moved_norm = moved.square().sum(dims, keepdim=True).sqrt()
+        rise = (v.difference * (v.base + moved)).sum(dims, keepdim=True) / (norm + moved_norm)
+        ratio = Pair(ratio.base, -ratio.base * rise / moved_norm)
+    else:
+        rise, moved_norm = None, norm
+    if g.difference is not None:
+        part = g.difference / moved_norm
+        ratio = Pair(ratio.base, part if ratio.difference is None else ratio.difference + part)
+    return [multilinear(torch.mul, alpha, v, ratio), Pair(norm, rise)]
 
 
 _LONG = 30.0  # steps in the exponents beyond which a probability of zero may come back

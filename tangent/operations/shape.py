@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tangent.operations.arithmetic import multilinear
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
 from tangent.operations.table import bases, differences, exact, is_pair, operation
@@ -114,13 +115,6 @@ def _converted(alpha, x, *, _op=None, **kwargs):
     return generic_difference(_op, alpha, (x,), kwargs)
 
 
-@exact(aten.copy)
-def _copied(alpha, x, source, non_blocking=False, *, _op=None):
-    base = _op(x.base, source.base)
-    v = source.difference
-    return Pair(base, None if v is None else v.to(base.dtype).expand_as(base))
-
-
 @exact(aten.masked_fill)
 def _masked_fill(alpha, x, mask, value, *, _op=None):
     if mask.difference is not None:
@@ -129,13 +123,6 @@ def _masked_fill(alpha, x, mask, value, *, _op=None):
     filled = value.difference if is_pair(value) else None
     v = torch.zeros_like(x.base) if x.difference is None else x.difference
     return Pair(base, v.masked_fill(mask.base, 0.0 if filled is None else filled))
-
-
-@exact(aten.fill, aten.zero)
-def _filled(alpha, x, value=0.0, *, _op=None):
-    base = torch.full_like(x.base, 0.0) + (value.base if is_pair(value) else value)
-    v = value.difference if is_pair(value) else None
-    return Pair(base.to(x.base.dtype), None if v is None else v.expand_as(x.base))
 
 
 @exact(aten.scatter)
@@ -147,3 +134,23 @@ def _scatter(alpha, x, dim, index, src, *, _op=None, **kwargs):
     v = torch.zeros_like(x.base) if x.difference is None else x.difference
     moved = 0.0 if constant else differences(src)
     return Pair(base, _op(v, dim, index.base, moved))
+
+
+@exact(aten._embedding_bag)
+def _embedding_bag(alpha, weight, indices, offsets, by_frequency=False, mode=0, *rest, _op=None):
+    base = _op(weight.base, indices.base, offsets.base, by_frequency, mode, *bases(rest))
+    rows = [Pair(t) for t in base[1:]]
+    per_sample = rest[1] if len(rest) > 1 else None
+    if mode == 2:  # the largest of the bag
+        if alpha == float("inf"):
+            return [Pair(base[0], weight.difference.gather(0, base[3])), *rows]
+        return generic_difference(
+            _op, alpha, (weight, indices, offsets, by_frequency, mode, *rest), {}
+        )
+
+    def bags(w: Tensor, *samples: Tensor) -> Tensor:
+        given = (rest[0], *samples, *rest[2:]) if samples else rest
+        return _op(w, indices.base, offsets.base, by_frequency, mode, *given)[0]
+
+    factors = (weight,) if per_sample is None else (weight, per_sample)
+    return [Pair(base[0], multilinear(bags, alpha, *factors).difference), *rows]
