@@ -1,6 +1,6 @@
 """Products with a tangent kernel that is never formed, on one machine or many.
 
-``K v = J (J^T v)``: one backward pass for ``J^T v``, one forward-mode pass for ``J``, batch by
+``K v = J (J^T v)``: one backward pass for ``J^T v``, one pass of differences for ``J``, batch by
 batch. The memory is that of a batch and of one displacement a column; it does not grow with n
 but for the vectors themselves.
 """
@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp, vjp
 
-from tangent.engine.functional import check_inputs, evaluating
+from tangent.capture import evaluated_copy, picked, unwrapped
+from tangent.difference.interpreter import ScaledDifference, sharing
+from tangent.engine.functional import check_inputs
 from tangent.pointwise import called
 
 __all__ = ["KernelProduct"]
@@ -67,12 +68,14 @@ class KernelProduct:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        model = unwrapped(model)
         self.model, self.x = model, check_inputs(model, x)
+        self._twin = evaluated_copy(model).eval()
+        self._linear: ScaledDifference | None = None
         self.outputs, self.batch_size = outputs, batch_size
-        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.group = dist.group.WORLD if isinstance(group, str) else group
-        with torch.no_grad(), evaluating(model):
-            self.k = model(self.x[:1]).numel()
+        with torch.inference_mode(False), torch.no_grad():
+            self.k = picked(self._twin(self.x[:1].clone())).numel()
         self.width = self.k if outputs == "full" else 1
         self.start, self.rows = 0, len(self.x) * self.width
         if self.group is not None:
@@ -86,6 +89,7 @@ class KernelProduct:
         """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
         columns = v.reshape(len(v), -1)
         self._check_rows(columns)
+        columns = columns.detach()
         image = torch.zeros_like(columns)
         own = slice(self.start, self.start + len(self.x) * self.width)
         for j in range(columns.shape[1]):
@@ -134,36 +138,42 @@ class KernelProduct:
             index = int(self.outputs)
             yield lambda f: f[:, index].unsqueeze(1)
 
-    def _function(self, x: Tensor, read: Callable[[Tensor], Tensor]):
-        return lambda params: read(called(self.model, params, (x,)).reshape(len(x), -1))
-
     def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
-        total: Displacement | None = None
-        weight = next(iter(self.parameters.values()))
+        leaves = dict(self._twin.named_parameters())
         start = self.start
-        with evaluating(self.model):
+        with torch.inference_mode(False), torch.enable_grad():
+            for p in leaves.values():
+                p.requires_grad_().grad = None
             for x in self.x.split(self.batch_size):
-                _, pullback = vjp(self._function(x, read), self.parameters)
-                part = v[start : start + len(x) * self.width].to(weight)
+                f = read(picked(called(self._twin, None, (x.clone(),))).reshape(len(x), -1))
+                part = v[start : start + len(x) * self.width].to(f)
                 start += len(part)
-                (delta,) = pullback(part.reshape(len(x), self.width))
-                if total is None:
-                    total = {name: d.detach() for name, d in delta.items()}
-                else:
-                    for name, d in delta.items():
-                        total[name] += d.detach()
-        assert total is not None
+                f.backward(part.reshape(len(x), self.width))
+        total = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()
+        }
+        for p in leaves.values():
+            p.requires_grad_(False).grad = None
         if self.group is not None:
             for d in total.values():
                 dist.all_reduce(d, group=self.group)
-        return total
+        return {name: d.detach() for name, d in total.items()}
 
     def _pushed(
         self, delta: Displacement, x: Tensor, read: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, " rows"]:
+        linear = self._linearized()
+        moved = [delta[name] for name in linear.names]
         parts = []
-        with evaluating(self.model), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for part in x.split(self.batch_size):
-                _, moved = jvp(self._function(part, read), (self.parameters,), (delta,))
-                parts.append(moved.reshape(-1))
+                out = linear.pair(part, delta=moved)
+                v = torch.zeros_like(out.base) if out.difference is None else out.difference
+                parts.append(read(v.reshape(len(part), -1)).reshape(-1))
         return torch.cat(parts)
+
+    def _linearized(self) -> ScaledDifference:
+        """The network's linear part, which shares the memory of its weights."""
+        if self._linear is None:
+            self._linear = sharing(self._twin)
+        return self._linear

@@ -80,6 +80,7 @@ class Graph:
     read: list[Value] = field(default_factory=list)  # those values
     suspect: bool = False
     """Whether gradients were cut or made otherwise somewhere: autograd may not agree."""
+    network: Any = None  # the copy that was run
     last_use: dict[int, list[Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -120,7 +120,14 @@ def captured(
     if not (out.data or out.weights):
         raise TypeError("the network must return a tensor that depends on its input or weights")
     return Graph(
-        recorder.calls, leaves, weights, out, recorder.reads, recorder.read, recorder.suspect
+        recorder.calls,
+        leaves,
+        weights,
+        out,
+        recorder.reads,
+        recorder.read,
+        recorder.suspect,
+        twin,
     )
 
 

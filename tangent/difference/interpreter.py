@@ -347,3 +347,18 @@ def linearize(model: nn.Module, *, output: Any = None) -> ScaledDifference:
     kernel is the tangent kernel of ``model`` at w0 (Chizat et al. 2019, Section 1).
     """
     return ScaledDifference(model, math.inf, output=output)
+
+
+def sharing(model: nn.Module) -> ScaledDifference:
+    """The linearization of a network in evaluation mode, all of whose parameters move.
+
+    Nothing is copied: the displacements are given to `ScaledDifference.pair`, at every call.
+    """
+    linear = ScaledDifference.__new__(ScaledDifference)
+    nn.Module.__init__(linear)
+    linear.alpha, linear.output = math.inf, None
+    linear.network = model
+    linear.names = tuple(name for name, _ in model.named_parameters())
+    linear.delta = nn.ParameterList()
+    linear._graphs, linear._separate = {}, False
+    return linear

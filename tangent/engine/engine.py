@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tangent.capture import unwrapped
+from tangent.capture import picked, unwrapped
 from tangent.capture.separate import check_separate
 from tangent.engine.contractions import add_contribution, mirrored
 from tangent.engine.cost import Problem, Rates, calibrated
@@ -20,6 +20,7 @@ from tangent.engine.pages import keep_freed_memory
 from tangent.engine.pieces import Piece
 from tangent.engine.record import Record
 from tangent.engine.trust import mistaken
+from tangent.pointwise import called
 
 __all__ = ["Engine"]
 
@@ -176,6 +177,8 @@ class Engine:
             return pieces
         record = self.record(x)
         run = record.run(x)
+        if not self.separate and len(x) > 1:
+            self._check_separate(record, run.output, x)
         seeds = self._seeds(run.output)
         self.carried = seeds.shape[1]
         self.largest = max(1, run.largest) * self.carried * self.tensors_size
@@ -196,14 +199,30 @@ class Engine:
                 take(name, pieces.pop(name))
         return pieces
 
+    def _check_separate(self, record: Record, outputs: Tensor, x: Tensor) -> None:
+        """Compare what two inputs give together with what each gave alone."""
+        self.separate = True
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                both = picked(called(record.network, None, (x[:2].clone(),)))
+            apart = outputs[:2].reshape(2, -1).to(both)
+            scale = apart.abs().amax().clamp(min=1e-30)
+            near = both.numel() == apart.numel() and bool(
+                ((both.reshape(2, -1) - apart).abs() <= 1e-3 * scale).all()
+            )
+        except Exception:
+            near = False
+        if not near:
+            check_separate(self.model, (x,), tensors=self.tensors)
+
     def record(self, x: Tensor) -> Record:
         """What the network does to an input of ``x``, which has one where it reads its values."""
         key = tuple(x.shape[1:]), x.dtype
         if key not in self.records:
-            if not self.separate:
-                self.separate = check_separate(self.model, (x,), tensors=self.tensors)
             record = Record(self.model, self.tensors, self.names, x[:1])
             if record.reads:
+                if not self.separate:
+                    self.separate = check_separate(self.model, (x,), tensors=self.tensors)
                 self.reads = True
                 return record
             self.records[key] = record

@@ -83,7 +83,7 @@ class Record:
 
     def __post_init__(self) -> None:
         graph = captured(self.model, (self.example,), tensors=self.tensors, custom=False)
-        self.suspect = graph.suspect
+        self.suspect, self.network = graph.suspect, graph.network
         self.graph: Graph = pooled_before_relu(graph)
         self.constant: dict[Value, Any] = {
             value: self.tensors[name] for name, value in self.graph.weights.items()

@@ -19,7 +19,7 @@ from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
 from tangent.operations.table import exact, gate, operation
 
-__all__ = ["relu_pair", "smooth_rule", "stable_signs"]
+__all__ = ["breaks_of", "relu_pair", "smooth_rule", "stable_signs"]
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -398,3 +398,27 @@ def _glu(alpha, z, dim=-1, *, _op=None) -> Pair:
     halves = zip(z.base.chunk(2, dim), z.difference.chunk(2, dim), strict=True)
     a, b = (Pair(*half) for half in halves)
     return multilinear(torch.mul, alpha, a, _sigmoid(b, alpha))
+
+
+# Where they break: unit by unit, at these places.
+_BREAKS = {
+    **dict.fromkeys((aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs), (0.0,)),
+    **dict.fromkeys((aten.elu, aten.celu, aten.rrelu_with_noise), (0.0,)),
+    **dict.fromkeys((aten.hardsigmoid, aten.hardswish), (-3.0, 3.0)),
+}
+
+
+def breaks_of(op, args: tuple, kwargs: dict) -> tuple[float, ...] | None:
+    """Where an operation on single units has its kinks; None for one that chooses among units."""
+    packet = getattr(op, "overloadpacket", op)
+    if packet in _BREAKS:
+        return _BREAKS[packet]
+    if packet in (aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max):
+        limits = _limits(op, args, kwargs)
+        return tuple(v for v in limits if isinstance(v, int | float))
+    if packet == aten.threshold:
+        return (args[0],)
+    if packet in (aten.softshrink, aten.hardshrink):
+        at = args[0] if args else 0.5
+        return (-at, at)
+    return None
