@@ -14,10 +14,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.capture import evaluated_copy, picked, unwrapped
+from tangent.capture import evaluated_copy, unwrapped
 from tangent.difference.interpreter import ScaledDifference, sharing
 from tangent.engine.functional import check_inputs
-from tangent.pointwise import called
 
 __all__ = ["KernelProduct"]
 
@@ -70,12 +69,11 @@ class KernelProduct:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         model = unwrapped(model)
         self.model, self.x = model, check_inputs(model, x)
-        self._twin = evaluated_copy(model).eval()
         self._linear: ScaledDifference | None = None
         self.outputs, self.batch_size = outputs, batch_size
         self.group = dist.group.WORLD if isinstance(group, str) else group
         with torch.inference_mode(False), torch.no_grad():
-            self.k = picked(self._twin(self.x[:1].clone())).numel()
+            self.k = self._linearized().pair(self.x[:1], delta=()).base.numel()
         self.width = self.k if outputs == "full" else 1
         self.start, self.rows = 0, len(self.x) * self.width
         if self.group is not None:
@@ -139,25 +137,24 @@ class KernelProduct:
             yield lambda f: f[:, index].unsqueeze(1)
 
     def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
-        leaves = dict(self._twin.named_parameters())
+        linear = self._linearized()
+        leaves = {
+            name: p.detach().requires_grad_() for name, p in linear.network.named_parameters()
+        }
         start = self.start
         with torch.inference_mode(False), torch.enable_grad():
-            for p in leaves.values():
-                p.requires_grad_().grad = None
             for x in self.x.split(self.batch_size):
-                f = read(picked(called(self._twin, None, (x.clone(),))).reshape(len(x), -1))
+                f = read(linear.network_output(x, leaves).reshape(len(x), -1))
                 part = v[start : start + len(x) * self.width].to(f)
                 start += len(part)
                 f.backward(part.reshape(len(x), self.width))
         total = {
             name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()
         }
-        for p in leaves.values():
-            p.requires_grad_(False).grad = None
         if self.group is not None:
             for d in total.values():
                 dist.all_reduce(d, group=self.group)
-        return {name: d.detach() for name, d in total.items()}
+        return total
 
     def _pushed(
         self, delta: Displacement, x: Tensor, read: Callable[[Tensor], Tensor]
@@ -175,5 +172,5 @@ class KernelProduct:
     def _linearized(self) -> ScaledDifference:
         """The network's linear part, which shares the memory of its weights."""
         if self._linear is None:
-            self._linear = sharing(self._twin)
+            self._linear = sharing(evaluated_copy(self.model).eval())
         return self._linear

@@ -28,6 +28,7 @@ class Value:
     tensor: Tensor | None = None
     call: Call | None = None
     mask: bool = False  # whether it is of booleans
+    random: bool = False  # whether it was drawn
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,10 @@ def captured(
         # Caches made for evaluation are made now, from the weights that are being watched.
         twin.train()
         twin.eval()
-        result = twin(*args, **kwargs)
-        tensor = picked(result, output)
+        recorder.suspect = False
+        tensor = picked(_called(twin, args, kwargs), output)
+    if recorder.random is not None:
+        _refuse_draws(twin, args, kwargs, output, recorder.random)
     out = recorder.value(tensor)
     if not (out.data or out.weights):
         raise TypeError("the network must return a tensor that depends on its input or weights")
@@ -129,6 +131,29 @@ def captured(
         recorder.suspect,
         twin,
     )
+
+
+def _called(model: nn.Module, args: tuple, kwargs: dict) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "batch norm without running statistics mixes the inputs of a batch: it has no tangent "
+            "kernel; train it with track_running_stats=True, or take another norm"
+        ) from error
+
+
+def _refuse_draws(model: nn.Module, args: tuple, kwargs: dict, output: Any, where: str) -> None:
+    """What is drawn has to be the same at every call."""
+    with torch.inference_mode(False), torch.no_grad():
+        twice = [picked(model(*args, **kwargs), output) for _ in range(2)]
+    if not torch.equal(*twice):
+        raise ValueError(
+            f"{where} draws a new network at every call: it has no difference and no tangent "
+            "kernel; call model.eval(), or take the draw out of forward"
+        )
 
 
 def _own(value: Any) -> Any:

@@ -74,6 +74,7 @@ class Recorder(TorchDispatchMode):
         self.reads = False
         self.read: list[Value] = []  # what was looked at
         self.suspect = False
+        self.random: str | None = None  # what draws values at random
         self.paused = False
         self.where: list[tuple[str, str, bool]] = []
 
@@ -156,18 +157,18 @@ class Recorder(TorchDispatchMode):
         tensors = [i for i, a in enumerate(flat) if isinstance(a, Tensor)]
         tracked = [storage_id(flat[i]) in self.memories for i in tensors]
         if not any(tracked):
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if _draws(func):
+                self._drawn(result)
+            return result
         self.suspect |= not torch.is_grad_enabled()
         if written:
             self._prepare(written)
         values = {i: self.value(flat[i]) for i in tensors}
         live = any(v.data or v.weights for v in values.values())
-        if _RANDOM_TAG in tags and live and not func._schema.name.endswith("rrelu_with_noise"):
-            raise ValueError(
-                f"{operation_name(func)}{self._place()} draws a new network at every call: it has "
-                "no difference and no tangent kernel; call model.eval(), or take the draw out of "
-                "forward"
-            )
+        random = _draws(func) or any(v.random for v in values.values())
+        if random and live and self.random is None:
+            self.random = f"{operation_name(func)}{self._place()}"
         data = any(v.data for v in values.values())
         if data and (_READING_TAGS.intersection(tags) or _by_mask(func, flat)):
             self.reads = True
@@ -185,6 +186,8 @@ class Recorder(TorchDispatchMode):
                 whole = torch.as_strided(t.detach(), *memory.geometry[:3])
                 memory.root = Value("constant", tensor=whole.clone())
                 memory.views = {}
+            if random:
+                self._drawn(result)
             return result
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
         call_args, call_kwargs = tree_unflatten(recorded, structure)
@@ -192,11 +195,18 @@ class Recorder(TorchDispatchMode):
         self._write(op, call_args, call_kwargs, outputs, written)
         return result
 
+    def _drawn(self, result: Any) -> None:
+        """Remember that a constant was drawn at random."""
+        for t in tree_flatten(result)[0]:
+            if isinstance(t, Tensor):
+                self._remember(t, Value("constant", tensor=t.detach(), random=True))
+
     def _here(self) -> tuple[str, str, bool]:
         return self.where[-1] if self.where else ("", "", False)
 
     def _place(self) -> str:
-        return f" in {self.where[-1][0]} ({self.where[-1][1]})" if self.where else ""
+        name, kind, _ = self._here()
+        return f" in {name} ({kind})" if name else f" in {kind}" if kind else ""
 
     def _prepare(self, written: list[Tensor]) -> None:
         """Before a write: what was there is kept, and what may not be written is refused."""
@@ -313,6 +323,10 @@ def _user_target(func: Any, name: str) -> Any:
     if rule_for(func) is not None:
         return func
     return name if name and rule_for(name) is not None else None
+
+
+def _draws(func: Any) -> bool:
+    return _RANDOM_TAG in func.tags and not func._schema.name.endswith("rrelu_with_noise")
 
 
 def _decides(value: Value, func: Any) -> bool:

@@ -18,7 +18,7 @@ from tangent.difference.rewrite import gate_names, pooled_before_relu
 from tangent.operations import families  # noqa: F401  (fills the table)
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair, gate_for, rule_for
-from tangent.operations.table import bases, entry, is_pair, moves
+from tangent.operations.table import bases, entry, executed, is_pair, moves
 
 __all__ = ["ScaledDifference", "linearize"]
 
@@ -92,7 +92,7 @@ class ScaledDifference(nn.Module):
         weights = dict(self.network.named_parameters())
         self.delta = nn.ParameterList(nn.Parameter(torch.zeros_like(weights[n])) for n in moving)
         self._graphs: dict[Any, _Program] = {}
-        self._separate = False
+        self._separate, self._custom = False, True
 
     def forward(self, *inputs: Shaped[Tensor, "n ..."], **keywords: Any) -> Tensor:
         """Return alpha (h(w0 + delta/alpha) - h(w0)) at the network's inputs.
@@ -131,7 +131,7 @@ class ScaledDifference(nn.Module):
         program = self._program(inputs, keywords)
         delta = self.delta if delta is None else delta
         leaves = [t for t in tree_leaves((inputs, keywords)) if isinstance(t, Tensor)]
-        moved = dict(zip(self.names, delta, strict=True))
+        moved = dict(zip(self.names, delta, strict=bool(len(delta))))
         with torch.inference_mode(False):
             try:
                 return program.run(
@@ -171,6 +171,11 @@ class ScaledDifference(nn.Module):
         # Records are made again from the network.
         return {**self.__dict__, "_graphs": {}}
 
+    def network_output(self, x: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """Return the network's output at other weights, to be differentiated by autograd."""
+        program = self._program((x,), {})
+        return program.plain([_usable(x)], {**self._weights(), **weights})
+
     def _weights(self) -> dict[str, Tensor]:
         return {
             **dict(self.network.named_parameters()),
@@ -183,7 +188,9 @@ class ScaledDifference(nn.Module):
             return self._graphs[key]
         if not self._separate:
             self._separate = check_separate(self.network, inputs, keywords, self.output)
-        graph = captured(self.network, inputs, keywords, output=self.output)
+        graph = captured(
+            self.network, inputs, keywords, output=self.output, custom=self._custom
+        )
         program = _Program(graph)
         if not graph.reads:
             if len(self._graphs) >= _KEPT:
@@ -276,6 +283,28 @@ class _Program:
                 values.pop(value, None)
         return values[graph.output]
 
+    def plain(self, inputs: list[Tensor], weights: dict[str, Tensor]) -> Tensor:
+        """Run the network itself, to be differentiated by autograd."""
+        graph = self.fast
+        values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
+        values.update({value: weights[name] for name, value in graph.weights.items()})
+        for position, call in enumerate(graph.calls):
+            args, kwargs = tree_map(
+                lambda a: (
+                    a
+                    if not isinstance(a, Value)
+                    else values[a]
+                    if a.tensor is None
+                    else a.tensor
+                ),
+                (call.args, call.kwargs),
+            )
+            out = executed(call.op, args, kwargs)
+            values.update(zip(call.outputs, _tensors(out), strict=True))
+            for value in graph.last_use.get(position, ()):
+                values.pop(value, None)
+        return values[graph.output]
+
     def _step(self, call: Call, values: dict[Value, Pair], alpha: float, on_gate) -> None:
         def given(argument: Any) -> Any:
             if not isinstance(argument, Value):
@@ -297,8 +326,8 @@ class _Program:
         if isinstance(call.op, Custom):
             return _custom(call, args, kwargs, values, alpha, on_gate)
         if not moves((args, kwargs)):
-            out = call.op(*bases(args), **bases(kwargs))
-            return [Pair(t) for t in tree_leaves(out) if isinstance(t, Tensor)]
+            out = executed(call.op, bases(args), bases(kwargs))
+            return [Pair(t) for t in _tensors(out)]
         found = entry(call.op)
         if on_gate is not None and found.gate is not None:
             stable = found.gate(alpha, *args, **kwargs, _op=call.op)
@@ -309,6 +338,10 @@ class _Program:
         else:
             out = found.difference(alpha, *args, **kwargs, _op=call.op)
         return [p for p in tree_leaves(out, is_leaf=is_pair) if is_pair(p)]
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
 
 
 class _OtherWay(Exception):
@@ -360,5 +393,5 @@ def sharing(model: nn.Module) -> ScaledDifference:
     linear.network = model
     linear.names = tuple(name for name, _ in model.named_parameters())
     linear.delta = nn.ParameterList()
-    linear._graphs, linear._separate = {}, False
+    linear._graphs, linear._separate, linear._custom = {}, False, False
     return linear

@@ -51,6 +51,11 @@ def selected_parameters(
         return found
     if isinstance(parameters, str):
         parameters = [parameters]
+    if not parameters:
+        raise ValueError(
+            f"parameters must name at least one parameter or module; got none; there are "
+            f"{', '.join(found)}"
+        )
     for wanted in parameters:
         if not any(_matches(name, wanted) for name in found):
             raise ValueError(
