@@ -12,7 +12,32 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tangent.capture.network import captured, evaluated_copy, picked
 from tangent.pointwise import called
 
-__all__ = ["check_separate"]
+__all__ = ["check_separate", "kept_apart"]
+
+
+_APART = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Identity, nn.Sequential, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU,
+    nn.SiLU, nn.Softplus, nn.ELU, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d,
+)  # fmt: skip
+
+
+def kept_apart(model: nn.Module) -> bool:
+    """Whether a network is known not to mix inputs: layers of torch and of `tangent.nets` alone.
+
+    The others are checked (`check_separate`).
+    """
+    return all(_layer_apart(m) for m in model.modules())
+
+
+def _layer_apart(m: nn.Module) -> bool:
+    if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__:
+        return False
+    if type(m).__module__.startswith("tangent.nets") or type(m) in _APART:
+        return True
+    if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        return type(m).__module__.startswith("torch.") and m.running_mean is not None
+    return type(m) is nn.Flatten and m.start_dim >= 1
 
 
 def check_separate(
@@ -34,6 +59,8 @@ def check_separate(
     ValueError
         If the network mixes the inputs of a batch; the message names the operation.
     """
+    if kept_apart(model):
+        return True
     arguments = (tuple(inputs), dict(keywords or {}))
     first = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor)), None)
     if first is None or first.dim() == 0 or len(first) < 2 or first.is_meta:

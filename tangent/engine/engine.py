@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tangent.capture import picked, unwrapped
-from tangent.capture.separate import check_separate
+from tangent.capture.separate import check_separate, kept_apart
 from tangent.engine.contractions import add_contribution, mirrored
 from tangent.engine.cost import Problem, Rates, calibrated
 from tangent.engine.factors import Factor, Layer, Store, planned
@@ -202,6 +202,8 @@ class Engine:
     def _check_separate(self, record: Record, outputs: Tensor, x: Tensor) -> None:
         """Compare what two inputs give together with what each gave alone."""
         self.separate = True
+        if kept_apart(self.model):
+            return
         try:
             with torch.inference_mode(False), torch.no_grad():
                 both = picked(called(record.network, None, (x[:2].clone(),)))

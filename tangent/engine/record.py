@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from tangent.capture import Call, Graph, Value, captured
+from tangent.capture.separate import kept_apart
 from tangent.difference.rewrite import pooled_before_relu
 from tangent.engine.pieces import Piece
 from tangent.operations import families  # noqa: F401  (fills the table)
 from tangent.operations.batched import Many, run_batched
 from tangent.operations.cotangents import FRESH, Pull, pulled
 from tangent.operations.factors import factors_of
-from tangent.operations.table import entry
+from tangent.operations.table import entry, executed
 
 __all__ = ["Record", "Run"]
 
@@ -33,11 +34,29 @@ _MOVED = {
 
 @dataclass
 class Weight:
-    """A value that is ``scale`` times a parameter's entries, at the places ``order`` in it."""
+    """A value that is ``scale`` times a parameter's entries, moved to other places by ``steps``."""
 
     name: str
     scale: float
-    order: Tensor  # in the value's shape, positions in the flattened parameter
+    shape: torch.Size  # of the parameter
+    steps: tuple[Call, ...] = ()
+
+    @property
+    def turned(self) -> bool:
+        """Whether it is the transposed parameter."""
+        if len(self.steps) != 1:
+            return False
+        (call,) = self.steps
+        packet = call.op.overloadpacket
+        swapped = packet == aten.transpose and {d % 2 for d in call.args[1:3]} == {0, 1}
+        return len(self.shape) == 2 and (packet == aten.t or swapped)
+
+    def order(self, device: torch.device) -> Tensor:
+        """In the value's shape, positions in the flattened parameter."""
+        order = torch.arange(self.shape.numel(), device=device).reshape(self.shape)
+        for call in self.steps:
+            order = executed(call.op, (order, *call.args[1:]), call.kwargs)
+        return order
 
 
 @dataclass
@@ -82,13 +101,20 @@ class Record:
     shared: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        graph = captured(self.model, (self.example,), tensors=self.tensors, custom=False)
+        graph = captured(
+            self.model,
+            (self.example,),
+            tensors=self.tensors,
+            custom=False,
+            shapes_only=kept_apart(self.model),
+        )
         self.suspect, self.network = graph.suspect, graph.network
         self.graph: Graph = pooled_before_relu(graph)
         self.constant: dict[Value, Any] = {
             value: self.tensors[name] for name, value in self.graph.weights.items()
         }
         self.found: dict[Value, Weight | None] = {}
+        self.orders: dict[tuple[Value, bool], Tensor | None] = {}
         self.live = self._live(set(self.names))
         self._plan()
 
@@ -219,10 +245,25 @@ class Record:
             weight = weights.get(i)
             if weight is not None:
                 piece.name, piece.scale = weight.name, weight.scale
-                piece.order = _order(piece, weight.order, self.tensors[weight.name].numel())
-                piece.size = self.tensors[weight.name].numel()
+                piece.size = weight.shape.numel()
+                piece.order = self._order(piece, weight, leaves[i])
                 found[i] = (weight.name, piece)
         return found
+
+    def _order(self, piece: Piece, weight: Weight, value: Value) -> Tensor | None:
+        """Places of the piece's gradient in the parameter; None where it is as it is."""
+        matrix = piece.patches is not None and piece.patches.kind == "tokens" and not piece.turned
+        if weight.turned if matrix else not weight.steps:
+            return None
+        key = (value, matrix)
+        if key not in self.orders:
+            order = weight.order(self.tensors[weight.name].device)
+            if matrix:  # (k, c) of a matrix on the right is found as (c, k)
+                order = (order.squeeze(0) if order.dim() == 3 else order).t()
+            flat = order.flatten()
+            same = len(flat) == piece.size and bool((flat.diff() == 1).all())
+            self.orders[key] = None if same else flat
+        return self.orders[key]
 
     def _weight(self, value: Value) -> Weight | None:
         """The parameter that a value is, up to the places of its entries and a factor."""
@@ -234,9 +275,7 @@ class Record:
         if value.kind == "weight":
             if value.name not in self.names:
                 return None
-            p = self.tensors[value.name]
-            order = torch.arange(p.numel(), device=p.device).reshape(p.shape)
-            return Weight(value.name, 1.0, order)
+            return Weight(value.name, 1.0, self.tensors[value.name].shape)
         call = value.call
         if value.data or call is None or len(call.outputs) != 1:
             return None
@@ -248,18 +287,13 @@ class Record:
             if inner is None or factor is None:
                 return None
             scale = inner.scale * factor if packet == aten.mul else inner.scale / factor
-            return Weight(inner.name, scale, inner.order)
+            return Weight(inner.name, scale, inner.shape, inner.steps)
         if packet not in _MOVED or not isinstance(first, Value) or first.data:
             return None
         inner = self._weight(first)
         if inner is None or len(call.inputs) != 1:
             return None
-        order = inner.order
-        if packet in (aten.view, aten._unsafe_view):
-            order = order.reshape(call.args[1])
-        else:
-            order = call.op(order, *call.args[1:], **call.kwargs)
-        return Weight(inner.name, inner.scale, order)
+        return Weight(inner.name, inner.scale, inner.shape, (*inner.steps, call))
 
 
 def _number(value: Any) -> float | None:
@@ -267,18 +301,6 @@ def _number(value: Any) -> float | None:
         small = value.tensor is not None and value.tensor.numel() == 1
         return float(value.tensor) if small else None  # type: ignore[arg-type]
     return float(value) if isinstance(value, int | float) else None
-
-
-def _order(piece: Piece, order: Tensor, size: int) -> Tensor | None:
-    """Places of the piece's gradient, flattened, in the parameter; None where it is as it is."""
-    if piece.gradient is None:
-        assert piece.patches is not None
-        if piece.patches.kind == "tokens" and not piece.turned:
-            matrix = order.squeeze(0) if order.dim() == 3 else order
-            order = matrix.t()  # (k, c) of a matrix on the right is found as (c, k)
-    flat = order.flatten()
-    whole = len(flat) == size and bool(torch.equal(flat, torch.arange(size, device=flat.device)))
-    return None if whole else flat
 
 
 def _given(argument: Any, values: dict[Value, Any]) -> Any:
