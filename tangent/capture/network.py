@@ -74,7 +74,6 @@ def captured(
     tensors: Mapping[str, Tensor] | None = None,
     custom: bool = True,
     keep: bool = False,
-    shapes_only: bool = False,
 ) -> Graph:
     """Return the record of ``model(*inputs, **keywords)`` in evaluation mode.
 
@@ -92,18 +91,10 @@ def captured(
         Whether operations with a rule of the user's own are kept whole.
     keep : bool
         Whether the values of the run are kept in the record.
-    shapes_only : bool
-        Run it without values, which costs next to nothing. For networks of layers that make no
-        constants of their own.
     """
     with torch.inference_mode(False), torch.no_grad():
-        if shapes_only:
-            given = tensors or {**dict(model.named_parameters()), **dict(model.named_buffers())}
-            tensors = {name: t.detach().to("meta") for name, t in given.items()}
         twin = evaluated_copy(model, tensors)
         args, kwargs = tree_map(_own, (tuple(inputs), dict(keywords or {})))
-        if shapes_only:
-            args, kwargs = tree_map(_meta, (args, kwargs))
     recorder = Recorder(custom=custom, keep=keep)
     leaves: list[Value] = []
     weights: dict[str, Value] = {}
@@ -169,10 +160,6 @@ def _own(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, Tensor) else value
-
-
 def _whole_modules(model: nn.Module, recorder: Recorder) -> None:
     """Modules whose class has a rule of the user's own are one operation."""
     for module in model.modules():
@@ -233,7 +220,9 @@ def _only(result: Any) -> Any:
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
     tensors = [
-        t for t in tree_flatten(_plain(result))[0] if isinstance(t, Tensor) and t.is_floating_point()
+        t
+        for t in tree_flatten(_plain(result))[0]
+        if isinstance(t, Tensor) and t.is_floating_point()
     ]
     return tensors[0] if len(tensors) == 1 else result
 

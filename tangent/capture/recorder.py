@@ -213,7 +213,9 @@ class Recorder(TorchDispatchMode):
         for t in written:
             memory = self.memories.get(storage_id(t))
             if memory is None:
-                whole = torch.as_strided(t.detach(), (t.untyped_storage().nbytes() // t.itemsize,), (1,), 0)
+                whole = torch.as_strided(
+                    t.detach(), (t.untyped_storage().nbytes() // t.itemsize,), (1,), 0
+                )
                 value = Value("constant", tensor=whole.clone())
                 self._remember(whole, value)
             elif memory.root.kind == "constant":
@@ -254,9 +256,14 @@ class Recorder(TorchDispatchMode):
             memory.root = value
         else:
             index = self._index_in_root(memory, where, tensor.device)
-            memory.root = self._emit(scattered, (memory.root, index, value), {}, (memory.root, value))
+            memory.root = self._emit(
+                scattered, (memory.root, index, value), {}, (memory.root, value)
+            )
         memory.version += 1
-        memory.views = {where: (memory.version, value), memory.geometry: (memory.version, memory.root)}
+        memory.views = {
+            where: (memory.version, value),
+            memory.geometry: (memory.version, memory.root),
+        }
 
     # Operations with a rule of the user's own
 
@@ -271,9 +278,7 @@ class Recorder(TorchDispatchMode):
             self.paused = False
         outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
         # what the user's rule is told apart: constants stay plain tensors
-        values = [
-            v.tensor if isinstance(v, Value) and v.kind == "constant" else v for v in values
-        ]
+        values = [v.tensor if isinstance(v, Value) and v.kind == "constant" else v for v in values]
         call_args, call_kwargs = tree_unflatten(values, structure)
         inputs = values_in((call_args, call_kwargs))
         inputs += [v for _, v in custom.weights if v is not None]
@@ -398,9 +403,7 @@ def recording(recorder: Recorder, model: nn.Module):
         handles.append(
             module.register_forward_pre_hook(lambda *_, e=entry: recorder.where.append(e))
         )
-        handles.append(
-            module.register_forward_hook(lambda *_: _left(recorder), always_call=True)
-        )
+        handles.append(module.register_forward_hook(lambda *_: _left(recorder), always_call=True))
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

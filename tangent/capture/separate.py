@@ -140,4 +140,3 @@ def _culprit(model, arguments, n: int, output, tensors) -> str:
                 if not _holds(b.tensor, a.tensor, which):
                     return f" in {call}"
     return ""
-

@@ -188,9 +188,7 @@ class ScaledDifference(nn.Module):
             return self._graphs[key]
         if not self._separate:
             self._separate = check_separate(self.network, inputs, keywords, self.output)
-        graph = captured(
-            self.network, inputs, keywords, output=self.output, custom=self._custom
-        )
+        graph = captured(self.network, inputs, keywords, output=self.output, custom=self._custom)
         program = _Program(graph)
         if not graph.reads:
             if len(self._graphs) >= _KEPT:
@@ -291,11 +289,7 @@ class _Program:
         for position, call in enumerate(graph.calls):
             args, kwargs = tree_map(
                 lambda a: (
-                    a
-                    if not isinstance(a, Value)
-                    else values[a]
-                    if a.tensor is None
-                    else a.tensor
+                    a if not isinstance(a, Value) else values[a] if a.tensor is None else a.tensor
                 ),
                 (call.args, call.kwargs),
             )

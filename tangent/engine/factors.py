@@ -195,7 +195,12 @@ class Store:
     def _add_gradients(self, uses: list[Piece]) -> None:
         one = uses[0]
         d, patches = one.cotangent, one.patches
-        plain = len(uses) == one.groups == 1 and one.order is None and patches is not None and patches.kind != "index"
+        plain = (
+            len(uses) == one.groups == 1
+            and one.order is None
+            and patches is not None
+            and patches.kind != "index"
+        )
         if plain and d is not None and patches is not None and d.dtype == self.dtype:
             b, o, c, _ = d.shape
             one.dense(out=self._rows("gradients", (b, o, c * patches.size), 0, d))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from tangent.capture import Call, Graph, Value, captured
-from tangent.capture.separate import kept_apart
 from tangent.difference.rewrite import pooled_before_relu
 from tangent.engine.pieces import Piece
 from tangent.operations import families  # noqa: F401  (fills the table)
@@ -101,13 +100,7 @@ class Record:
     shared: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        graph = captured(
-            self.model,
-            (self.example,),
-            tensors=self.tensors,
-            custom=False,
-            shapes_only=kept_apart(self.model),
-        )
+        graph = captured(self.model, (self.example,), tensors=self.tensors, custom=False)
         self.suspect, self.network = graph.suspect, graph.network
         self.graph: Graph = pooled_before_relu(graph)
         self.constant: dict[Value, Any] = {

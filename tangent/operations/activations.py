@@ -369,7 +369,10 @@ def _softplus_rule(alpha, z, beta=1.0, threshold=20.0, *, _op=None) -> Pair:
 @exact(aten.log_sigmoid_forward)
 def _log_sigmoid(alpha, z, *, _op=None) -> list[Pair]:
     base, buffer = _op(z.base)
-    return [Pair(base, -_softplus_one(Pair(-z.base, -z.difference), alpha).difference), Pair(buffer)]
+    return [
+        Pair(base, -_softplus_one(Pair(-z.base, -z.difference), alpha).difference),
+        Pair(buffer),
+    ]
 
 
 @exact(aten.mish)

@@ -103,9 +103,7 @@ def _added_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs):
     plain = [bias.base, x.base, y.base]
     base = _op(*plain, beta=beta, **kwargs)
     zero = torch.zeros_like(bias.base)
-    product = multilinear(
-        lambda a, b: _op(zero, a, b, beta=0, alpha=scale), alpha, x, y
-    ).difference
+    product = multilinear(lambda a, b: _op(zero, a, b, beta=0, alpha=scale), alpha, x, y).difference
     if bias.difference is None:
         return Pair(base, product)
     db = (beta * bias.difference).expand_as(base)
@@ -266,8 +264,6 @@ def _dropout(alpha, x, p, train, *, _op=None):
     return x
 
 
-
-
 @exact(aten.linalg_vector_norm)
 def _norm(alpha, x, order=2, dim=None, keepdim=False, *, _op=None, **kwargs):
     if order != 2 or kwargs.get("dtype") is not None:
@@ -282,5 +278,3 @@ def _norm(alpha, x, order=2, dim=None, keepdim=False, *, _op=None, **kwargs):
     )
     both = base + _op(moved, order, dim, keepdim)
     return Pair(base, torch.where(both == 0, 0.0, rise / both.where(both != 0, 1.0)))
-
-

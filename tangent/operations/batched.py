@@ -245,5 +245,3 @@ def _embedding(weight, index, *rest):
     if is_many(weight):
         return None
     return aten.embedding(weight, index.t, *rest)
-
-

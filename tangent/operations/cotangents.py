@@ -451,5 +451,3 @@ def _group_norm(pull: Pull) -> dict[int, Tensor] | None:
         d = d * weight.view(-1, *(1,) * (x.dims - 2))
     d = d.reshape(n, o, count, groups, -1)
     return {0: normalized_back(d, plain, rate.unsqueeze(1), (-1,)).reshape(pull.d.shape)}
-
-

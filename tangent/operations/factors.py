@@ -38,8 +38,6 @@ def _factors(*ops: Any) -> Callable[[Callable], Callable]:
     return decorator
 
 
-
-
 def _tokens(x: Tensor, d: Tensor) -> Piece:
     """Of a matrix (k, c) that rows of x (n, P, k) are multiplied with; d (n, o, P, c)."""
     return Piece(patches=Patches("tokens", x), cotangent=d.transpose(2, 3))

@@ -132,5 +132,3 @@ def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
             )
         )
         return tuple(next(found) if o.requires_grad else torch.zeros_like(o) for o in out)
-
-

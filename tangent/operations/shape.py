@@ -18,23 +18,25 @@ __all__ = ["LINEAR", "linear_rule"]
 aten = torch.ops.aten
 
 _SHAPES = (
-    "view reshape _unsafe_view _reshape_alias t transpose permute unsqueeze squeeze expand clone "
-    "slice select unbind split split_with_sizes unsafe_split unsafe_split_with_sizes chunk cat stack "
-    "repeat alias contiguous flatten unfold movedim narrow roll flip diagonal diag_embed tril triu "
-    "as_strided view_as_real view_as_complex _conj conj conj_physical resolve_conj resolve_neg real "
-    "imag _neg_view lift_fresh lift_fresh_copy lift expand_as swapaxes rot90 unfold_backward "
-    "select_backward slice_backward diagonal_backward slice_scatter select_scatter diagonal_scatter "
-    "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col col2im "
-    "view_copy permute_copy detach_copy _to_copy to _reshape_copy concat tile"
+    "view reshape _unsafe_view _reshape_alias t transpose permute unsqueeze squeeze expand "
+    "clone slice select unbind split split_with_sizes unsafe_split unsafe_split_with_sizes "
+    "chunk cat stack repeat alias contiguous flatten unfold movedim narrow roll flip diagonal "
+    "diag_embed tril triu as_strided view_as_real view_as_complex _conj conj conj_physical "
+    "resolve_conj resolve_neg real imag _neg_view lift_fresh lift_fresh_copy lift expand_as "
+    "swapaxes rot90 unfold_backward select_backward slice_backward diagonal_backward "
+    "slice_scatter select_scatter diagonal_scatter pixel_shuffle pixel_unshuffle "
+    "channel_shuffle native_channel_shuffle im2col col2im view_copy permute_copy detach_copy "
+    "_to_copy to _reshape_copy concat tile"
 )
 _SUMS = "sum mean neg cumsum trace nansum sum_to_size _fft_r2c _fft_c2r _fft_c2c positive"
 _POOLS = (
-    "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
-    "upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-    "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d "
-    "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d "
-    "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"
+    "avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+    "_upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d "
+    "upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d "
+    "replication_pad1d replication_pad2d replication_pad3d"
 )
 # Linear where their indices, masks and grids stay.
 _INDEXED = (
