@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor
 
 BLOCK = 1024
 
@@ -73,3 +74,21 @@ def inverse_diagonal(
             columns[row - first : row - first + len(corner)] = -solved
         diagonal[first : first + len(eye)] = columns.square_().sum(0)
     return diagonal.numpy()
+
+
+def squared_norms(
+    factor: Float64[np.ndarray, "n n"], right: Float[Tensor, "n m"], *, block: int = BLOCK
+) -> Float64[np.ndarray, " m"]:
+    """``b^T A^-1 b`` of every column b, from A's lower Cholesky factor; ``right`` is used up.
+
+    The upper triangle of the factor is not read; n^2 / 2 multiply-adds a column.
+    """
+    lower = torch.from_numpy(factor.T).T
+    right = right.double()
+    for start in range(0, len(lower), block):
+        stop = min(start + block, len(lower))
+        corner = lower[start:stop, start:stop].tril()
+        solved = torch.linalg.solve_triangular(corner, right[start:stop], upper=False)
+        right[start:stop] = solved
+        right[stop:].addmm_(lower[stop:, start:stop], solved, alpha=-1)
+    return right.square_().sum(0).numpy()

@@ -155,8 +155,9 @@ def iterative_kernel_ridge(
     """Solve (K + alpha / weight) a = targets for the best of several ridges, without factors.
 
     As `baselines.kernel_ridge.kernel_ridge`, but that ``kernel`` comes multiplied by the roots of
-    the weights on both sides, and that leave-one-out takes every leverage at the mean, from a trace
-    estimated with a few vectors of random signs.
+    the weights on both sides, and that the accuracy that chooses the ridge is not leave-one-out's:
+    as in generalized cross-validation every leverage is taken at the mean, from a trace estimated
+    with a few vectors of random signs.
     """
     n, k = targets.shape
     generator = torch.Generator().manual_seed(0) if generator is None else generator

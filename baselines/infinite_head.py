@@ -23,9 +23,11 @@ from baselines.linear import (
     indicators,
     scores_to_decision,
 )
+from tangent._system import check_memory
 
 NETWORKS = ("mlp", "convolutional")
 KERNELS = ("ntk", "nngp")
+_COPIES = {"mlp": 8, "convolutional": 3}  # of the kernel in float64, at the peak; measured
 
 
 class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
@@ -99,6 +101,12 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self._check()
         alphas = checked_alphas(self.alpha)
         self.classes_ = classes
+        check_memory(
+            n_rows,
+            _COPIES[self.network],
+            "the solution with the kernel of an infinitely wide network",
+            "take GaussianKernelHead or ArcCosineFeatures, whose features are as many as you say",
+        )
         x, y, weight = gathered(blocks, n_rows)
         self.n_features_in_ = x.shape[1]
         used = weight > 0

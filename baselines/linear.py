@@ -127,9 +127,10 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     alpha : float or tuple of float, default=(0.01, 0.03, 0.1, 0.3, 1.0)
         Ridge as a multiple of the number of rows, on features of variance one. Of several (a
         factorization each) the one with the best leave-one-out accuracy is taken, at a tie the one
-        with the least generalized cross-validation error. Leave-one-out is in closed form: exact
-        for fewer rows than features, else with every leverage at its mean and on some 5,000 rows;
-        after ``partial_fit``, which keeps no rows, generalized cross-validation decides.
+        with the least generalized cross-validation error. Leave-one-out is in closed form and
+        exact, every row with its own leverage; with more rows than features it is counted on some
+        5,000 of them. After ``partial_fit``, which keeps no rows, generalized cross-validation
+        decides.
     standardize : bool, default=True
         Divide each feature by its standard deviation; the mean is removed in any case.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-# By the long path: kymatio.torch also imports its 3-D code, which SciPy >= 1.17 breaks.
-from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -150,7 +150,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return X
 
     def _made_transform(self, J: int, shape: tuple[int, int]):
-        make = FastScattering if self.backend == "torch" else ScatteringTorch2D
+        make = FastScattering if self.backend == "torch" else _kymatio()
         return make(J=J, shape=shape, L=self.L)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -289,3 +289,12 @@ class RotoTranslationScattering(ScatteringFeatures):
     def _enlarged(self, images: Tensor) -> Tensor:
         size = self._grid(*images.shape[2:])
         return F.interpolate(images, size, mode="bicubic", align_corners=False)
+
+
+def _kymatio() -> Callable[..., Any]:
+    """kymatio's transform, imported where it is asked for: it warns of its own use of torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # By the long path: kymatio.torch also imports its 3-D code, which SciPy >= 1.17 breaks.
+        from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
+    return ScatteringTorch2D

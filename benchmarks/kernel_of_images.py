@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import shlex
 import sys
 import time
 from pathlib import Path
 
 import torch
+from common import machine
 from lazy_methods import operations, peak_rate
 
 from experiments.data import load_dataset
@@ -132,8 +132,7 @@ def main():
         "useful_operations_in_all": whole,
         "useful_operations_per_second": whole * pairs / clock.total / took,
         "product_operations_per_second": peak_rate(options.device),
-        "device": (torch.cuda.get_device_name(options.device) if x.is_cuda else platform.machine()),
-        "torch": torch.__version__,
+        "machine": machine(options.device),
     }
     lines = json.loads(options.out.read_text()) if options.out.exists() else []
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -84,6 +82,7 @@ def main():
     if chosen.measure:
         return measured(chosen)
     import torch
+    from common import machine, write
 
     from tangent import vgg11
     from tangent.memory import training_memory
@@ -108,18 +107,10 @@ def main():
         "measured": found,
         "measured_over_said": rise / need.total,
         "fits_12_gib": found["peak_bytes"] <= LIMIT,
-        "machine": {
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-            "torch": torch.__version__,
-            "note": "the machine was shared with other work",
-        },
+        "machine": machine(),
         "command": f"python benchmarks/lazy_memory.py {' '.join(words)}",
     }
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write(result, chosen.out)
     return None
 
 

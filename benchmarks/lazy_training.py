@@ -18,16 +18,15 @@ CUDA graph. Model operations a second are the passes a step needs times those of
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shlex
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
+from common import machine, write
 from lazy_methods import (
     ALPHA,
     Difference,
@@ -102,9 +101,9 @@ def floor(methods, network, x):
     return found
 
 
-def model_operations(best, one):
+def model_operations(typical, one):
     """Model operations a second of (d) and (e), by precision, and how (d) compares with (e)."""
-    rates = {n: PASSES[n[:3]] * one / t["wall"] for n, t in best.items() if n[:3] in PASSES}
+    rates = {n: PASSES[n[:3]] * one / t["wall"] for n, t in typical.items() if n[:3] in PASSES}
     pairs = {n: n.replace("(d)", "(e)") for n in rates if n.startswith("(d)")}
     pairs = {n: e.replace(OURS.replace("(d)", "(e)"), PLAIN) for n, e in pairs.items()}
     shares = {n: rates[n] / rates[e] for n, e in pairs.items() if e in rates}
@@ -116,7 +115,7 @@ def measured(methods, steps, group, device):
 
     ``group`` steps are timed together, which a device that works ahead of its commands needs.
     """
-    times = {name: {"wall": [], "cpu": []} for name in methods}
+    times, first = ({name: {"wall": [], "cpu": []} for name in methods} for _ in range(2))
     for number in range(steps + 1):
         for name, method in methods.items():
             wait(device)
@@ -124,10 +123,10 @@ def measured(methods, steps, group, device):
             for _ in range(group):
                 method.step()
             wait(device)
-            if number:
-                times[name]["wall"].append((time.perf_counter() - wall) / group)
-                times[name]["cpu"].append((time.process_time() - cpu) / group)
-    return times
+            kept = times[name] if number else first[name]
+            kept["wall"].append((time.perf_counter() - wall) / group)
+            kept["cpu"].append((time.process_time() - cpu) / group)
+    return times, first
 
 
 def parsed():
@@ -160,8 +159,8 @@ def main():
     methods = {name: make() for name, make in makers.items()}
     recorded, refused = graphs(makers) if device.type == "cuda" else ({}, {})
     group = 10 if device.type == "cuda" else 1
-    times = measured(methods | recorded, options.steps, group, device)
-    best = {name: {kind: min(t[kind]) for kind in t} for name, t in times.items()}
+    times, first = measured(methods | recorded, options.steps, group, device)
+    typical = {name: {kind: median(t[kind]) for kind in t} for name, t in times.items()}
     outputs = {
         name: method.scaled().detach().double()
         for name, method in methods.items()
@@ -170,60 +169,50 @@ def main():
     oracle = next(iter(outputs))
     parts = [methods[OURS].parts() for _ in range(options.steps)]
     floors = floor(methods, network, x)
-    wanted = [n for n in best if not n.startswith("(e") and n != OURS]
+    wanted = [n for n in typical if not n.startswith("(e") and n != OURS]
     result = {
         "setting": {"alpha": ALPHA, "batch": options.batch, "width": options.width},
         "steps": options.steps * group,
-        "images_per_second": {n: options.batch / t["wall"] for n, t in best.items()},
+        "images_per_second": {n: options.batch / t["wall"] for n, t in typical.items()},
         "seconds": times,
+        "seconds_of_the_first_step": first,
         "ratios": {
             kind: {
-                **{f"{n} / (d)": best[n][kind] / best[OURS][kind] for n in wanted},
+                **{f"{n} / (d)": typical[n][kind] / typical[OURS][kind] for n in wanted},
                 **{
-                    f"(d) / {n}": best[OURS][kind] / best[n][kind]
-                    for n in best
+                    f"(d) / {n}": typical[OURS][kind] / typical[n][kind]
+                    for n in typical
                     if n.startswith("(e")
                 },
             }
             for kind in ("wall", "cpu")
         },
         "faster_than_the_oracle": {
-            n: best[oracle]["wall"] / t["wall"] for n, t in best.items() if n != oracle
+            n: typical[oracle]["wall"] / t["wall"] for n, t in typical.items() if n != oracle
         },
         f"distance_to {oracle}": {
             n: float((found - outputs[oracle]).norm() / outputs[oracle].norm())
             for n, found in outputs.items()
             if n != oracle
         },
-        "seconds_of_parts": {k: min(p[k] for p in parts) for k in parts[0]},
+        "seconds_of_parts": {k: median(p[k] for p in parts) for k in parts[0]},
         "floating_point_floor": floors,
-        "model_operations": model_operations(best, floors["operations_of_one_pass"]),
+        "model_operations": model_operations(typical, floors["operations_of_one_pass"]),
         "not_recorded_as_a_graph": refused,
-        "machine": machine(device),
+        "machine": with_rates(device),
         "command": "python " + shlex.join(sys.argv),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k != "seconds"}, indent=1))
+    write(result, options.out, shown={k: v for k, v in result.items() if k != "seconds"})
 
 
-def machine(device):
+def with_rates(device):
     """What it ran on, with the rate of a large product by precision on a GPU."""
-    found = {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "load": os.getloadavg()[0],
-        "note": "the machine was shared with other work",
-    }
+    found = machine(device)
     if device.type == "cuda":
-        found["device"] = torch.cuda.get_device_name(device)
         found["bfloat16_operations_per_second"] = peak_rate(device, torch.bfloat16)
         found["free_memory_share"] = torch.cuda.mem_get_info(device)[0] / (
             torch.cuda.get_device_properties(device).total_memory
         )  # below one: somebody else is there as well
-        found["note"] = ""
     return found
 
 

@@ -11,30 +11,19 @@ position is in one. The matrix product is 2048 x 2048 x 2048 in float32 by the s
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import machine, seconds_of, write
 
 from baselines.random_features import RandomPatchFeatures
-
-
-def best_cpu_seconds(work, repeats):
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        best = min(best, time.process_time() - start)
-    return best
 
 
 def product_rate(repeats, size=2048):
     a, b = torch.rand(size, size), torch.rand(size, size)
     out = torch.empty(size, size)
-    return 2 * size**3 / best_cpu_seconds(lambda: torch.mm(a, b, out=out), repeats)
+    return 2 * size**3 / seconds_of(lambda: torch.mm(a, b, out=out), repeats)["median"]
 
 
 def main():
@@ -49,28 +38,25 @@ def main():
     images = np.random.default_rng(0).random((options.images, 3 * 32 * 32), dtype=np.float32)
     model = RandomPatchFeatures(options.filters, image_shape=(3, 32, 32), random_state=0)
     model.fit(images)
-    seconds = best_cpu_seconds(lambda: model.transform(images), options.repeats)
-    machine = product_rate(options.repeats)
+    times = seconds_of(lambda: model.transform(images), options.repeats)
+    seconds, rate = times["median"], product_rate(options.repeats)
     positions, values = 27 * 27, 6 * 6 * 3
     convolution = 2 * positions * values * options.filters * options.images
     pooling = 2 * 2 * positions * options.filters * options.images
     report = {
         "command": f"python benchmarks/random_features.py --images {options.images}"
         f" --filters {options.filters} --threads {options.threads} --repeats {options.repeats}",
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
+        "cpu_seconds": times,
         "images_per_cpu_second": options.images / seconds,
         "gigaflops_per_cpu_second": {
-            "matrix_product": machine / 1e9,
+            "matrix_product": rate / 1e9,
             "convolution": convolution / seconds / 1e9,
             "convolution_and_pooling": (convolution + pooling) / seconds / 1e9,
         },
-        "share_of_the_matrix_product_rate": convolution / seconds / machine,
+        "share_of_the_matrix_product_rate": convolution / seconds / rate,
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    write(report, options.out)
 
 
 if __name__ == "__main__":

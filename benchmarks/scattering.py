@@ -9,8 +9,6 @@ the thread, the least of the repeats, so that other work on the machine counts a
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 import warnings
 from functools import partial
@@ -19,19 +17,23 @@ from pathlib import Path
 import numpy as np
 import threadpoolctl
 import torch
+from common import machine, seconds_of, write
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
 from baselines.transform import FastScattering
 
 
 def images_a_second(transform, images, batch, repeats):
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.thread_time()
+    def all_images():
         for part in images.split(batch):
             transform(part)
-        best = min(best, time.thread_time() - start)
-    return len(images) / best
+
+    return len(images) / seconds_of(all_images, repeats, time.thread_time)["median"]
+
+
+def _repeatedly(way, times):
+    for _ in range(times):
+        way()
 
 
 def product_rates(repeats):
@@ -44,15 +46,11 @@ def product_rates(repeats):
             "torch": partial(torch.bmm, a, b, out=out),
             "numpy": partial(np.matmul, a.numpy(), b.numpy(), out=out.numpy()),
         }
-        best = dict.fromkeys(ways, float("inf"))
-        for _ in range(repeats):
-            for name, way in ways.items():
-                start = time.thread_time()
-                for _ in range(200):
-                    way()
-                best[name] = min(best[name], time.thread_time() - start)
         operations = 200 * 2 * 20 * rows * inner * columns
-        rate = {name: operations / seconds / 1e9 for name, seconds in best.items()}
+        rate = {}
+        for name, way in ways.items():
+            many = partial(_repeatedly, way, 200)
+            rate[name] = operations / seconds_of(many, repeats, time.thread_time)["median"] / 1e9
         rates[f"({rows}, {inner}) @ ({inner}, {columns})"] = rate
     return rates
 
@@ -92,16 +90,11 @@ def main():
         "command": f"python benchmarks/scattering.py --size {options.size}"
         f" --images {options.images} --batches {' '.join(map(str, options.batches))}"
         f" --repeats {options.repeats}",
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-        "threads": 1,
+        "machine": machine(threads=1),
         "gigaflops_of_small_products": product_rates(options.repeats),
         "runs": [comparison(J, 8, images, options.batches, options.repeats) for J in (2, 3)],
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    write(report, options.out)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ same matrix products alone, at the speed the machine reaches on them.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import threadpoolctl
 import torch
+from common import machine, seconds_of, wall_and_cpu, write
 
 from experiments import _fig1, fig1
 from tangent import _students
@@ -49,19 +47,11 @@ def published_loop(x, y, x_test, y_test, weights, step, n_steps):
     return path, train, test
 
 
-def timed(function, repeats):
-    """Best wall and CPU seconds of ``repeats`` calls, and the last result."""
-    walls, cpus = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = function()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return min(walls), min(cpus), result
-
-
-def a_step(wall, cpu, count):
-    return {"wall_ms_per_step": 1e3 * wall / count, "cpu_ms_per_step": 1e3 * cpu / count}
+def a_step(times, count):
+    """Milliseconds of a step: medians, and those of the first call."""
+    found = {f"{kind}_ms_per_step": 1e3 * t["median"] / count for kind, t in times.items()}
+    first = {f"first_{kind}_ms_per_step": 1e3 * t["first"] / count for kind, t in times.items()}
+    return found | first
 
 
 def paper_problem(dtype):
@@ -83,14 +73,14 @@ def product_rate(dtype, together=8, repeats=200):
     def products(_):
         u, x = torch.randn(m, d, dtype=dtype), torch.randn(n, d, dtype=dtype)
         v, g, transposed = u @ x.T, torch.empty_like(u), x.T.contiguous()
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
+
+        def both():
             for _ in range(repeats // 5):
                 torch.mm(u, transposed, out=v)
                 torch.mm(v, x, out=g)
-            best = min(best, time.perf_counter() - start)
-        return 4 * m * d * n * (repeats // 5) / best
+
+        taken = seconds_of(both, 5, time.perf_counter)["median"]
+        return 4 * m * d * n * (repeats // 5) / taken
 
     return sum(side_by_side(products, range(torch.get_num_threads())))
 
@@ -110,15 +100,49 @@ def loops(scales, steps, repeats, threads):
         return np.array(ends)
 
     with threadpoolctl.threadpool_limits(threads):
-        wall, cpu, ends = timed(all_scales, repeats)
-    return a_step(wall, cpu, len(scales) * steps), ends
+        times, ends = wall_and_cpu(all_scales, repeats)
+    return a_step(times, len(scales) * steps), ends
+
+
+def on_threads(count, chosen, options):
+    """Loop, batched descents and bare products on ``count`` threads, and how they agree."""
+    threads = f"{count} thread{'s' * (count > 1)}"
+    loop, expected = loops(chosen, options.steps, options.repeats, count)
+    results, report = {f"published loop, float64, {threads}": loop}, {}
+    for dtype in ("float64", "float32"):
+        problem = paper_problem(dtype)
+        students = problem[0].alpha.numel() * options.steps
+        for every in (1, 10):
+            times, result = wall_and_cpu(
+                lambda p=problem, e=every: descent(p, options.steps, e), options.repeats
+            )
+            name = f"batched, {dtype}, test loss every {every}, {threads}"
+            results[name] = a_step(times, students)
+            if every == 1:
+                ends = (result.test_loss[0, :, -1], result.best_test_loss[0])
+                pairs = zip(("end", "best"), ends, expected.T, strict=True)
+                report[f"{dtype}_against_loop"] = {
+                    name: float(np.abs(e[chosen].numpy() / x - 1).max()) for name, e, x in pairs
+                }
+        rate = product_rate(getattr(torch, dtype))
+        operations = 3 * 2 * 50 * 100 * 1000  # train, gradient and test, m d n each
+        results[f"matrix products alone, {dtype}, {threads}"] = {
+            "gigaflops": rate / 1e9,
+            "wall_ms_per_step": 1e3 * operations / rate,
+        }
+    for entry in results.values():
+        ratio = loop["wall_ms_per_step"] / entry["wall_ms_per_step"]
+        entry[f"speedup over the published loop on {threads}"] = ratio
+    return results, report
 
 
 def whole_training(results):
     """One repetition as printed, 10,000 steps, with the test loss at every and every 10th step."""
     problem, found = paper_problem("float32"), {}
     for every in (1, 10):
-        wall, _, found[every] = timed(lambda every=every: descent(problem, 10_000, every), 1)
+        start = time.perf_counter()
+        found[every] = descent(problem, 10_000, every)
+        wall = time.perf_counter() - start
         results[f"whole repetition, float32, test loss every {every}"] = {"wall_seconds": wall}
     best = {every: result.best_test_loss for every, result in found.items()}
     return float((best[10] / best[1] - 1).abs().max())
@@ -155,33 +179,10 @@ def main():
     results, report = {}, {}
     chosen = np.linspace(0, 32, options.loop_scales).round().astype(int)
     for count in sorted({1, threads}):
-        name = f"published loop, float64, {count} thread{'s' * (count > 1)}"
-        results[name], expected = loops(chosen, options.steps, options.repeats, count)
-    for dtype in ("float64", "float32"):
-        problem = paper_problem(dtype)
-        count = problem[0].alpha.numel() * options.steps
-        for every in (1, 10):
-            wall, cpu, result = timed(
-                lambda p=problem, e=every: descent(p, options.steps, e), options.repeats
-            )
-            name = f"batched, {dtype}, test loss every {every}"
-            results[name] = a_step(wall, cpu, count)
-            if every == 1:
-                ends = (result.test_loss[0, :, -1], result.best_test_loss[0])
-                pairs = zip(("end", "best"), ends, expected.T, strict=True)
-                report[f"{dtype}_against_loop"] = {
-                    name: float(np.abs(e[chosen].numpy() / x - 1).max()) for name, e, x in pairs
-                }
-        rate = product_rate(getattr(torch, dtype))
-        operations = 3 * 2 * 50 * 100 * 1000  # train, gradient and test, m d n each
-        results[f"matrix products alone, {dtype}"] = {
-            "gigaflops": rate / 1e9,
-            "wall_ms_per_step": 1e3 * operations / rate,
-        }
-    for loop in [name for name in results if name.startswith("published")]:
-        for entry in results.values():
-            ratio = results[loop]["wall_ms_per_step"] / entry["wall_ms_per_step"]
-            entry[f"speedup over {loop}"] = ratio
+        torch.set_num_threads(count)
+        same, agreement = on_threads(count, chosen, options)
+        results |= same
+        report |= agreement
     if options.whole:
         report["best_every_10_against_1"] = whole_training(results)
     if options.forms:
@@ -190,18 +191,11 @@ def main():
     report = {
         "command": f"OMP_NUM_THREADS={threads} python benchmarks/shallow.py "
         f"--steps {options.steps} --repeats {options.repeats}{whole}",
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
+        "machine": machine(),
         **report,
         "results": results,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    write(report, options.out)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from common import machine, write
 
 from tangent import solve, vgg11
 from tangent.kernel import tangent_kernel
@@ -360,18 +359,11 @@ def main() -> None:
     results = parts[options.part](options)
     report = {
         "command": "python benchmarks/solve.py " + _shown(sys.argv[1:]),
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg(),
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "machine": machine(options.device),
+        "repetitions": 1,
         "results": results,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"solve-{options.part}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    write(report, options.out / f"solve-{options.part}.json", shown=results)
 
 
 if __name__ == "__main__":

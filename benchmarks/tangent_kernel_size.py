@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import resource
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.common import later, machine, seconds_of, write
 from benchmarks.tangent_kernel import network
 from tangent.engine.cost import Problem, seconds
 from tangent.engine.engine import Engine
@@ -38,14 +35,9 @@ def engine_for(model: torch.nn.Module, n: int, outputs: str) -> Engine:
 
 
 def factor_seconds(model: torch.nn.Module, x: torch.Tensor, outputs: str) -> float:
-    """CPU seconds an input of forward and backward passes, the best of three."""
-    times = []
-    for _ in range(3):
-        engine = engine_for(model, len(x), outputs)
-        start = time.process_time()
-        engine.factors(x)
-        times.append(time.process_time() - start)
-    return min(times) / len(x)
+    """CPU seconds an input of forward and backward passes, the median of three after a first."""
+    engines = [engine_for(model, len(x), outputs) for _ in range(4)]
+    return seconds_of(lambda: engines.pop().factors(x), 3)["median"] / len(x)
 
 
 def predicted(model: torch.nn.Module, x: torch.Tensor, outputs: str, per_input: float) -> float:
@@ -73,7 +65,7 @@ def measured(width: float, outputs: str, sizes: list[int], first: int, repeats: 
     rows = []
     for n in sizes:
         times = []
-        for _ in range(repeats):
+        for _ in range(repeats + 1):
             start = time.process_time()
             tangent_kernel(model, x[:n], outputs=outputs)
             times.append(time.process_time() - start)
@@ -92,7 +84,7 @@ def added(rows: list[dict]) -> list[dict]:
     result = []
     for before, after in itertools.pairwise(rows):
         inputs = after["n"] - before["n"]
-        took = (min(after["cpu_seconds"]) - min(before["cpu_seconds"])) / inputs
+        took = (later(after["cpu_seconds"]) - later(before["cpu_seconds"])) / inputs
         expected = (after["predicted"] - before["predicted"]) / inputs
         result.append({"n": after["n"], "seconds": took, "predicted": expected})
     return result
@@ -108,7 +100,7 @@ def draw(record: dict, path: Path) -> None:
     with plt.style.context("petroff10"):
         fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
         sizes = [r["n"] for r in rows]
-        left.plot(sizes, [min(r["cpu_seconds"]) for r in rows], "o", label="measured")
+        left.plot(sizes, [later(r["cpu_seconds"]) for r in rows], "o", label="measured")
         left.plot(sizes, [r["predicted"] for r in rows], "--", label="cost model")
         left.set(xlabel="inputs n", ylabel="CPU seconds, whole kernel")
         right.plot([s["n"] for s in steps], [s["seconds"] for s in steps], "o", label="measured")
@@ -145,21 +137,15 @@ def main() -> None:
         "command": f"python benchmarks/tangent_kernel_size.py {arguments}",
         "width": options.width,
         "outputs": options.outputs,
-        "threads": 1,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
         "note": options.note,
         "rows": rows,
         "added": steps,
         "largest_deviation": max(abs(s["seconds"] / s["predicted"] - 1) for s in steps),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"tangent_kernel_size-{options.outputs}-{options.width:g}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, path, shown=steps)
     draw(record, path.with_suffix(".png"))
-    print(json.dumps(steps, indent=1))
 
 
 if __name__ == "__main__":

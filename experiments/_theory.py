@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch.func import grad, hessian, vmap
+from torch.func import grad, hessian, jvp, vmap
 
 from experiments.results import Outcome
 from tangent.bounds import finite_horizon, over_parameterized, square_loss_bound
@@ -39,7 +40,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MEASURES"]
 
+_STEPS = 1000  # of a descent that stands for a flow, to a finite horizon
 _STARTS = 8  # of the search for a lower loss than the linearized model's
+_LOSSES: dict[str, Callable[[Tensor], ConvexLoss]] = {
+    "square": square_loss,
+    "logistic": logistic_loss,
+    # Bounded, its gradient Lipschitz; concave where |f - y| > 1/2, and |f - y| = 1 at the start.
+    "bounded": lambda y: lambda f: (1 - (-2 * (f - y).square()).exp()).mean(),
+}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -110,9 +118,9 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     x, y = _unit_rows(draws.normal(n, d)), draws.normal(n).sign()
     w0 = draws.normal(m * (d + 1))
     h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
-    loss = {"square": square_loss, "logistic": logistic_loss}[run["loss"]](y)
+    loss = _LOSSES[run["loss"]](y)
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
-    step = run["horizon"] / 1000 if run["model"] == "relu" else None
+    step = run["horizon"] / _STEPS if run["model"] == "relu" else None
     rows = []
     for alpha in run["alphas"]:
         flow, linear = (
@@ -130,6 +138,27 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
                 "weights_bound": bound.weights,
             }
         )
+    return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
+
+
+def held_out_distances(run: dict[str, Any], device: str) -> Outcome:
+    """Proposition A.1: the two models' distance after training, on training and other inputs."""
+    draws = _Draws.of(run, device)
+    n, d, m = 10, 3, 20
+    x, y, others = _unit_rows(draws.normal(n, d)), draws.normal(n).sign(), draws.normal(500, d)
+    w0 = draws.normal(m * (d + 1))
+    h = _centred(_two_layer(x, m, m**-0.5, run["model"]), w0)
+    everywhere = _two_layer(torch.cat([x, _unit_rows(others)]), m, m**-0.5, run["model"])
+    times = torch.tensor([0.0, run["horizon"]], dtype=torch.float64)
+    rows = []
+    for alpha in run["alphas"]:
+        u, linear = (
+            _path(h, w0, square_loss(y), alpha, times, linearized=which).displacement[-1]
+            for which in (False, True)
+        )
+        _, moved = jvp(everywhere, (w0,), (linear,))
+        gap = (alpha * (everywhere(w0 + u / alpha) - everywhere(w0)) - moved).abs()
+        rows.append({"alpha": alpha, "seen": float(gap[:n].max()), "others": float(gap[n:].max())})
     return Outcome({}, curves={name: [row[name] for row in rows] for name in rows[0]})
 
 
@@ -164,7 +193,7 @@ def square_loss_distances(run: dict[str, Any], device: str) -> Outcome:
         for alpha in run["alphas"]:
             bound = square_loss_bound(alpha, k, 1.0, lipschitz, lip, radius)
             times = torch.tensor([0.0, bound.horizon], dtype=torch.float64)
-            step = bound.horizon / 1000 if run["model"] == "relu" else None
+            step = bound.horizon / _STEPS if run["model"] == "relu" else None
             pair = [
                 _path(h, w0, square_loss(y), alpha, times, linearized=linear, step=step, rtol=1e-10)
                 for linear in (False, True)
@@ -241,17 +270,24 @@ def over_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
 
 
 def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
-    """Theorem 2.5: one unit on 200 inputs; decay to a local minimum, at every alpha.
+    """Theorem 2.5: one unit; decay to a local minimum, at every alpha.
 
+    The space of functions is that of 200 normal inputs, or of all of them: the population loss.
     At the end of every flow the gradient and the smallest eigenvalue of the Hessian of
     ``R(alpha h(w0 + u/alpha))`` in u are taken, which say whether it is at a local minimum.
     """
     draws = _Draws.of(run, device)
-    n, phi = 200, _ACTIVATIONS[run["model"].removesuffix("-unit")]
-    x = draws.normal(n, 3)
-    y = (torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * x[:, 2] ** 2) / n**0.5
+    activation, _, kind = run["model"].partition("-")
+    phi = _ACTIVATIONS[activation]
+    if kind == "population":
+        x, share = (t.to(device) for t in _normal_nodes(3))
+    else:
+        x = draws.normal(200, 3)
+        share = torch.full_like(x[:, 0], 1 / len(x))
+    y = torch.sin(2 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * x[:, 2] ** 2
+    y = y * share.sqrt()
     w0 = draws.normal(3) / 2
-    h, loss = _unit(x, w0, phi), square_loss(y)
+    h, loss = _unit(x, w0, phi, share), square_loss(y)
     values = torch.linalg.svdvals(derivative(h, w0))
     smallest = float(values[-1])
     times = torch.linspace(0, 14 / smallest**2, 113, dtype=torch.float64, device=device)
@@ -287,9 +323,17 @@ def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     return Outcome(metrics, curves)
 
 
-def _unit(x: Tensor, w0: Tensor, phi: Callable[[Tensor], Tensor]) -> WeightFunction:
-    """One centred unit, in the norm of the function space."""
-    return _centred(lambda w: phi(x @ w) / len(x) ** 0.5, w0)
+def _unit(x: Tensor, w0: Tensor, phi: Callable[[Tensor], Tensor], share: Tensor) -> WeightFunction:
+    """One centred unit, in the norm of the function space where input i has weight share_i."""
+    return _centred(lambda w: phi(x @ w) * share.sqrt(), w0)
+
+
+def _normal_nodes(d: int, count: int = 16) -> tuple[Tensor, Tensor]:
+    """Inputs and weights for which sums are expectations over N(0, I) (Gauss and Hermite)."""
+    line, weight = np.polynomial.hermite_e.hermegauss(count)
+    nodes = np.stack(np.meshgrid(*[line] * d, indexing="ij"), axis=-1).reshape(-1, d)
+    shares = np.stack(np.meshgrid(*[weight] * d, indexing="ij"), axis=-1).reshape(-1, d).prod(1)
+    return torch.from_numpy(nodes), torch.from_numpy(shares / shares.sum())
 
 
 def _linear_optimum(h: WeightFunction, w0: Tensor, y: Tensor) -> float:
@@ -303,7 +347,7 @@ def _escapes(draws: _Draws, x: Tensor, y: Tensor) -> int:
     found = 0
     for _ in range(_STARTS):
         w0 = draws.normal(3)
-        h = _unit(x, w0, torch.tanh)
+        h = _unit(x, w0, torch.tanh, torch.full_like(x[:, 0], 1 / len(x)))
         end = 14 / float(torch.linalg.svdvals(derivative(h, w0))[-1]) ** 2
         flow = gradient_flow(h, w0, square_loss(y), 1.0, [0.0, end], rtol=1e-7, atol=1e-9)
         found += float(flow.loss[-1]) < 0.99 * _linear_optimum(h, w0, y)
@@ -401,6 +445,7 @@ def _unit_last(t: Tensor) -> Tensor:
 
 MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "finite-horizon": finite_horizon_distances,
+    "held-out": held_out_distances,
     "square-loss": square_loss_distances,
     "over-parameterized": over_parameterized_path,
     "under-parameterized": under_parameterized_path,

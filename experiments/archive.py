@@ -15,7 +15,17 @@ __all__ = ["SUFFIXES", "archives_in", "files", "is_archive"]
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 _LARGEST = 64 * 2**20  # bytes of one entry: a batch of CIFAR-10 has 31 MB
-_BROKEN = (tarfile.ReadError, EOFError, OSError, zlib.error, lzma.LZMAError)
+_LARGEST_IN_ALL = 4 * 2**30  # bytes: CIFAR-10 has 0.2 GB, in files of whatever kind
+_BROKEN = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -37,13 +47,32 @@ def files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     Raises
     ------
     DataError
-        When the archive cannot be read to its end, or when an entry points out of it.
+        When the archive or a file cannot be read to its end, when an entry points out of it, or
+        when there is more in it than any data set has (archives can hold a thousand times their
+        size).
     """
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                yield PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
-        return
+    total = 0
+    for name, content in _of_folder(source) if source.is_dir() else _of_archive(source):
+        total += len(content)
+        if total > _LARGEST_IN_ALL:
+            raise DataError(f"{source} holds more than {_LARGEST_IN_ALL} bytes, too many")
+        yield name, content
+
+
+def _of_folder(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for path in sorted(source.rglob("*")):
+        if not path.is_file():  # a folder, a link that leads nowhere, a pipe
+            continue
+        try:
+            if (size := path.stat().st_size) > _LARGEST:
+                raise DataError(f"{path} has {size} bytes, too many")
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error})") from error
+        yield PurePosixPath(path.relative_to(source).as_posix()), content
+
+
+def _of_archive(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     try:
         with tarfile.open(source, "r|*") as archive:
             for member in archive:
@@ -52,6 +81,8 @@ def files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                     content = archive.extractfile(member)
                     assert content is not None  # a regular file has content
                     yield PurePosixPath(member.name), content.read()
+    except DataError:
+        raise
     except _BROKEN as error:
         raise DataError(
             f"{source} cannot be read as an archive ({error}); it may be cut short: fetch it again"

@@ -12,16 +12,19 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.data import ImageData, fingerprint
+from experiments.files import part_name, sweep
 
 __all__ = ["default_folder", "read", "source_key", "write"]
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-_FORMAT = 1  # raise when the decoding of images changes
+_FORMAT = 2  # raise when the decoding of images changes
 
 
 def default_folder() -> Path:
@@ -38,6 +41,8 @@ def source_key(source: Path) -> str:
     digest = hashlib.sha256(str(_FORMAT).encode())
     if source.is_dir():
         for path in sorted(source.rglob("*")):
+            if not path.exists():  # a link that leads nowhere is no image either
+                continue
             about = path.stat()
             digest.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     else:
@@ -57,9 +62,10 @@ def read(folder: Path) -> ImageData | None:
         about = json.loads((folder / "about.json").read_text())
         arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS]
         names = tuple(about["class_names"])
-        whole = fingerprint(names, *arrays) == about["fingerprint"]
+        whole = about.pop("sha256") == _digest(about)
+        whole = whole and fingerprint(names, *arrays) == about["fingerprint"]
         data = ImageData(about["name"], about["label"], about["fingerprint"], names, *arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except Exception:  # damage takes any form: headers of .npy files are read as Python, for one
         whole = False
     if not whole:
         warnings.warn(f"the cache {folder} is damaged and is made again", stacklevel=2)
@@ -71,7 +77,9 @@ def write(folder: Path, data: ImageData) -> None:
     """Keep ``data`` in ``folder``; a cache that cannot be written is a warning."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+        sweep(folder.parent)
+        before, after = part_name(folder.name).split(folder.name)
+        beside = Path(tempfile.mkdtemp(after, before + folder.name, folder.parent))
     except OSError as error:
         _not_kept(folder, error)
         return
@@ -79,7 +87,7 @@ def write(folder: Path, data: ImageData) -> None:
         for name in _ARRAYS:
             np.save(beside / f"{name}.npy", getattr(data, name), allow_pickle=False)
         about = {k: getattr(data, k) for k in ("name", "label", "fingerprint", "class_names")}
-        (beside / "about.json").write_text(json.dumps(about))
+        (beside / "about.json").write_text(json.dumps({**about, "sha256": _digest(about)}))
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         beside.rename(folder)
     except OSError as error:
@@ -87,6 +95,10 @@ def write(folder: Path, data: ImageData) -> None:
             _not_kept(folder, error)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _not_kept(folder: Path, error: OSError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments import archive, cache
+from experiments.batches import BatchError, read_batch
 from experiments.data import DataError, ImageData, image_data
 
 __all__ = ["load_cifar10"]
@@ -31,6 +32,8 @@ CLASSES = (
 _BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
 _FOLDER = "cifar-10-batches-py"
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _WHAT_TO_DO = (
     "give --data-dir a folder with cifar-10-batches-py (as torchvision leaves it), a tree "
     "train/<class>/*.jpg and test/<class>/*.jpg, or an archive of one (.tar, .tar.gz, .tar.xz); "
@@ -142,18 +145,48 @@ def _from_images(
 
 
 def _image(content: bytes, where: str) -> tuple[np.ndarray, str | None]:
-    """The image as (3, 32, 32) uint8, and how it was re-encoded if it was."""
-    from PIL import Image, UnidentifiedImageError
+    """The image as (3, 32, 32) uint8, and how it was re-encoded if it was.
+
+    Eight bits a channel and no transparency: of more bits, and of what shows through, nobody could
+    say which colours were meant. Pillow is asked for the formats of `_FORMATS` alone: one of the
+    others starts an interpreter of PostScript.
+    """
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.size != (32, 32):
-                raise DataError(f"{where} is {image.size[0]}x{image.size[1]}; CIFAR-10 is 32x32")
-            encoding = _jpeg(image) if image.format == "JPEG" else None
-            array = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{where} cannot be read as an image ({error})") from error
-    return array.transpose(2, 0, 1), encoding
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are refused below, and odd entries
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.size != (32, 32):
+                    size = f"{image.size[0]}x{image.size[1]}"
+                    raise DataError(f"{where} is {size}; CIFAR-10 is 32x32")
+                encoding = _jpeg(image) if image.format == "JPEG" else None
+                return _colours(image, where).transpose(2, 0, 1), encoding
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        kinds = ", ".join(_FORMATS)
+        raise DataError(f"{where} cannot be read as an image, {kinds} ({error!s:.200})") from error
+
+
+def _colours(image: Any, where: str) -> np.ndarray:
+    """The pixels as (32, 32, 3) uint8.
+
+    Raises
+    ------
+    DataError
+        For several frames, more bits than eight a channel, other colours than RGB or grey, and
+        transparency anywhere in the image.
+    """
+    frames, deep = getattr(image, "n_frames", 1), any(";16" in str(tile[3]) for tile in image.tile)
+    if frames > 1 or deep or image.mode not in _MODES:
+        found = f"{frames} frames" if frames > 1 else "16 bits a channel" if deep else image.mode
+        raise DataError(f"{where} has {found}; one image of RGB or grey with 8 bits is needed")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getextrema()[3] != (255, 255):
+            raise DataError(f"{where} is transparent in places: save it without transparency")
+    return np.asarray(image.convert("RGB"))
 
 
 def _jpeg(image: Any) -> str:
@@ -180,35 +213,12 @@ def _qualities() -> dict[tuple, int]:
     return qualities
 
 
-class _OnlyArrays(pickle.Unpickler):
-    """Unpickles dictionaries, lists, numbers, strings and NumPy arrays; nothing else is called."""
-
-    # NumPy's private function under the name that its own pickles give it today.
-    _rebuild = np.zeros(0).__reduce__()[0]
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the few names that a pickled array needs."""
-        if module.startswith("numpy") and name == "_reconstruct":
-            return self._rebuild
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            import codecs
-
-            return codecs.encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs")
-
-
 def _batch(content: bytes, where: str) -> dict[str, np.ndarray]:
     """Images and labels of one of the published batches."""
     try:
-        batch = _OnlyArrays(io.BytesIO(content), encoding="latin1").load()
-        data = batch["data"]
-        labels = np.asarray(batch["labels"], dtype=np.int64)
-        fits = data.dtype == np.uint8 and data.shape == (len(labels), 3072)
-        fits = fits and labels.min() >= 0 and labels.max() < len(CLASSES)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"{where} is not a batch of CIFAR-10 ({error})") from error
-    if not fits:
-        raise DataError(f"{where} is not a batch of CIFAR-10: it holds arrays of another shape")
+        data, labels = read_batch(content)
+    except BatchError as error:
+        raise DataError(f"{where} is not a batch of CIFAR-10: {error}") from error
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASSES):
+        raise DataError(f"{where} is not a batch of CIFAR-10: its labels are not 0 to 9")
     return {"data": data, "labels": labels}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import registry
-from experiments.command import Command, execute, say, show
+from experiments.command import Command, draw_and_show, execute, say
 from experiments.files import OutputError
 from experiments.options import DataOptions, RunOptions
 from experiments.results import ResultError
@@ -148,20 +148,23 @@ def _redraw(verb: str, argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     module = registry.experiment(name)
     out = _parse(_OutOptions, rest, f"{verb} {name}").out
-    found = runner.studies(out, name)
-    paths = [path for study in found for path in runner.draw_study(module, study)]
-    if not paths:
+    kept = draw_and_show(module, runner.studies(out, name), tables=verb == "table")
+    if kept is None:
         raise UsageError(f"no results of {name} in {out}: run `experiments {name}` first")
-    show([path for path in paths if verb == "plot" or path.suffix == ".md"])
-    return 0
+    return 0 if kept or verb == "table" else 1
 
 
 def _report(argv: list[str]) -> int:
     from experiments import report
 
     out = _parse(_OutOptions, argv, "report").out
-    for path in report.page(out):
-        print(path)
+    try:
+        for path in report.page(out):
+            print(path)
+    except OutputError as error:
+        print(report.text(out))
+        say(f"{error}; not written there: report.md, report.html")
+        return 1
     return 0
 
 

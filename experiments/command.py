@@ -11,17 +11,20 @@ import hashlib
 import json
 import shlex
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from experiments import runner
+from experiments.files import OutputError
 from experiments.options import DataOptions, RunOptions
 from experiments.results import Context, jsonable
 from experiments.usage import UsageError
 
-__all__ = ["Command", "execute", "say", "show"]
+__all__ = ["Command", "draw_and_show", "execute", "say", "show"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def execute(command: Command) -> int:
                 f"{out / command.name}; the same command goes on from there"
             )
             return 130
-    show(runner.draw_study(command.module, study))
-    return _account(report)
+    kept = draw_and_show(command.module, [study])
+    return max(_account(report), 0 if kept else 1)
 
 
 def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
@@ -122,8 +125,11 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
         recorded=recorded,
         stale=stale,
     )
-    with helpers, settled(threads):
-        return runner.execute(command.module, plan, context(), stale=stale, recorded=recorded)
+    with helpers as team, settled(threads):
+        report = runner.execute(
+            command.module, plan, context(), stale=stale, recorded=recorded, failed=team.failed
+        )
+    return team.account(report, say)
 
 
 @functools.lru_cache
@@ -160,6 +166,30 @@ def _account(report: runner.Report) -> int:
     if report.failed:
         say(f"{len(report.failed)} runs failed; the same command tries them again")
     return 1 if report.failed else 0
+
+
+def draw_and_show(
+    module: ModuleType, studies: Sequence[runner.Study], *, tables: bool = False
+) -> bool | None:
+    """Draw studies and show their tables and where everything is; None if nothing was drawn.
+
+    Where the folder cannot be written the tables are shown all the same, what is missing is said,
+    and the answer is False. With ``tables`` the paths of figures are not shown.
+    """
+    shown, kept = [], True
+    for study in studies:
+        try:
+            shown += runner.draw_study(module, study)
+        except OutputError as error:
+            kept = False
+            with tempfile.TemporaryDirectory() as elsewhere:
+                drawn = runner.draw_study(module, study, Path(elsewhere))
+                for path in drawn:
+                    if path.suffix == ".md":
+                        print(path.read_text(encoding="utf-8"))
+            say(f"{error}; not written there: {', '.join(path.name for path in drawn)}")
+    show([path for path in shown if not tables or path.suffix == ".md"])
+    return kept if shown or not kept else None
 
 
 def say(message: str) -> None:

@@ -6,14 +6,11 @@ Not in the paper: its equation (1), read off a network, beside what a short trai
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.own_models import own_model, source
 from experiments.results import Context, Outcome
 from experiments.usage import UsageError, one_of
 
@@ -35,8 +32,9 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
     model: str = "mlp"
-    """mlp, vgg11 or resnet18; or package.module:function, called without arguments and returning
-    an nn.Module that takes the images (n, channels, height, width) to one output a class"""
+    """mlp, vgg11 or resnet18; or your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, called
+    with (input_shape, n_outputs, generator) and returning an nn.Module that takes the images
+    (n, channels, height, width) to one output a class"""
     width: float = 0.125
     """of a named network, as a multiple of its own"""
     n: int = 32
@@ -67,44 +65,21 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     seeds = given.pop("seeds")
     if ":" in settings.model:
         del given["width"]
-        given["source"] = _source(settings.model)
+        given["source"] = source(settings.model)
     else:
         one_of("model", settings.model, _NAMED)
     return [{**given, "seed": seed} for seed in seeds]
 
 
-def _source(model: str) -> str:
-    """Checksum of the file that defines ``package.module:function``."""
-    name = model.partition(":")[0]
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise UsageError(f"--model {model!r}: there is no module {name!r} in a file")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
-
-
 def _network(run: dict[str, Any], image_shape: tuple[int, ...], classes: int) -> nn.Module:
     import torch
-    from torch import nn
 
     from tangent.nets import network
 
-    name, colon, function = run["model"].partition(":")
-    if not colon:
-        generator = torch.Generator().manual_seed(run["seed"])
-        return network(name, image_shape, classes, width=run["width"], generator=generator)
-    build = getattr(importlib.import_module(name), function, None)
-    made = build() if callable(build) else None
-    if not isinstance(made, nn.Module):
-        raise UsageError(
-            f"--model {run['model']!r}: {function!r} must be a function that returns an nn.Module; "
-            f"got {made if callable(build) else build!r}"
-        )
-    return made
+    generator = torch.Generator().manual_seed(run["seed"])
+    if "source" in run:
+        return own_model(run["model"], run["source"])(image_shape, classes, generator)
+    return network(run["model"], image_shape, classes, width=run["width"], generator=generator)
 
 
 def _data(run: dict[str, Any], context: Context) -> tuple[Tensor, Tensor, int]:

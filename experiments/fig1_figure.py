@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import plots
-from experiments.report import Table, write_table
+from experiments.report import Table, noted, write_table
 from experiments.results import read_arrays
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         for _, row in results[results["part"] == "ab"].iterrows():
             arrays = read_arrays(Path(row["path"]))
             paths += plots.save_figure(_trajectories(arrays), folder, "fig1ab")
-            paths += write_table(_movement_table(row, arrays), folder, "fig1ab")
+            paths += write_table(noted(_movement_table(row, arrays), results), folder, "fig1ab")
             if row["animate"]:
                 paths.append(_animation(arrays, folder / f"fig1ab.{row['animation']}"))
         panel = results[results["part"] == "c"]
         if len(panel):
             arrays = _stacked([read_arrays(Path(path)) for path in panel["path"]])
             paths += plots.save_figure(_losses(arrays), folder, "fig1c")
-            paths += write_table(_loss_table(arrays), folder, "fig1c")
+            paths += write_table(noted(_loss_table(arrays), panel), folder, "fig1c")
     return paths
 
 
@@ -162,7 +162,7 @@ def _spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _losses(arrays: dict[str, np.ndarray]) -> Figure:
     """Panel (c): test loss at the end and at its best against tau, and the linearized model's."""
-    fig, ax = plots.figure(size=(4.6, 3.6))
+    fig, ax = plots.figure(size=(4.6, 4.0))
     tau, top = arrays["tau"], 0.0
     for name, dash, label in (("end", "-", "end of training"), ("best", ":", "best throughout")):
         mean, spread = _spread(arrays[name])
@@ -185,9 +185,9 @@ def _losses(arrays: dict[str, np.ndarray]) -> Figure:
         linestyle=(0, (1, 3)),
         label="linearized, trained for ever",
     )
-    ax.set(xlabel=r"$\tau$", ylabel=r"test loss ($\times 10^{-3}$)", ylim=(0, 1.5 * top))
+    ax.set(xlabel=r"$\tau$", ylabel=r"test loss ($\times 10^{-3}$)", ylim=(0, 1.25 * top))
     ax.set_title(f"(c) {len(arrays['end'])} repetitions, band: one standard deviation", fontsize=9)
-    ax.legend(fontsize=7, loc="upper left")
+    fig.legend(loc="outside lower center", ncols=2, fontsize=7)
     return fig
 
 

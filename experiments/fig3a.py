@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments import held_out, networks
 from experiments.results import Context, Outcome
-from experiments.usage import UsageError, one_of
+from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +30,9 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn) or cifar10"""
     model: str = "vgg11"
-    """vgg11, resnet18, mlp, or PACKAGE.MODULE:FUNCTION for your own: the function is called with
-    (input_shape, n_outputs, generator) and returns a torch module"""
+    """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or
+    PACKAGE.MODULE:FUNCTION: the function is called with (input_shape, n_outputs, generator) and
+    returns a torch module; edited, its file makes other runs"""
     alphas: tuple[float, ...] = (1.0, 10.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, math.inf)
     """scales; inf is the linearized model"""
     seeds: tuple[int, ...] = (0, 1)
@@ -45,14 +47,21 @@ class Settings:
     """Xavier gain of the initial weights"""
     loss: Literal["square", "cross_entropy"] = "square"
     """square loss or cross entropy, scaled by 1/alpha^2"""
-    lrs: tuple[float | Literal["auto"], ...] = ("auto",)
-    """learning rates; auto is a tenth of the stability edge. With several, the figure shows for
+    lrs: tuple[float | Literal["auto", "held-out"], ...] = ("auto",)
+    """learning rates; auto is a tenth of the stability edge, held-out the best of rate_fractions
+    of the edge on a held-out tenth of the training images. With several, the figure shows for
     every alpha the one of least training loss, and a second figure shows them all
     (--lrs auto 1.0 compares the stable rate with the published one)"""
     tune: bool = False
     """try the paper's grid of rates, 10^k for k = -3 ... 3, instead of lrs"""
     epochs: int = 20
     """passes over the training images"""
+    rate_fractions: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    """rates that held-out tries, as multiples of the stability edge"""
+    trial_images: int = 15_000
+    """training images of a trial"""
+    trial_epochs: int = 2
+    """passes of a trial"""
     lr_decay: float = 0.0
     """beta in lr / (1 + beta t), t in epochs"""
     momentum: float = 0.9
@@ -69,6 +78,19 @@ PRESETS = {
     ),
     "laptop": Settings(),
     "laptop/cifar10": Settings(dataset="cifar10", n_train=2000, n_test=1000, epochs=10),
+    # All images on two cores, every rate by one rule that sees no test image.
+    "full": Settings(
+        dataset="cifar10",
+        alphas=(1.0, 1e7, 1e2, 10.0, 1e3, 1e4, math.inf, 1e5, 1e6),
+        seeds=(0,),
+        n_train=None,
+        n_test=None,
+        lrs=("held-out",),
+        epochs=30,
+        lr_decay=0.1,
+        batch_size=64,
+        augment=True,
+    ),
     # Section 3.2; decay, batch and augmentation as in the published code.
     "paper": Settings(
         dataset="cifar10",
@@ -87,8 +109,7 @@ PRESETS = {
 
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a seed, an alpha and a rate; the first seed of all alphas comes first."""
-    if ":" not in settings.model:
-        one_of("model", settings.model, ("vgg11", "resnet18", "mlp"))
+    own = networks.identity(settings.model)
     for alpha in settings.alphas:
         if not alpha > 0:
             raise UsageError(f"--alphas must be positive, inf included; got {alpha:g}")
@@ -98,8 +119,16 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     names = ("dataset", "model", "n_train", "n_test", "width", "gain", "loss", "epochs")
     others = ("lr_decay", "momentum", "batch_size", "augment")
     shared = {name: getattr(settings, name) for name in (*names, *others)}
+    shared |= own
+    trials = held_out.trial_settings(settings)
     return [
-        {**shared, "alpha": alpha, "rate": lr, "seed": seed}
+        {
+            **shared,
+            "alpha": alpha,
+            "rate": lr,
+            **(trials if lr == held_out.HELD_OUT else {}),
+            "seed": seed,
+        }
         for seed in settings.seeds
         for alpha in settings.alphas
         for lr in lrs
@@ -115,9 +144,12 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, y, X_test, y_test = data.arrays()
     same = ("alpha", "width", "gain", "loss", "epochs", "lr_decay", "momentum", "batch_size")
+    chosen = run["rate"] == held_out.HELD_OUT
     model = LazyClassifier(
-        _model(run["model"]),
-        lr=run["rate"],
+        networks.factory(run["model"], source=run.get("source"))
+        if ":" in run["model"]
+        else run["model"],
+        lr="auto" if chosen else run["rate"],
         **{name: run[name] for name in (*same, "augment")},
         image_shape=data.image_shape,
         device=context.device,
@@ -127,9 +159,15 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        trials: dict[str, list[Any]] = {}
+        if chosen:
+            lr, trials = held_out.rate_of_run(model, X, y, run, context)
+            model.set_params(lr=lr)
         model.fit(X, y)
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
+    ours = (w for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning))
+    for message in dict.fromkeys(str(warning.message) for warning in ours):
         context.log(message)
+    held_out.forget(context)
     gates = model.stability_of_activations(X_test)
     relus = {name: value for name, value in gates.items() if not _is_pool(model, name)}
     metrics = {
@@ -146,21 +184,9 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         "loss": model.history_["loss"].tolist(),
         "gates": list(gates),
         "stability_of_gates": list(gates.values()),
+        **{f"trial_{name}": values for name, values in trials.items()},
     }
     return Outcome(metrics, curves)
-
-
-def _model(name: str) -> Any:
-    """The estimator's ``model``: a name of ours, or the factory that PACKAGE.MODULE:NAME names."""
-    if ":" not in name:
-        return name
-    import importlib
-
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--model {name} cannot be imported: {error}") from error
 
 
 def _is_pool(model: Any, gate: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import plots
-from experiments.report import Table, mean_and_range, percent
+from experiments.report import Table, mean_and_range, percent, provenance_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,28 +88,18 @@ def against_alpha(results: pd.DataFrame) -> Figure:
         groups = known.groupby("alpha")[column].agg(["mean", "min", "max"]) * 100
         x = [positions[float(a)] for a in groups.index]
         colour = f"C{tint}"
-        finite = [i for i, a in enumerate(groups.index) if not math.isinf(a)]
-        ax.fill_between(
-            [x[i] for i in finite],
-            groups["min"].iloc[finite],
-            groups["max"].iloc[finite],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-        ax.plot(
-            [x[i] for i in finite],
-            groups["mean"].iloc[finite],
-            line,
-            marker=marker,
-            ms=4,
-            color=colour,
-            label=label,
-        )
-        for i in set(range(len(x))) - set(finite):
-            low, mean, high = (groups[k].iloc[i] for k in ("min", "mean", "max"))
-            spread = [[mean - low], [high - mean]]
-            ax.errorbar(x[i], mean, yerr=spread, fmt=marker, ms=4, color=colour, capsize=2.5)
+        ax.plot([], [], line, marker=marker, ms=4, color=colour, label=label)
+        look = {"marker": marker, "ms": 4, "color": colour}
+        for piece in _joined(x):
+            part = groups.iloc[piece]
+            at = [x[i] for i in piece]
+            if len(piece) > 1:
+                ax.fill_between(at, part["min"], part["max"], color=colour, alpha=0.2, linewidth=0)
+                ax.plot(at, part["mean"], line, **look)
+                continue
+            spread = [part["mean"] - part["min"], part["max"] - part["mean"]]
+            several = known["seed"].nunique() > 1  # one seed has no range
+            ax.errorbar(at, part["mean"], yerr=spread if several else None, capsize=2.5, **look)
     lost = rows[rows["status"] == "diverged"]["alpha"].unique()
     for alpha in lost:
         ax.text(positions[float(alpha)], 2, "diverged", rotation=90, ha="center", fontsize=7)
@@ -117,6 +107,17 @@ def against_alpha(results: pd.DataFrame) -> Figure:
     ax.set_title(f"Figure 3(a), {study_name(results)}", loc="left", fontsize=9)
     fig.legend(loc="outside lower center", ncols=3)
     return fig
+
+
+def _joined(x: Sequence[float]) -> list[list[int]]:
+    """Places of the points that a line may join: no more than a decade of alpha apart."""
+    pieces: list[list[int]] = []
+    for i, at in enumerate(x):
+        if i and at - x[i - 1] < 1.01:
+            pieces[-1].append(i)
+        else:
+            pieces.append([i])
+    return pieces
 
 
 def alpha_table(results: pd.DataFrame) -> Table:
@@ -136,7 +137,7 @@ def alpha_table(results: pd.DataFrame) -> Table:
             record[f"{column}_mean"] = values.mean()
             record[f"{column}_min"], record[f"{column}_max"] = values.min(), values.max()
         record["stability_edge_mean"] = _mean(rows, "stability_edge")
-        record["seconds_mean"] = _mean(rows, "seconds")
+        record["cpu_seconds_mean"] = _mean(rows, "cpu_seconds")
         numbers.append(record)
         rate = f"{record['lr_mean']:.3g}" if record["lr_mean"] == record["lr_mean"] else "–"
         shown.append(
@@ -148,7 +149,7 @@ def alpha_table(results: pd.DataFrame) -> Table:
                 "train loss": f"{record['train_loss_mean']:.4f}",
                 "lr": f"{rate} (auto)" if record["rate"] == "auto" else rate,
                 "edge": f"{record['stability_edge_mean']:.3g}",
-                "seconds": f"{record['seconds_mean']:.0f}",
+                "CPU seconds": f"{record['cpu_seconds_mean']:.0f}",
             }
         )
     title = f"Figure 3(a): {study_name(results)}"
@@ -179,7 +180,7 @@ def _notes(results: pd.DataFrame) -> list[str]:
         f"weights and batches; {first['epochs']} epochs, batch {first['batch_size']}, "
         f"{first['loss']} loss over alpha^2, gain {first['gain']:g}. Stable: ReLUs with the sign "
         "they had at initialization, on test images, mean over layers. Edge: the largest stable "
-        "rate of the linearized problem, on one mini-batch. Seconds of one run on a machine "
-        "shared with other work.",
+        "rate of the linearized problem, on one mini-batch. CPU seconds of one run.",
         "alpha = inf is the linearized model, trained by the same steps.",
+        *provenance_notes(results),
     ]

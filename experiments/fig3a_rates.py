@@ -22,7 +22,9 @@ def against_rate(results: pd.DataFrame) -> Figure:
     """Training loss and test accuracy against the rate over the stability edge, a line an alpha.
 
     ``results`` has a row a run, with columns alpha, rate, seed, lr, stability_edge, train_loss and
-    test_accuracy; mean and range over the seeds. A rate that diverged has a cross at the border.
+    test_accuracy; mean and range over the seeds. A rate that diverged has a cross above the panel:
+    it has neither a loss nor an accuracy. Rates are not joined by lines, nothing is known between
+    them.
     """
     fig, axes = plots.figure(1, 2, size=(7.2, 3.2))
     alphas = sorted(results["alpha"].unique())
@@ -35,15 +37,15 @@ def against_rate(results: pd.DataFrame) -> Figure:
         rows = results[results["alpha"] == alpha]
         for ax, column, times in zip(axes, ("train_loss", "test_accuracy"), (1, 100), strict=True):
             _line(ax, rows, column, times, look)
-        axes[0].plot([], [], **look, label=rf"$\alpha = {_symbol(alpha)}$")
+        axes[0].plot([], [], linestyle="", **look, label=rf"$\alpha = {_symbol(alpha)}$")
     if results["test_accuracy"].isna().any():
-        axes[0].plot([], [], "x", color="0.4", ms=6, label="diverged")
+        axes[0].plot([], [], "x", color="0.4", ms=6, label="diverged (above the panel)")
     for ax in axes:
         ax.axvline(1, color="0.4", linewidth=0.8, linestyle="--", label="edge")
         ax.set(xscale="log", xlabel="learning rate / stability edge")
     axes[0].set(yscale="log", ylabel="training loss, last epoch")
     axes[1].set(ylabel="test accuracy (%)")
-    fig.suptitle(f"Learning rates, {study_name(results)}", fontsize=9, x=0.01, ha="left")
+    fig.suptitle(f"Learning rates, {study_name(results)}\n", fontsize=9, x=0.01, ha="left")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
@@ -68,13 +70,15 @@ def _line(ax: Any, rows: pd.DataFrame, column: str, times: float, look: dict[str
         x = _over_edge(rows, rate, group)
         values = times * group[column]
         if values.isna().any():
-            ax.plot(x, 0.97, "x", color=look["color"], transform=ax.get_xaxis_transform(), ms=6)
+            above = ax.get_xaxis_transform()
+            ax.plot(x, 1.04, "x", color=look["color"], transform=above, ms=6, clip_on=False)
         else:
             points.append((x, values.mean(), values.min(), values.max()))
     if points:
         at, mean, low, high = zip(*sorted(points), strict=True)
         down, up = ([abs(a - b) for a, b in zip(mean, other, strict=True)] for other in (low, high))
-        ax.errorbar(at, mean, yerr=[down, up], capsize=2, lw=1.2, **look)
+        several = rows["seed"].nunique() > 1  # one seed has no range
+        ax.errorbar(at, mean, yerr=[down, up] if several else None, capsize=2, fmt=" ", **look)
 
 
 def _by_rate(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments import held_out
 from experiments.exact_rows import EXACT_METHODS, compute_exact, exact_run
 from experiments.results import Context, Outcome
 from experiments.usage import UsageError, one_of
@@ -46,6 +47,8 @@ class Settings:
     (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also
     NETWORK-exact, the linearized network solved instead of trained (a kernel of all images), and
     NETWORK-direct, the lazy network by subtraction of two networks, which rounds (see precision)"""
+    networks: tuple[str, ...] = ()
+    """rows NETWORK:WIDTH:ALPHA, in this order, beside the methods: vgg11:0.5:1e7"""
     seeds: tuple[int, ...] = (0, 1)
     """a run each: the seed draws images, initial weights, batches and random features"""
     n_train: int | None = 1000
@@ -68,15 +71,22 @@ class Settings:
     """passes over the training images at alpha = 1"""
     lazy_epochs: int = 6
     """passes of the lazy and linearized networks"""
-    vgg11_lr: float | Literal["auto"] = 0.01
+    vgg11_lr: float | Literal["auto", "held-out"] = 0.01
     """learning rate of VGG-11 at alpha = 1; auto takes a tenth of the linearized problem's
-    stability edge, measured on one mini-batch"""
-    vgg11_lazy_lr: float | Literal["auto"] = "auto"
+    stability edge, measured on one mini-batch; held-out tries rate_fractions of that edge on a
+    part of the training images and takes the best on a held-out tenth of them"""
+    vgg11_lazy_lr: float | Literal["auto", "held-out"] = "auto"
     """learning rate of VGG-11, lazy and linearized"""
-    resnet18_lr: float | Literal["auto"] = 0.003
+    resnet18_lr: float | Literal["auto", "held-out"] = 0.003
     """learning rate of ResNet-18 at alpha = 1"""
-    resnet18_lazy_lr: float | Literal["auto"] = "auto"
+    resnet18_lazy_lr: float | Literal["auto", "held-out"] = "auto"
     """learning rate of ResNet-18, lazy and linearized"""
+    rate_fractions: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+    """rates that held-out tries, as multiples of the stability edge"""
+    trial_images: int = 15_000
+    """training images of a trial"""
+    trial_epochs: int = 2
+    """passes of a trial"""
     lr_decay: float = 0.0
     """beta in lr / (1 + beta t), t in epochs"""
     momentum: float = 0.9
@@ -132,6 +142,35 @@ PRESETS = {
     ),
     "exact": _EXACT,
     "exact/cifar10": replace(_EXACT, dataset="cifar10", vgg11_width=0.25),
+    # All images on two cores: networks narrower than the paper's, every rate by one rule that
+    # sees no test image. The fixed representations' rows are those of `experiments baselines`.
+    "full": Settings(
+        dataset="cifar10",
+        methods=(),
+        networks=(
+            "vgg11:0.25:1",
+            "vgg11:0.25:1e7",
+            "vgg11:0.5:1",
+            "vgg11:0.5:1e7",
+            "vgg11:1:1",
+            "vgg11:1:1e7",
+            "resnet18:0.25:1",
+            "resnet18:0.25:1e7",
+            "vgg11:0.125:1e7",
+        ),
+        seeds=(0,),
+        n_train=None,
+        n_test=None,
+        epochs=30,
+        lazy_epochs=30,
+        vgg11_lr="held-out",
+        vgg11_lazy_lr="held-out",
+        resnet18_lr="held-out",
+        resnet18_lazy_lr="held-out",
+        lr_decay=0.1,
+        batch_size=64,
+        augment=True,
+    ),
     # Section 3.2 and the published code; loss, widths, batch size and rates of the wide networks.
     "paper": Settings(
         dataset="cifar10",
@@ -156,12 +195,33 @@ _NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
 
 
 def runs(settings: Settings) -> list[dict[str, Any]]:
-    """One run a method and a seed; the first seed of all methods comes first."""
+    """One run a row and a seed; the first seed of all rows comes first."""
     for method in settings.methods:
         one_of("method", method, (*METHODS, *DIRECT_METHODS, *EXACT_METHODS))
-    if not settings.methods or not settings.seeds:
-        raise UsageError("--methods and --seeds need one value at least")
-    return [_run(settings, method, seed) for seed in settings.seeds for method in settings.methods]
+    rows = [_network(text) for text in settings.networks]
+    if not (settings.methods or rows) or not settings.seeds:
+        raise UsageError("--methods (or --networks) and --seeds need one value at least")
+    return [
+        run
+        for seed in settings.seeds
+        for run in (
+            *(_run(settings, method, seed) for method in settings.methods),
+            *(_network_run(settings, *row, seed) for row in rows),
+        )
+    ]
+
+
+def _network(text: str) -> tuple[str, float, float]:
+    """Model, width and alpha of one of ``Settings.networks``."""
+    model, *numbers = text.split(":")
+    one_of("network", model, tuple(_NETWORKS))
+    try:
+        width, alpha = map(float, numbers)
+    except ValueError:
+        width = alpha = math.nan
+    if not (0 < width < math.inf and alpha > 0):
+        raise UsageError(f"--networks takes NETWORK:WIDTH:ALPHA, as vgg11:0.5:1e7; got {text!r}")
+    return model, width, alpha
 
 
 def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
@@ -171,30 +231,51 @@ def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
         "n_test": settings.n_test,
         "seed": seed,
     }
-    run: dict[str, Any] = {"dataset": settings.dataset, "method": method, **images}
     model, _, kind = method.partition("-")
     if method in EXACT_METHODS:
         width, gain = (getattr(settings, f"{model}_{name}") for name in ("width", "gain"))
         return exact_run(settings.dataset, method, width=width, gain=gain, **images)
-    if model not in _NETWORKS:
-        own = {
-            "random-features": {"n_filters": settings.n_filters},
-            "scattering": {"scale": settings.scattering_scale},
-            "gaussian": {"n_components": settings.n_components},
-        }
-        return {**run, **own[method]}
-    finite = {"": 1.0, "lazy": settings.lazy_alpha, "direct": settings.lazy_alpha}
-    alpha = finite.get(kind, math.inf)
+    if model in _NETWORKS:
+        finite = {"": 1.0, "lazy": settings.lazy_alpha, "direct": settings.lazy_alpha}
+        width = getattr(settings, f"{model}_width")
+        return _network_run(settings, model, width, finite.get(kind, math.inf), seed, method)
+    own = {
+        "random-features": {"n_filters": settings.n_filters},
+        "scattering": {"scale": settings.scattering_scale},
+        "gaussian": {"n_components": settings.n_components},
+    }
+    return {"dataset": settings.dataset, "method": method, **images, **own[method]}
+
+
+def _network_run(
+    settings: Settings,
+    model: str,
+    width: float,
+    alpha: float,
+    seed: int,
+    method: str | None = None,
+) -> dict[str, Any]:
+    """What determines the result of a network at a scale; the row's name follows from it."""
+    if method is None:
+        kind = "" if alpha == 1 else "-linear" if math.isinf(alpha) else "-lazy"
+        method = f"{model}{kind}"
+    lazy = method != model
+    lr = getattr(settings, f"{model}_lazy_lr" if lazy else f"{model}_lr")
     return {
-        **run,
-        **({"parametrization": kind} if kind == "direct" else {}),
+        "dataset": settings.dataset,
+        "method": method,
+        "n_train": settings.n_train,
+        "n_test": settings.n_test,
+        "seed": seed,
+        **({"parametrization": "direct"} if method.endswith("-direct") else {}),
         "model": model,
         "alpha": alpha,
-        "width": getattr(settings, f"{model}_width"),
+        "width": width,
         "gain": getattr(settings, f"{model}_gain"),
         "loss": settings.loss,
-        "epochs": settings.lazy_epochs if kind else settings.epochs,
-        "lr": getattr(settings, f"{model}_lazy_lr" if kind else f"{model}_lr"),
+        "epochs": settings.lazy_epochs if lazy else settings.epochs,
+        "lr": lr,
+        **(held_out.trial_settings(settings) if lr == held_out.HELD_OUT else {}),
         "lr_decay": settings.lr_decay,
         "momentum": settings.momentum,
         "batch_size": settings.batch_size,
@@ -217,6 +298,10 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         dtype=context.dtype,
         checkpoint=context.checkpoint,
     )
+    trials: dict[str, list[Any]] = {}
+    if run.get("lr") == held_out.HELD_OUT:
+        lr, trials = held_out.rate_of_run(model, X, y, run, context)
+        model.set_params(lr=lr)
     start = time.perf_counter()
     model.fit(X, y)
     metrics = {
@@ -228,11 +313,14 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     if hasattr(model, "lr_"):
         batches = math.ceil(len(X) / min(run["batch_size"], len(X)))
         metrics |= {"lr_used": model.lr_, "steps": model.n_iter_ * batches}
+    held_out.forget(context)
     layers = stability(model, X_test)
     if layers is None:
         return Outcome(metrics)
     metrics["stability"] = sum(layers.values()) / len(layers)
-    return Outcome(metrics, curves={"layers": list(layers), "stability": list(layers.values())})
+    curves: dict[str, list[Any]] = {"layers": list(layers), "stability": list(layers.values())}
+    curves |= {f"trial_{name}": values for name, values in trials.items()}
+    return Outcome(metrics, curves={**curves, "loss": model.history_["loss"].tolist()})
 
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
@@ -242,6 +330,8 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     from experiments.fig3b_figure import accuracies, accuracy_table
     from experiments.report import write_table
 
+    if results["n_train"].isna().all():
+        return _draw_whole(results, folder)
     paths = write_table(accuracy_table(results), folder, "fig3b")
     exact = results["method"].isin(EXACT_METHODS) & (results["status"] == "done")
     with plots.style():
@@ -249,4 +339,20 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         if exact.any():
             paths += write_table(exact_table(results), folder, "fig3b-exact")
             paths += plots.save_figure(flow(results), folder, "fig3b-flow")
+    return paths
+
+
+def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the comparison on all images, the fixed representations' rows beside it."""
+    from experiments import full_figure, plots
+    from experiments.report import write_table
+
+    label = results["data_label"].iloc[0]
+    found = full_figure.comparison_rows(results, folder.parents[1])
+    paths = write_table(full_figure.comparison_table(found, label), folder, "fig3b")
+    paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
+    with plots.style():
+        paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
+        if len({row.width for row in found if row.kind == "lazy"}) > 1:
+            paths += plots.save_figure(full_figure.widening(found, label), folder, "fig3b-widening")
     return paths

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import time
 from pathlib import Path
 
-__all__ = ["OutputError", "said", "write_file"]
+__all__ = ["OutputError", "part_name", "said", "sweep", "write_file"]
+
+_FORGOTTEN = 86400.0  # seconds without a change: what another machine left is taken away
 
 
 class OutputError(OSError):
@@ -29,6 +33,50 @@ def said(path: Path):
         ) from error
 
 
+def part_name(name: str) -> str:
+    """Name of what becomes ``name`` when it is whole: it says whose it is, for `sweep`."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.part"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in ``folder``: files and folders.
+
+    Of other machines (and of earlier versions), what has not changed for a day.
+    """
+    for part in (*folder.glob(".*.part"), *folder.glob(".part-*")):
+        with contextlib.suppress(OSError):
+            if _left(part):
+                _remove(part)
+
+
+def _left(part: Path) -> bool:
+    changed = part.lstat().st_mtime
+    if part.match(f".*.{socket.gethostname()}.*.part"):
+        pid = part.name.split(".")[-2]
+        return pid.isdigit() and not _alive(int(pid), changed)
+    return time.time() - changed > _FORGOTTEN
+
+
+def _alive(pid: int, then: float) -> bool:
+    """Whether this process of this machine lives, and did already at a time (pids come again)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < then + 2
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _remove(part: Path) -> None:
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write ``content`` beside ``path`` and rename: a reader sees the whole file or none.
 
@@ -37,8 +85,7 @@ def write_file(path: Path, content: bytes) -> None:
     OutputError
         When the folder cannot be written or the disk is full; nothing is left behind.
     """
-    # The owner is in the name: `claims.sweep` removes what a killed process left.
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    beside = path.with_name(part_name(path.name))
     with said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

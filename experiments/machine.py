@@ -128,7 +128,7 @@ def _commit() -> str | None:
     if top is None or Path(top).resolve() != Path(__file__).resolve().parents[1]:
         return None
     commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
     return f"{commit}-modified" if commit and changed else commit
 
 

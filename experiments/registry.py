@@ -42,6 +42,7 @@ EXPERIMENTS: dict[str, str] = {
     "fig3a": "experiments.fig3a",
     "fig3b": "experiments.fig3b",
     "theory": "experiments.theory",
+    "laziness": "experiments.laziness",
     "diagnostics": "experiments.diagnostics",
     "spectrum": "experiments.spectrum",
     "precision": "experiments.precision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,23 @@ from typing import TYPE_CHECKING
 
 from experiments import registry, runner
 from experiments.files import write_file
+from experiments.results import read_result
 from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Table", "markdown", "mean_and_range", "page", "percent", "write_table"]
+__all__ = [
+    "Table",
+    "markdown",
+    "mean_and_range",
+    "noted",
+    "page",
+    "percent",
+    "provenance_notes",
+    "text",
+    "write_table",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,26 @@ def mean_and_range(values: Iterable[float | None], digits: int = 1) -> str:
     return f"{text} ({diverged})" if diverged else text
 
 
+def provenance_notes(results: pd.DataFrame) -> list[str]:
+    """A line below a table where some runs came from files changed after their commit."""
+    if "path" not in results:
+        return []
+    commits = [read_result(Path(path)).get("commit") for path in results["path"]]
+    changed = sorted({c.removesuffix("-modified")[:7] for c in commits if c and "-modified" in c})
+    if not changed:
+        return []
+    count = sum("-modified" in (c or "") for c in commits)
+    return [
+        f"{count} of {len(commits)} runs come from files that were changed after the commit they "
+        f"name ({', '.join(changed)}): no commit gives exactly their code."
+    ]
+
+
+def noted(table: Table, results: pd.DataFrame) -> Table:
+    """The table with `provenance_notes` below it."""
+    return dataclasses.replace(table, notes=[*table.notes, *provenance_notes(results)])
+
+
 def markdown(table: Table) -> str:
     """Return the table as aligned Markdown, which reads well on a screen too."""
     head = [str(column) for column in table.shown.columns]
@@ -90,8 +122,8 @@ def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
     return [csv, md]
 
 
-def page(out: Path) -> list[Path]:
-    """Write ``report.md`` and ``report.html``: every table and figure drawn in ``out``.
+def text(out: Path) -> str:
+    """Return every table and figure drawn in ``out`` as one page of Markdown.
 
     Raises
     ------
@@ -112,10 +144,23 @@ def page(out: Path) -> list[Path]:
                 lines += [f"![{picture.stem}]({picture.relative_to(out).as_posix()})", ""]
     if len(lines) == 2:
         raise UsageError(f"no tables or figures in {out}: run an experiment first")
-    text = "\n".join(lines)
+    return "\n".join(lines)
+
+
+def page(out: Path) -> list[Path]:
+    """Write ``report.md`` and ``report.html``: every table and figure drawn in ``out``.
+
+    Raises
+    ------
+    UsageError
+        When there is none.
+    OutputError
+        When they cannot be written.
+    """
+    content = text(out)
     paths = [out / "report.md", out / "report.html"]
-    write_file(paths[0], text.encode())
-    write_file(paths[1], _html(text).encode())
+    write_file(paths[0], content.encode())
+    write_file(paths[1], _html(content).encode())
     return paths
 
 

@@ -2,15 +2,19 @@
 
 A run is one JSON file whose path follows from its settings and its data; long arrays go into an
 ``.npz`` beside it. Files are written under another name and renamed, so a file that exists is a
-finished run.
+finished run. The JSON file ends with a SHA-256 of its own text and holds that of the ``.npz``: both
+are checked whenever a result is read, and so is that the name is the one its content asks for.
+Files of format 1 carry no SHA-256 of their own: of them everything else is checked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +40,20 @@ __all__ = [
     "write_result",
 ]
 
-FORMAT = 1
-_KEYS = {"format", "experiment", "status", "run", "metrics", "curves"}
+FORMAT = 2
+_UNSIGNED = 1  # the format that had no digest
+_KINDS: dict[str, Any] = {
+    "experiment": str,
+    "status": str,
+    "run": dict,
+    "metrics": dict,
+    "curves": dict,
+    "arrays": str | None,
+    "data": dict | None,
+    "dtype": str,
+}
+_NO_DIGEST = "0" * 64
+_WAY_OUT = "remove it, and the same command computes the run again"
 
 
 class ResultError(ValueError):
@@ -156,6 +172,8 @@ def write_result(
     run: Mapping[str, Any],
     outcome: Outcome,
     status: str = "done",
+    data: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
     **more: Any,
 ) -> None:
     """Write a finished run: its arrays first, then the JSON file that makes it count.
@@ -166,8 +184,11 @@ def write_result(
         From `result_path`.
     experiment, run, outcome
     status : {"done", "diverged"}
+    data : mapping, optional
+        Name, label and fingerprint of the data set; the path is that of its fingerprint.
+    dtype : str
     **more
-        Further entries of the file: seconds, peak memory, data, versions, ...
+        Further entries of the file: seconds, peak memory, versions, ...
     """
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -177,19 +198,29 @@ def write_result(
         "metrics": _without_infinities(jsonable(outcome.metrics)),
         "curves": _without_infinities(jsonable(outcome.curves)),
         "arrays": None,
+        "data": jsonable(data),
+        "dtype": dtype,
         **jsonable(more),
     }
     if outcome.arrays:
         content = _npz(outcome.arrays)
         document["arrays"] = hashlib.sha256(content).hexdigest()
         write_file(path.with_suffix(".npz"), content)
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    write_file(path, text.encode())
+    write_file(path, _signed(document).encode())
+
+
+def _signed(document: Mapping[str, Any]) -> str:
+    """The text of a result, with the SHA-256 of the text itself, that entry zeros, at its end."""
+    blank = json.dumps({**document, "sha256": _NO_DIGEST}, indent=1, allow_nan=False) + "\n"
+    before, _, after = blank.rpartition(_NO_DIGEST)
+    return before + _sha(blank) + after
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
     return buffer.getvalue()
@@ -201,19 +232,64 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises
     ------
     ResultError
-        When the file is cut short, is no JSON, or lacks an entry; the message names it.
+        When the file is cut short, is no JSON, lacks an entry, was changed since it was written, or
+        bears the name of another run; the message names it.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ResultError(f"{path} cannot be read as a result ({error})") from error
-    missing = _KEYS - document.keys() if isinstance(document, dict) else _KEYS
-    if missing or not isinstance(document["run"], dict):
-        raise ResultError(f"{path} is not a result: it lacks {', '.join(sorted(missing))}")
-    if document["format"] != FORMAT:
-        raise ResultError(f"{path} has format {document['format']}; this version reads {FORMAT}")
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text, parse_constant=_no_number)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ResultError(f"{path} cannot be read as a result ({error}); {_WAY_OUT}") from error
+    _check_entries(path, document)
+    _check_digest(path, document, text)
     document["run"] = _from_json(document["run"])
+    _check_name(path, document)
     return document
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"it holds {word}")
+
+
+def _check_entries(path: Path, document: Any) -> None:
+    """Every entry that is read later is there and of its kind."""
+    found = document if isinstance(document, dict) else {}
+    signed = {"sha256"} if found.get("format") == FORMAT else set()
+    if missing := {"format", *_KINDS, *signed} - found.keys():
+        raise ResultError(f"{path} is not a result: it lacks {', '.join(sorted(missing))}")
+    if found["format"] not in (_UNSIGNED, FORMAT):
+        raise ResultError(f"{path} has format {found['format']!r}; this version reads {FORMAT}")
+    wrong = [key for key, kind in _KINDS.items() if not isinstance(found[key], kind)]
+    if not wrong:
+        wrong += [key for key, one in found["metrics"].items() if isinstance(one, dict | list)]
+        wrong += [key for key, some in found["curves"].items() if not isinstance(some, list)]
+        wrong += [] if found["status"] in ("done", "diverged") else ["status"]
+    if wrong:
+        raise ResultError(f"{path} is not a result: its {', '.join(wrong)} is of another kind")
+
+
+def _check_digest(path: Path, document: dict[str, Any], text: str) -> None:
+    if document["format"] == _UNSIGNED and "sha256" not in document:
+        return
+    digest = str(document["sha256"])
+    before, found, after = text.rpartition(digest) if len(digest) == len(_NO_DIGEST) else 3 * ("",)
+    if not found or digest != _sha(before + _NO_DIGEST + after):
+        raise ResultError(
+            f"{path} was changed since it was written: its checksum is not that of its content; "
+            f"{_WAY_OUT}"
+        )
+
+
+def _check_name(path: Path, document: dict[str, Any]) -> None:
+    """A result must lie under the name that its settings, data and precision give."""
+    run, data = document["run"], document["data"] or {}
+    kind, mark = document["experiment"], data.get("fingerprint")
+    name = result_path(Path(), kind, run, fingerprint=mark, dtype=document["dtype"]).name
+    if name != path.name:
+        raise ResultError(
+            f"{path} holds another run than its name says, that of {name}: another setting, data "
+            f"set or precision; {_WAY_OUT}"
+        )
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -224,8 +300,6 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     ResultError
         When the ``.npz`` file is missing or is not the one that the run wrote.
     """
-    import io
-
     expected = read_result(path)["arrays"]
     if expected is None:
         return {}
@@ -233,11 +307,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         content = beside.read_bytes()
     except OSError as error:
-        raise ResultError(f"{beside} cannot be read ({error})") from error
+        raise ResultError(f"{beside} cannot be read ({error}); {_WAY_OUT}") from error
     if hashlib.sha256(content).hexdigest() != expected:
         raise ResultError(f"{beside} is damaged: its checksum is not the one in {path.name}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ResultError(f"{beside} holds no arrays ({error}); {_WAY_OUT}") from error
 
 
 def load_results(paths: Path | Sequence[Path]) -> pd.DataFrame:

@@ -6,14 +6,14 @@ import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from experiments import claims
-from experiments.files import said, write_file
+from experiments.files import said, sweep, write_file
 from experiments.results import (
     Context,
     Outcome,
@@ -62,6 +62,17 @@ class Report:
     skipped: list[Path] = field(default_factory=list)
     diverged: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    def note(self, kind: str, entry: Any) -> None:
+        """Add an entry to the list of this name, "computed" say."""
+        getattr(self, kind).append(entry)
+
+    def add(self, other: Report) -> None:
+        """Add what a helper of the same command has done: that was not finished before it."""
+        self.computed += other.computed
+        self.diverged += other.diverged
+        self.failed += other.failed
+        self.skipped = [path for path in self.skipped if path not in other.computed]
 
 
 def plan(
@@ -136,26 +147,30 @@ def execute(
     stale: Mapping[Path, Stamp] | None = None,
     recorded: dict[str, Any] | None = None,
     once: bool = False,
+    report: Report | None = None,
+    failed: MutableSequence[int] | None = None,
 ) -> Report:
     """Compute the runs of ``plan`` that have no result; return what became of them.
 
     A run that fails is listed and the others go on. Runs that another process computes now are
     waited for at the end, and taken over if that process dies; with ``once`` they are left to it.
-    Results that are ``stale``, the `stamps` of which are given, count as not there.
+    Results that are ``stale``, the `stamps` of which are given, count as not there. Helpers of one
+    command share ``failed``, an entry a run of the plan: what failed in one is not tried in
+    another.
 
     Raises
     ------
     OutputError
         When a result cannot be written, which no other run would survive either.
     """
-    report = Report()
-    claims.sweep(plan.paths[0].parent)
+    report = Report() if report is None else report
+    tried = [0] * len(plan.entries) if failed is None else failed
+    folder = plan.paths[0].parent
+    sweep(folder)
     try:
-        _execute(module, plan, context, stale or {}, recorded or {}, report, once)
-    except BaseException:
-        for path in plan.paths:
-            claims.release(path)
-        raise
+        _execute(module, plan, context, stale or {}, recorded or {}, report, once, tried)
+    finally:
+        claims.sweep(folder)
     return report
 
 
@@ -167,37 +182,39 @@ def _execute(
     recorded: dict[str, Any],
     report: Report,
     once: bool,
+    failed: MutableSequence[int],
 ) -> None:
     def there(path: Path) -> bool:
         if path in stale and stale[path] == _stamp(path):
             return False
         return finished(path, context.log)
 
-    pending = list(plan.entries)
+    pending = list(enumerate(plan.entries))
     n = len(pending)
     while pending:
         elsewhere = []
-        for entry in pending:
-            run, path, data = entry
+        for number, (run, path, data) in pending:
             if there(path):
-                report.skipped.append(path)
+                report.note("skipped", path)
                 continue
             with claims.claimed(path) as mine:
                 if not mine:
-                    elsewhere.append(entry)
+                    elsewhere.append((number, (run, path, data)))
                     continue
                 # Another process may have finished it between the look and the claim.
                 if there(path):
-                    report.skipped.append(path)
+                    report.note("skipped", path)
                     continue
-                number = plan.paths.index(path) + 1
-                context.log(f"[{number}/{n}] {path.stem}")
-                _one(module, plan.name, run, path, data, context, recorded, report)
+                if failed[number]:  # in another process of this command, which reports it
+                    continue
+                context.log(f"[{number + 1}/{n}] {path.stem}")
+                done = _one(module, plan.name, run, path, data, context, recorded, report)
+                failed[number] = not done
         pending = [] if once else elsewhere
         if pending:
-            path = pending[0][1]
-            if owner := claims.owner(path):  # nobody's: finished or given up since the look
-                context.log(f"waiting for {path.stem}, which {owner} computes")
+            path = pending[0][1][1]
+            if claims.held(path):  # else finished or given up since the look
+                context.log(f"waiting for {path.stem}, which another process computes")
             claims.wait_for(path)
 
 
@@ -210,7 +227,8 @@ def _one(
     context: Context,
     recorded: dict[str, Any],
     report: Report,
-) -> None:
+) -> bool:
+    """Compute one run and write its result; False if it failed."""
     from experiments.machine import PeakMemory, with_seed
 
     with_seed(int(run.get("seed", 0)))
@@ -223,11 +241,11 @@ def _one(
         outcome = _resumed(module, run, context, checkpoint)
     except Exception as error:
         if not _diverged(error):
-            report.failed.append((path, f"{type(error).__name__}: {error}"))
             context.log(traceback.format_exc())
-            return
+            report.note("failed", (path, f"{type(error).__name__}: {error}"))
+            return False
         status, message, outcome = "diverged", str(error), Outcome(metrics={})
-        report.diverged.append(path)
+        report.note("diverged", path)
         context.log(f"diverged: {error}")
     write_result(
         path,
@@ -247,7 +265,8 @@ def _one(
         **recorded,
     )
     checkpoint.unlink(missing_ok=True)
-    report.computed.append(path)
+    report.note("computed", path)
+    return True
 
 
 def _resumed(module: ModuleType, run: dict[str, Any], context: Context, checkpoint: Path) -> Any:
@@ -305,20 +324,26 @@ def studies(out: Path, name: str) -> list[Study]:
     for path in sorted((out / name).glob("*/study.json")):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            names, settings = document["runs"], document["settings"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            names, settings = document["runs"], dict(document["settings"])
+            if not all(Path(name).name == name for name in names):
+                raise ValueError("its runs are no names of files")
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise ResultError(f"{path} cannot be read ({error})") from error
         runs = out / name / "runs"
         found.append(Study(path.parent.name, path.parent, settings, [runs / n for n in names]))
     return found
 
 
-def draw_study(module: ModuleType, study: Study) -> list[Path]:
-    """Draw a study's figures and tables from its finished runs; nothing if there is none."""
+def draw_study(module: ModuleType, study: Study, folder: Path | None = None) -> list[Path]:
+    """Draw a study's figures and tables from its finished runs; nothing if there is none.
+
+    Into ``folder``, that of the study when left out.
+    """
     paths = [path for path in study.paths if path.exists()]
     if not paths:
         return []
     results = load_results(paths)
-    with said(study.folder):
-        study.folder.mkdir(parents=True, exist_ok=True)
-        return module.draw(results, study.folder)
+    folder = study.folder if folder is None else folder
+    with said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return module.draw(results, folder)

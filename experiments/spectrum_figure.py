@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import plots
-from experiments.report import Table
+from experiments.report import Table, provenance_notes
 from experiments.results import read_arrays
 
 if TYPE_CHECKING:
@@ -49,10 +49,13 @@ def spectra(results: pd.DataFrame) -> Figure:
     """Sorted singular values: of the main network on both kinds of inputs, and of all on images.
 
     ``results`` has a row a run, with columns variant, width, gain, inputs, seed and path. On the
-    right every spectrum is divided by its largest value. A line a seed.
+    right, where there are several networks, every spectrum is divided by its largest value. A
+    line a seed.
     """
-    fig, (left, right) = plots.figure(1, 2, size=(9.0, 3.6))
     networks = list(_networks(results).itertuples(index=False))
+    several = len(networks) > 1
+    fig, axes = plots.figure(1, 1 + several, size=(4.5 + 4.5 * several, 3.6), squeeze=False)
+    left, right = axes[0, 0], axes[0, -1]
     label = results["data_label"].iloc[0] if "data_label" in results else "images"
     for colour, (inputs, line) in enumerate(_LINES.items()):
         for index, values in enumerate(_curves(results, networks[0], inputs)):
@@ -64,7 +67,7 @@ def spectra(results: pd.DataFrame) -> Figure:
                 color=f"C{colour}",
                 label=name if index == 0 else None,
             )
-    for colour, network in enumerate(networks):
+    for colour, network in enumerate(networks if several else ()):
         for index, values in enumerate(_curves(results, network, "images")):
             right.semilogy(
                 np.arange(1, len(values) + 1),
@@ -74,9 +77,10 @@ def spectra(results: pd.DataFrame) -> Figure:
                 label=_label(network) if index == 0 else None,
             )
     left.set(xlabel="index", ylabel=r"singular value of $Dh(w_0)$", title=_label(networks[0]))
-    right.set(xlabel="index", ylabel="singular value / largest", title=f"on {label}")
     left.legend()
-    right.legend(fontsize="small")
+    if several:
+        right.set(xlabel="index", ylabel="singular value / largest", title=f"on {label}")
+        right.legend(fontsize="small")
     return fig
 
 
@@ -100,5 +104,6 @@ def spectrum_table(results: pd.DataFrame) -> Table:
         [
             f"Kernel of {rows} rows: all outputs of {int(results['n'].iloc[0])} inputs.",
             "Condition number: –, where the smallest eigenvalue is rounding.",
+            *provenance_notes(results),
         ],
     )

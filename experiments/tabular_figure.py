@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import plots
-from experiments.report import Table, percent
+from experiments.report import Table, percent, provenance_notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ _COLOURS = {
     "gradient-boosting": "resnet18",
 }
 _MARKERS = "oDs^vP"
+# Tables that the defaults of the first method were settled on, and that are scored all the same.
+SETTLED_ON = ("shells", "hastie")
 
 
 def means(results: pd.DataFrame) -> pd.DataFrame:
@@ -53,18 +55,25 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     rank, best = ranks(results), table.max(axis=1)
     won = table.eq(best, axis=0).sum()
     by_method = results.groupby("method")
-    seconds = by_method["fit_seconds"].mean()[list(table.columns)]
+    seconds = by_method["cpu_seconds"].mean()[list(table.columns)]
+    others = table.drop(index=[p for p in SETTLED_ON if p in table.index])
     shown = table.map(percent)
     shown = shown.where(table.ne(best, axis=0), "**" + shown + "**")
     shown.loc["mean accuracy"] = [percent(mean) for mean in table.mean()]
+    without = f"mean accuracy without {' and '.join(SETTLED_ON)}"
+    shown.loc[without] = [percent(mean) for mean in others.mean()]
     shown.loc["mean rank"] = [f"{value:.2f}" for value in rank]
+    other_rank = others.rank(axis=1, ascending=False).mean()
+    shown.loc[f"mean rank without {' and '.join(SETTLED_ON)}"] = [f"{v:.2f}" for v in other_rank]
     shown.loc["first, or tied for it"] = [str(count) for count in won]
-    shown.loc["mean seconds to tune and fit"] = [f"{value:.1f}" for value in seconds]
+    shown.loc["mean CPU seconds to tune, fit and score"] = [f"{v:.1f}" for v in seconds]
     numbers = table.copy()
     numbers.loc["mean accuracy"] = table.mean()
+    numbers.loc[without] = others.mean()
     numbers.loc["mean rank"] = rank
+    numbers.loc[f"mean rank without {' and '.join(SETTLED_ON)}"] = other_rank
     numbers.loc["first"] = won.astype(float)
-    numbers.loc["seconds"] = seconds
+    numbers.loc["cpu_seconds"] = seconds
     folds, rows = int(results["folds"].max()), int(results["max_rows"].max())
     return Table(
         "Small tables: test accuracy in percent",
@@ -79,7 +88,9 @@ def accuracy_table(results: pd.DataFrame) -> Table:
             "The first column's networks and losses were settled on problems of these kinds with "
             "seed 0, shells and hastie among them; here the seed is "
             f"{int(results['seed'].max())}. Another seed draws other folds, other rows of large "
-            "problems and other made problems; iris, wine and breast-cancer keep their rows.",
+            "problems and other made problems; iris, wine and breast-cancer keep their rows. The "
+            "means without those two are the fairer ones.",
+            *provenance_notes(results),
         ],
     )
 

@@ -30,6 +30,7 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     paths = write_table(verdict_table(results), folder, "theory")
     parts: dict[str, Callable[[pd.DataFrame], Figure]] = {
         "finite-horizon": _finite_horizon,
+        "held-out": _held_out,
         "square-loss": _square_loss,
         "over-parameterized": _over_parameterized,
         "under-parameterized": _under_parameterized,
@@ -49,7 +50,7 @@ def _mean(some: Series, name: str) -> np.ndarray:
 def _finite_horizon(results: pd.DataFrame) -> Figure:
     """Theorem 2.2: three distances against alpha; ReLU dashed."""
     fig, axes = plots.figure(1, 3, size=(9.0, 3.1))
-    for model, loss, dash in (("tanh", "square", "-"), ("tanh", "logistic", "-."), ("relu", "square", ":")):  # fmt: skip  # noqa: E501
+    for model, loss, dash in (("tanh", "square", "-"), ("tanh", "logistic", "-."), ("tanh", "bounded", "--"), ("relu", "square", ":")):  # fmt: skip  # noqa: E501
         some = series(results, "finite-horizon", model=model, loss=loss)
         if not some:
             continue
@@ -69,6 +70,23 @@ def _finite_horizon(results: pd.DataFrame) -> Figure:
         )
         ax.set(xlabel=r"$\alpha$", title=label)
         ax.legend(fontsize=6)
+    return fig
+
+
+def _held_out(results: pd.DataFrame) -> Figure:
+    """Proposition A.1: the largest distance of the two models on training and other inputs."""
+    some = series(results, "held-out", model="tanh")
+    fig, ax = plots.figure(size=(4.2, 3.2))
+    alpha = np.array(some[0]["curves"]["alpha"])
+    for name, dash, label in (
+        ("seen", "-", "training inputs"),
+        ("others", "--", "held-out inputs"),
+    ):
+        ax.loglog(alpha, _mean(some, name), dash, marker="o", markersize=3, label=label)
+    start = 2 * _mean(some, "others")[0]
+    ax.loglog(alpha, start * alpha[0] / alpha, color="0.6", linewidth=0.8, label="slope -1")
+    ax.set(xlabel=r"$\alpha$", ylabel=r"$\max_x|\alpha f - \alpha\bar f|$, after training")
+    ax.legend(fontsize=7)
     return fig
 
 
@@ -111,11 +129,13 @@ def _over_parameterized(results: pd.DataFrame) -> Figure:
     for ax, (model, condition) in zip(axes[0], cases, strict=True):
         run = series(results, "over-parameterized", model=model, condition=condition)[0]
         curves = run["curves"]
-        for multiple in run["multiples"]:
+        for number, multiple in enumerate(run["multiples"]):  # they coincide: thinner on thicker
             label = rf"$\alpha$ = {multiple:.3g} x threshold"
-            ax.semilogy(curves["time"], curves[f"error_{multiple:g}"], label=label)
+            error = np.array(curves[f"error_{multiple:g}"], dtype=float)
+            error[np.minimum.accumulate(error) < 1e-9] = np.nan  # then the integrator's own error
+            ax.semilogy(curves["time"], error, label=label, linewidth=max(1, 5 - 2 * number))
         ax.semilogy(curves["time"], curves["bound"], "--", color="0.4", label="bound")
-        ax.set(xlabel="time", ylabel=r"$|\alpha h(w) - y^*|$", ylim=(1e-10, 5))
+        ax.set(xlabel="time", ylabel=r"$|\alpha h(w) - y^*|$", ylim=(1e-9, 5))
         ax.set_title(f"{_covered(model)}\ncondition number {condition:g}", fontsize=8)
         ax.legend(fontsize=7)
     return fig
@@ -124,7 +144,9 @@ def _over_parameterized(results: pd.DataFrame) -> Figure:
 def _under_parameterized(results: pd.DataFrame) -> Figure:
     """Theorem 2.5: loss above its limit, the rates and the smallest Hessian eigenvalue."""
     part = "under-parameterized"
-    models = [m for m in ("tanh-unit", "relu-unit") if series(results, part, model=m)]
+    models = [
+        m for m in ("tanh-unit", "tanh-population", "relu-unit") if series(results, part, model=m)
+    ]
     fig, axes = plots.figure(len(models), 2, size=(7.4, 2.9 * len(models)), squeeze=False)
     for (left, right), model in zip(axes, models, strict=True):
         some = series(results, part, model=model)

@@ -1,5 +1,6 @@
 """Lazy training, linearized networks and empirical tangent kernels."""
 
+from tangent.batches import Inputs
 from tangent.capture.description import describe
 from tangent.difference import (
     Pair,
@@ -22,6 +23,7 @@ from tangent.features import (
 from tangent.kernel import (
     tangent_kernel,
 )
+from tangent.laziness import LazinessReport, laziness
 from tangent.lazy import (
     DivergenceError,
     stability_of_activations,
@@ -29,6 +31,7 @@ from tangent.lazy import (
 from tangent.learning_rate import (
     stability_edge,
 )
+from tangent.losses import Loss, loss_named
 from tangent.nets import (
     mlp,
     network,
@@ -79,11 +82,14 @@ __all__ = [
     "CrossEntropySolution",
     "DivergenceError",
     "IllConditionedWarning",
+    "Inputs",
     "Iteration",
     "KernelCentring",
     "KernelProduct",
+    "LazinessReport",
     "LazyClassifier",
     "LazyRegressor",
+    "Loss",
     "NystromPreconditioner",
     "Pair",
     "RidgePath",
@@ -108,7 +114,9 @@ __all__ = [
     "kernel_eigenvalues",
     "kernel_ridge",
     "kernel_trace",
+    "laziness",
     "linearize",
+    "loss_named",
     "mean_tangent_features",
     "mlp",
     "network",

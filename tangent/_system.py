@@ -6,15 +6,25 @@ square matrix and columns of targets: a full kernel has n*k rows and a single co
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 GIB = 2.0**30
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_VERSION_1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+_VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 @dataclass(frozen=True)
@@ -121,25 +131,47 @@ def check_memory(rows: int, copies: int, what: str, instead: str) -> None:
 
 
 def available_bytes() -> float:
-    """Memory that can still be had: the system's, or the control group's where that is less."""
+    """Memory that can still be had: the machine's, or that of a control group where it is less.
+
+    Pages of files that are kept in memory count as available: the system gives them up.
+    """
+    free = float(psutil.virtual_memory().available)
+    return max(0.0, min([free, *_group_rooms(_CGROUPS, _MEMBERSHIP)]))
+
+
+def _group_rooms(mount: Path, membership: Path) -> Iterator[float]:
+    """Bytes left in every control group (version 1 or 2) that this process is in, or below."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        free = 1024.0 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        try:
-            free = 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, OSError, ValueError):
-            return float("inf")
+        lines = membership.read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        kinds, _, group = rest.partition(":")
+        if kinds == "":
+            root, names = mount, _VERSION_2
+        elif "memory" in kinds.split(","):
+            root, names = mount / "memory", _VERSION_1
+        else:
+            continue
+        inner = Path(group.lstrip("/"))
+        # In a container the path may be that of the host; the mount then is the group itself.
+        for folder in (inner, *inner.parents):
+            room = _room(root / folder, *names)
+            if room is not None:
+                yield room
+
+
+def _room(folder: Path, limit: str, used: str, files: tuple[str, ...]) -> float | None:
+    """Bytes between what a group uses, files in memory apart, and what it may."""
     try:
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((group / "memory.current").read_text())
-            free = min(free, float(int(limit) - used))
+        allowed = int((folder / limit).read_text())  # "max" is no limit, and no number
+        taken = int((folder / used).read_text())
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        pass
-    return max(free, 0.0)
+        return None
+    kept = sum(int(entries.get(name, 0)) for name in files)
+    return float(allowed - max(0, taken - kept))
 
 
 def _check_finite(values: Tensor, name: str) -> None:

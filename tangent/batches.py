@@ -57,6 +57,11 @@ class Inputs:
     scale: Float[Tensor, ...]
     dtype: torch.dtype
 
+    @classmethod
+    def plain(cls, x: Float[Tensor, "n ..."]) -> Inputs:
+        """Inputs that are taken as they are."""
+        return cls(x, x.new_zeros(()), x.new_ones(()), x.dtype)
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -6,15 +6,18 @@ tensors, numbers and strings.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import os
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -39,12 +42,18 @@ class Checkpoint:
     every : float
         Seconds between two writings, or more where one takes longer than a twentieth of that; the
         end of training is always written.
+    measured : dict
+        What was measured before training and settled it, its learning rate say. Measured again it
+        could differ in its last bit (with another number of threads), and the checkpoint would be
+        that of another training.
     """
 
     path: Path
     every: float = 60.0
+    measured: dict[str, float] = field(default_factory=dict)
     _written: float = field(default_factory=time.monotonic, repr=False)
     _took: float = field(default=0.0, repr=False)
+    _read: dict[str, Any] | None = field(default=None, repr=False)  # once for both who ask
 
     def __post_init__(self) -> None:
         if not self.every >= 0:
@@ -55,11 +64,22 @@ class Checkpoint:
         """Whether the last writing is longer ago than ``every``, and than 20 times its own time."""
         return time.monotonic() - self._written >= max(self.every, 20 * self._took)
 
+    def measurements(self) -> dict[str, float] | None:
+        """Return what the training in the file was settled by; None when there is no file."""
+        self._read = self._file()
+        if self._read is None:
+            return None
+        self.measured = dict(self._read.get("measured", {}))
+        return self.measured
+
+    def _file(self) -> dict[str, Any] | None:
+        return load_checkpoint(self.path) if self.path.exists() else None
+
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the saved state of the training called ``of``, None when there is no file."""
-        if not self.path.exists():
+        state, self._read = self._read or self._file(), None
+        if state is None:
             return None
-        state = load_checkpoint(self.path)
         saved = state.get("of", {})
         for key in sorted({*of, *saved}):
             if saved.get(key) != of.get(key):
@@ -72,7 +92,7 @@ class Checkpoint:
     def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the state of the training called ``of``."""
         start = time.monotonic()
-        save_checkpoint(self.path, {"of": dict(of), **state})
+        save_checkpoint(self.path, {"of": dict(of), "measured": dict(self.measured), **state})
         self._written = time.monotonic()
         self._took = self._written - start if self.every else 0.0
 
@@ -135,7 +155,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     CheckpointError
         When the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _sweep(path)
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -154,6 +175,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes of this machine that were killed left of this checkpoint."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{socket.gethostname()}.*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

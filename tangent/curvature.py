@@ -83,7 +83,7 @@ class Curvature:
 
 @torch.no_grad()
 def weight_function(
-    model: nn.Module, x: Float[Tensor, n * shape], *, centred: bool = False
+    model: nn.Module, x: Float[Tensor, " n *shape"], *, centred: bool = False
 ) -> tuple[WeightFunction, Float[Tensor, " p"]]:
     """Outputs of ``model`` on ``x`` as a function of its weights in one vector.
 

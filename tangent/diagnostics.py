@@ -197,8 +197,8 @@ def _moved(
 
 def report(
     model: nn.Module,
-    X: Shaped[Tensor, n * shape],
-    y: Shaped[Tensor, n * k],
+    X: Shaped[Tensor, " n *shape"],
+    y: Shaped[Tensor, " n *k"],
     *,
     steps: int = 50,
     starts: int = 2,

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from tangent._system import GIB
 from tangent.engine.blocks import (
     FactorCache,
     Reporter,
@@ -18,7 +19,7 @@ from tangent.engine.blocks import (
 )
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
-from tangent.engine.functional import check_inputs
+from tangent.engine.functional import check_inputs, evaluating
 
 __all__ = ["tangent_kernel"]
 
@@ -114,6 +115,8 @@ def tangent_kernel(
     ------
     ValueError
         If an argument breaks its rule.
+    MemoryError
+        If the result is more than is free, before it is computed.
 
     Notes
     -----
@@ -127,7 +130,9 @@ def tangent_kernel(
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
-    size = _block_size(engine, x1, n1, n2, batch_size, memory_budget)
+    free = _check_memory(engine, x1, (n1, n2), len(engine.names) if per_layer else 1)
+    budget = free // 2 if memory_budget is None else memory_budget
+    size = _block_size(engine, x1, n1, n2, batch_size, budget)
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
@@ -137,17 +142,48 @@ def tangent_kernel(
     return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
 
 
+def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
+    """Bytes that are free beside the result.
+
+    Raises
+    ------
+    MemoryError
+        If the result itself is more than is free, before any of it is allocated.
+    """
+    free = 2 * default_budget(engine.device)
+    n1, n2 = sizes
+    if max(n1, n2) <= _ALWAYS_FITS:
+        return free
+    k = _output_count(engine, x) if engine.outputs in ("full", "diagonal") else 1
+    values = copies * (k * k if engine.outputs == "full" else k)
+    each = values * torch.empty((), dtype=engine.summed).element_size()
+    if n1 * n2 * each <= free:
+        return free - n1 * n2 * each
+    fits = int(min(n2, (free / each) ** 0.5))
+    instead = "outputs='trace' or 'pseudo', whose kernel is smaller, " if values > 1 else ""
+    raise MemoryError(
+        f"the kernel of {n1} by {n2} inputs with outputs={engine.outputs!r} needs "
+        f"{n1 * n2 * each / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; {fits} by {fits} "
+        f"inputs would fit; take {instead}stored_tangent_kernel, which writes it to disk, or "
+        "conjugate_gradients (solver='cg' of the estimators), which never forms it"
+    )
+
+
+def _output_count(engine: Engine, x: Tensor) -> int:
+    with torch.no_grad(), evaluating(engine.model):
+        made = engine.model(x[:1])
+    return made[0].numel() if isinstance(made, Tensor) else 1  # else it is refused further down
+
+
 def _block_size(
-    engine: Engine, x: Tensor, n1: int, n2: int, batch_size: int | None, budget: int | None
+    engine: Engine, x: Tensor, n1: int, n2: int, batch_size: int | None, budget: int
 ) -> int:
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         return batch_size
-    if budget is None:
-        budget = default_budget(engine.device)
-        if max(n1, n2) <= _ALWAYS_FITS:
-            return max(n1, n2)
+    if max(n1, n2) <= _ALWAYS_FITS:
+        return max(n1, n2)
     return fitting_size(engine, x, n1, n2, budget)
 
 

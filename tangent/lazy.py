@@ -122,7 +122,12 @@ def train(
     DivergenceError
         When the loss is no longer finite, with the step, alpha and lr.
     CheckpointError
-        When the checkpoint is damaged, belongs to another training, or cannot be written.
+        When the checkpoint is damaged or belongs to another training.
+
+    Warns
+    -----
+    UserWarning
+        Once, when the checkpoint cannot be written; training goes on.
 
     Notes
     -----
@@ -159,9 +164,17 @@ def outputs(model: Scaled, inputs: Inputs, *, batch_size: int = 256) -> Float[Te
 
 @torch.no_grad()
 def stability_of_activations(
-    model: ScaledDifference, inputs: Inputs, *, batch_size: int = 256
+    model: ScaledDifference, inputs: Inputs | Tensor, *, batch_size: int = 256
 ) -> dict[str, float]:
     """Fraction of decisions that every ReLU and max pooling keeps from initialization.
+
+    Parameters
+    ----------
+    model : ScaledDifference
+    inputs : Tensor of shape (n, ...) or Inputs
+        A floating tensor is taken as it is; `Inputs` are normalized batch by batch.
+    batch_size : int
+        Inputs handled at once; bounds the memory, not the result.
 
     Returns
     -------
@@ -176,6 +189,7 @@ def stability_of_activations(
     fractions of batches, which is a per cent only for 100 batches, and compares pooled values,
     which counts ties of zeros as stable; here winners are compared.
     """
+    inputs = Inputs.plain(inputs) if isinstance(inputs, Tensor) else inputs
     stable: dict[str, float] = {}
     count: dict[str, int] = {}
 

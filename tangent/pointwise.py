@@ -51,7 +51,9 @@ def subsampled(
         unpadded = padding in (0, "valid")
     if not unpadded:
         return None
-    return x[(..., *(slice(None, None, s) for s in strides))]
+    for axis, step in enumerate(strides, start=x.ndim - window_dims):
+        x = x[(slice(None),) * axis + (slice(None, None, step),)]
+    return x
 
 
 class SubsampledPointwise(TorchFunctionMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tangent.batches import Inputs
-from tangent.checkpoint import Checkpoint, digest
+from tangent.checkpoint import Checkpoint, CheckpointError, digest
 from tangent.direct import Scaled
 from tangent.layout import like_weights
 from tangent.losses import loss_named
@@ -86,6 +87,7 @@ class Run:
         self.order: Tensor | None = None
         self.total = 0.0
         self.seconds = 0.0
+        self._unkept = False
 
     def begin_epoch(self) -> None:
         """Draw the order of the data, unless the epoch was resumed within."""
@@ -134,7 +136,11 @@ class Run:
         self.order = None
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Write all that the rest of the training depends on; of several processes, the first."""
+        """Write all that the rest of the training depends on; of several processes, the first.
+
+        Where it cannot be written training goes on, with one warning: it is worth more than its
+        state on the way.
+        """
         if self.share.rank:
             return
         state = {
@@ -148,7 +154,12 @@ class Run:
             "total": self.total,
             "seconds": time.perf_counter() - self._started if self.done else 0.0,
         }
-        checkpoint.save(self._identity(), state)
+        try:
+            checkpoint.save(self._identity(), state)
+        except CheckpointError as error:
+            if not self._unkept:
+                warnings.warn(f"{error}; training goes on", UserWarning, stacklevel=3)
+            self._unkept = True
 
     @torch.no_grad()
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tangent._storage import allocate_array, locked
 from tangent.engine.blocks import (
     Block,
     FactorCache,
@@ -34,6 +34,11 @@ from tangent.kernel import check_outputs
 __all__ = ["stored_tangent_kernel"]
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_INSTEAD = "take another folder, fewer inputs, or outputs='trace'"
+_BUSY = (
+    "another process computes the kernel of this folder; wait for it, take another folder, or "
+    "share the work under torchrun"
+)
 
 
 def stored_tangent_kernel(
@@ -60,6 +65,7 @@ def stored_tangent_kernel(
     ----------
     folder : path
         Gets ``kernel.npy``, ``settings.json`` and a journal a process; made if it is not there.
+        One call works in a folder at a time (a lock that ends with its process sees to it).
     model, x1, x2, outputs, parameters, batch_size, memory_budget, dtype, accumulate, progress
         As in `tangent.tangent_kernel`. The kernel is stored in float32 or float64.
 
@@ -71,15 +77,19 @@ def stored_tangent_kernel(
     Raises
     ------
     ValueError
-        If the folder was begun with other settings, inputs or weights; the message says which.
+        If the folder was begun with other settings, inputs or weights (the message says which), or
+        if its ``settings.json`` was changed since.
     OSError
-        If the disk has no room for the kernel; before anything is computed.
+        If the disk has no room for the kernel, all of which is allocated before anything is
+        computed, or if another process is at work in the folder.
 
     Notes
     -----
     Every finished block has a line with its SHA-256 in the journal, written after the block
     itself has been flushed; a line that is cut short counts for nothing, a block that does not
-    match its line is computed again.
+    match its line is computed again, and so is one whose mirror image (of a symmetric kernel) is
+    not the same bits. ``settings.json`` holds its own SHA-256. Whatever a call gives back it has
+    written or checked itself.
     """
     x1 = check_inputs(model, x1, "x1")
     x2 = None if x2 is None else check_inputs(model, x2, "x2")
@@ -100,19 +110,34 @@ def stored_tangent_kernel(
         "x1": _digest([x1]),
         "x2": None if x2 is None else _digest([x2]),
     }
-    if rank == 0:
-        _begin(folder, asked, engine, x1, batch_size, memory_budget, (n1, n2))
-    if world > 1:
-        torch.distributed.barrier()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "kernel.lock", _BUSY) if rank == 0 else contextlib.nullcontext():
+        if rank == 0:
+            _begin(folder, asked, engine, x1, batch_size, memory_budget, (n1, n2))
+        _together(world)
+        _compute(folder, engine, (x1, x2), progress, (rank, world))
+        _together(world)
+        return np.load(folder / "kernel.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _compute(
+    folder: Path,
+    engine: Engine,
+    inputs: tuple[Tensor, Tensor | None],
+    progress: bool | Callable[[int, int], Any],
+    process: tuple[int, int],
+) -> None:
+    """Write the blocks of this process that are not there, or not as they were written."""
+    (x1, x2), (rank, world) = inputs, process
     settings = _settings(folder)
     _restore_plan(engine, settings["plan"])
-    blocks = block_list(n1, n2, settings["batch_size"], x2 is None)
+    size, symmetric, full = settings["batch_size"], x2 is None, engine.problem.full
+    blocks = block_list(len(x1), len(x1 if x2 is None else x2), size, symmetric)
     array = np.load(folder / "kernel.npy", mmap_mode="r+", allow_pickle=False)
-    view = _by_group(array, outputs)
-    done = _finished(folder, view, blocks, engine.problem.full)
-    if world > 1:
-        torch.distributed.barrier()  # nobody writes while another still checks
-    mine = [b for b in blocks if (b.start1 // settings["batch_size"]) % world == rank]
+    view = _by_group(array, settings["outputs"])
+    done = _finished(folder, view, blocks, full, symmetric)
+    _together(world)  # nobody writes while another still checks
+    mine = [b for b in blocks if (b.start1 // size) % world == rank]
     report = Reporter(progress, sum(b.pairs for b in mine))
     report.add(sum(b.pairs for b in mine if str(b) in done))
     cache = FactorCache(engine, x1, x2)
@@ -121,15 +146,16 @@ def stored_tangent_kernel(
             if str(block) in done:
                 continue
             part = engine.total(*cache.pair(block)).cpu().numpy()
-            place(view, block, part, engine.problem.full, x2 is None)
+            place(view, block, part, full, symmetric)
             array.flush()
             _note(journal, block, part)
             report.add(block.pairs)
     report.close()
+
+
+def _together(world: int) -> None:
     if world > 1:
         torch.distributed.barrier()
-    del array, view
-    return np.load(folder / "kernel.npy", mmap_mode="r", allow_pickle=False)
 
 
 def _process() -> tuple[int, int]:
@@ -157,7 +183,7 @@ def _begin(
     sizes: tuple[int, int],
 ) -> None:
     """Make the folder, or check that it is the one that was begun with these settings."""
-    path = folder / "settings.json"
+    path, dtype = folder / "settings.json", np.dtype(_NUMPY[engine.summed])
     if path.exists():
         found = _settings(folder)
         given = {**asked, **({} if batch_size is None else {"batch_size": batch_size})}
@@ -167,44 +193,64 @@ def _begin(
                 f"folder {str(folder)!r} holds a kernel with other {', '.join(wrong)}; take "
                 "another folder, or delete this one"
             )
+        allocate_array(folder / "kernel.npy", tuple(found["shape"]), dtype, _INSTEAD)
         return
     n1, n2 = sizes
     if batch_size is None:
         limit = default_budget(engine.device) if budget is None else budget
         batch_size = min(fitting_size(engine, x, n1, n2, limit), -(-max(n1, n2) // 8))
-    factors = engine.factors(x[:1])
-    o = next(iter(factors.values())).outputs
-    full, groups = engine.problem.full, engine.problem.groups
-    shape: tuple[int, ...] = (n1, o, n2, o) if full else (n1, n2)
-    if asked["outputs"] == "diagonal":
-        shape = (n1, n2, groups)
-    dtype = np.dtype(_NUMPY[engine.summed])
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = int(np.prod(shape)) * dtype.itemsize, shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the kernel takes {needed} bytes and {free} are free; take another folder, fewer "
-            "inputs, or outputs='trace'",
-            str(folder),
-        )
-    array = np.lib.format.open_memmap(folder / "kernel.npy", mode="w+", dtype=dtype, shape=shape)
-    array.flush()
+    shape = _shape(engine, asked["outputs"], x, sizes)
+    allocate_array(folder / "kernel.npy", shape, dtype, _INSTEAD)
     plan = {
         "layers": [dataclasses.asdict(layer) for layer in engine.layers or []],
         "opaque": sorted(engine.opaque),
-        "groups": groups,
+        "groups": engine.problem.groups,
         "largest": engine.largest,
         "rates": dataclasses.asdict(engine.rates or calibrated(engine.device, engine.kept)),
     }
-    text = json.dumps({**asked, "batch_size": batch_size, "plan": plan}, indent=1)
+    # As it will be read: a tuple has become a list when its digest is compared.
+    begun = {**asked, "shape": shape, "batch_size": batch_size, "plan": plan}
+    settings = json.loads(json.dumps(begun))
+    text = json.dumps({**settings, "sha256": _settings_digest(settings)}, indent=1)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)  # last: a folder without settings is begun anew
 
 
+def _shape(
+    engine: Engine, outputs: str | int, x: Tensor, sizes: tuple[int, int]
+) -> tuple[int, ...]:
+    n1, n2 = sizes
+    o = next(iter(engine.factors(x[:1]).values())).outputs
+    if outputs == "diagonal":
+        return (n1, n2, engine.problem.groups)
+    return (n1, o, n2, o) if engine.problem.full else (n1, n2)
+
+
 def _settings(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "settings.json").read_text())
+    """What the folder was begun with.
+
+    Raises
+    ------
+    ValueError
+        When it was changed since: the kernel's last bits, and its scale, hang on it.
+    """
+    path = folder / "settings.json"
+    try:
+        settings = json.loads(path.read_text())
+        whole = settings.pop("sha256") == _settings_digest(settings)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} was changed or cut short since the kernel was begun: its checksum does not "
+            "fit; delete the folder, or take another one"
+        )
+    return settings
+
+
+def _settings_digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _restore_plan(engine: Engine, plan: dict[str, Any]) -> None:
@@ -232,19 +278,31 @@ def _read(array: np.ndarray, block: Block, full: bool) -> np.ndarray:
     return array[rows, :, columns] if full else array[..., rows, columns]
 
 
-def _finished(folder: Path, array: np.ndarray, blocks: list[Block], full: bool) -> set[str]:
-    """Blocks whose bytes match the journals of all processes."""
+def _mirrored(array: np.ndarray, block: Block, full: bool) -> np.ndarray:
+    """The block across the diagonal, transposed: the same bits in a symmetric kernel."""
+    across = Block(block.start2, block.stop2, block.start1, block.stop1)
+    part = _read(array, across, full)
+    return part.transpose((2, 3, 0, 1) if full else (0, 2, 1))
+
+
+def _finished(
+    folder: Path, array: np.ndarray, blocks: list[Block], full: bool, symmetric: bool
+) -> set[str]:
+    """Blocks whose bytes match the journals of all processes, on both sides of the diagonal."""
     known = {str(b): b for b in blocks}
     done = set()
     for path in sorted(folder.glob("journal-*.jsonl")):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                name, digest = entry["block"], entry["sha256"]
-            except (json.JSONDecodeError, KeyError, TypeError):
+                block, digest = known[entry["block"]], entry["sha256"]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if name in known and _sha(_read(array, known[name], full)) == digest:
-                done.add(name)
+            parts = [_read(array, block, full)]
+            if symmetric and not block.diagonal:
+                parts.append(_mirrored(array, block, full))
+            if all(_sha(part) == digest for part in parts):
+                done.add(str(block))
     return done
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import matplotlib
 from jaxtyping import install_import_hook
 
-import tests.shapes  # noqa: F401  (the hook below looks it up by name)
+from tests.shapes import require_active
 
 matplotlib.use("Agg")
 # Before the packages are imported: their array annotations are checked while the tests run.
-install_import_hook(["tangent", "baselines", "experiments"], "tests.shapes.checked")
+PACKAGES = ("tangent", "baselines", "experiments")
+require_active(PACKAGES)
+install_import_hook(PACKAGES, "tests.shapes.checked")
 
 import pytest  # noqa: E402  (after the hook)
 import torch  # noqa: E402

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import types
 import typing
+from collections.abc import Container
 
+import jaxtyping
 from beartype import beartype
+
+_ARRAY = re.compile(r"\b(Shaped|Float\w*|Int\w*|UInt\w*|Integer|Bool|Num|Real|Complex\w*)\[")
+
+
+class UncheckedShapeError(RuntimeError):
+    """An annotated shape that no test would check."""
 
 
 def _mentions_an_array(hint: object) -> bool:
     if getattr(type(hint), "__module__", "").startswith("jaxtyping"):
         return True
     return any(_mentions_an_array(part) for part in typing.get_args(hint))
+
+
+def _hints(function: types.FunctionType) -> dict[str, object]:
+    """The annotations, with Any for names that are imported for type checkers only.
+
+    An annotation of an array must resolve in full: one that does not would never be checked.
+    """
+    known: dict[str, object] = {}
+    while True:
+        try:
+            return typing.get_type_hints(function, localns=known)
+        except NameError as error:
+            name = str(error.name)
+            for argument, hint in function.__annotations__.items():
+                if _ARRAY.search(str(hint)) and re.search(rf"\b{name}\b", str(hint)):
+                    where = f"{function.__module__}.{function.__qualname__}"
+                    raise UncheckedShapeError(
+                        f"{where}: the shape of {argument!r}, {hint}, cannot be checked: "
+                        f"{name} is not defined where it is read"
+                    ) from error
+            known[name] = typing.Any
+
+
+def require_active(packages: tuple[str, ...], modules: Container[str] = sys.modules) -> None:
+    """Raise unless the shapes of ``packages``, not yet imported, are going to be checked."""
+    if jaxtyping.config.jaxtyping_disable:
+        raise UncheckedShapeError(
+            "shapes are not checked: JAXTYPING_DISABLE is set in the environment; unset it"
+        )
+    early = [name for name in packages if name in modules]
+    if early:
+        raise UncheckedShapeError(
+            f"shapes are not checked: {', '.join(early)} was imported before the check was "
+            "installed; take it out of the plugin or conftest that imports it"
+        )
 
 
 def checked(function):
@@ -22,10 +67,7 @@ def checked(function):
     """
     if not isinstance(function, types.FunctionType):
         return function
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # a name imported for type checkers only
-        return function
+    hints = _hints(function)
     arrays = {name: hint for name, hint in hints.items() if _mentions_an_array(hint)}
     if not arrays:
         return function

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tangent._system import available_bytes
 from tangent.engine.engine import Engine, Factors
 
 __all__ = [
@@ -65,10 +65,7 @@ def default_budget(device: torch.device) -> int:
     """Half of the memory that is free on ``device``, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):  # not everywhere
-        return 2**31
+    return int(available_bytes() // 2)
 
 
 def fitting_size(engine: Engine, x: Tensor, n1: int, n2: int, budget: int) -> int:

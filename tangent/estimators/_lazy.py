@@ -82,22 +82,19 @@ class Lazy(BaseEstimator):
         if self.augment and len(self.input_shape_) != 3:
             raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
         self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
-        model = built_network(
-            self.model,
-            self.input_shape_,
-            k,
-            width=self.width,
-            gain=self.gain,
-            generator=generator,
-        )
-        model = model.to(dtype)
-        self._check_memory(model, device)
+        if isinstance(self.model, str):  # before its weights are allocated
+            with torch.device("meta"):
+                self._check_memory(self._built(k, torch.Generator()).to(dtype), device)
+        model = self._built(k, generator).to(dtype)
+        if not isinstance(self.model, str):
+            self._check_memory(model, device)
         module = _scaled(self.parametrization, model, self.alpha).to(device)
         del model  # copied, and as large as the displacement
         inputs = self._inputs(X, device, dtype)
         self._check_outputs(module, inputs, k)
         y = targets(dtype).to(device)
-        settings = self._settings(module, inputs, loss, generator)
+        checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
+        settings = self._settings(module, inputs, loss, generator, checkpoint)
         if isinstance(module, DirectScaling):
             some = slice(0, settings.batch_size)
             _warn_if_rounded(module, inputs.batch(some), y[some], loss, settings.lr, self.dtype)
@@ -108,13 +105,23 @@ class Lazy(BaseEstimator):
             settings,
             generator=generator,
             progress=bool(self.verbose),
-            checkpoint=None if self.checkpoint is None else Checkpoint(self.checkpoint),
+            checkpoint=checkpoint,
         )
         self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
         self.lr_ = settings.lr
         self.n_iter_ = len(history.loss)
         self.n_parameters_ = parameter_count(module.network)
         self.module_ = module.cpu()
+
+    def _built(self, k: int, generator: torch.Generator) -> nn.Module:
+        return built_network(
+            self.model,
+            self.input_shape_,
+            k,
+            width=self.width,
+            gain=self.gain,
+            generator=generator,
+        )
 
     def _check_memory(self, model: nn.Module, device: torch.device) -> None:
         """Say what training will need, and raise MemoryError where the machine has not got it."""
@@ -134,14 +141,17 @@ class Lazy(BaseEstimator):
             return
         if self.verbose:
             print(f"memory of training: {need}")
-        free = available_bytes() + held  # which goes when the model has been copied
+        # What has been allocated goes when the model has been copied.
+        free = available_bytes() + (0 if next(model.parameters()).is_meta else held)
         if device.type == "cpu" and need.total > free:
             raise MemoryError(
                 f"training needs {need}, and {free / 2**30:.2f} GiB are free; take a smaller "
                 f"micro_batch_size (batch_size={self.batch_size}) or a narrower network"
             )
 
-    def _settings(self, module, inputs: Inputs, loss: Loss, generator) -> LazySettings:
+    def _settings(
+        self, module, inputs: Inputs, loss: Loss, generator, checkpoint: Checkpoint | None = None
+    ) -> LazySettings:
         options: dict[str, Any] = {
             "loss": loss.name,
             "momentum": self.momentum,
@@ -155,12 +165,17 @@ class Lazy(BaseEstimator):
         if not (self.lr == "auto" or isinstance(self.lr, int | float)):
             raise ValueError(f"lr must be a positive number or 'auto'; got {self.lr!r}")
         settings = LazySettings(lr=1.0 if self.lr == "auto" else float(self.lr), **options)
+        if self.lr == "auto" and checkpoint is not None and (known := checkpoint.measurements()):
+            self.stability_edge_ = known["stability edge"]
+            return LazySettings(lr=known["lr"], **options)
         if self.lr == "auto" or self.check_lr:
             edge = self._edge(module, inputs, loss, generator)
             # Below alpha = 1 the weights move so far that the kernel grows with the outputs.
             safe = _AUTO_FRACTION * min(1.0, self.alpha) * edge if math.isfinite(edge) else 1.0
             if self.lr == "auto":
                 settings = LazySettings(lr=safe, **options)
+                if checkpoint is not None:
+                    checkpoint.measured = {"lr": safe, "stability edge": edge}
             self._say_edge(settings.lr, edge, safe)
         return settings
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines.cholesky import factor_in_place, inverse_diagonal
+from baselines.cholesky import factor_in_place, inverse_diagonal, squared_norms
 
 
 def positive(n, seed):
@@ -37,3 +38,15 @@ def test_the_leading_minor_that_is_not_positive_is_named():
     matrix = np.asfortranarray(np.diag([1.0, 2.0, 3.0, -1.0, 1.0]))
     with pytest.raises(np.linalg.LinAlgError, match="leading minor 4"):
         factor_in_place(matrix, block=2)
+
+
+@pytest.mark.parametrize("block", [3, 64])
+def test_squared_norms_are_those_of_the_inverse(block):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(20, 25, generator=generator, dtype=torch.float64)
+    matrix, right = root @ root.T, torch.randn(20, 7, generator=generator, dtype=torch.float64)
+    factor = np.asfortranarray(matrix.numpy())
+    factor_in_place(factor)
+    expected = (right * torch.linalg.solve(matrix, right)).sum(0)
+    found = squared_norms(factor, right.clone(), block=block)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -17,7 +17,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from baselines.linear import Block, RidgeHead
-from baselines.moments import Moments, dual_ridge, gcv, primal_ridge
+from baselines.moments import Moments, Rows, dual_ridge, gcv, primal_ridge
 
 
 @parametrize_with_checks([RidgeHead(), RidgeHead(0.1)])
@@ -80,15 +80,16 @@ def test_the_ridge_taken_has_the_best_accuracy_on_rows_left_out(n, p):
     targets = (y[:, None] == head.classes_) * 1.0
     for alpha, accuracy in head.left_out_accuracy_.items():
         hat = Z @ np.linalg.solve(Z.T @ Z + alpha * n * np.eye(p), Z.T) + 1 / n
-        leverages = np.diag(hat) if n < p else np.full(n, np.trace(hat) / n)
+        leverages = np.diag(hat)
         scores = targets - (targets - hat @ targets) / (1 - leverages)[:, None]
         assert accuracy == np.mean(scores.argmax(1) == targets.argmax(1))
     best = max(head.left_out_accuracy_.values())
     assert head.left_out_accuracy_[head.alpha_] == best > min(head.left_out_accuracy_.values())
 
 
-def test_leaving_rows_out_in_closed_form_is_leaving_them_out():
-    X, y = problem(30, 40)
+@pytest.mark.parametrize("p", [40, 8])
+def test_leaving_rows_out_in_closed_form_is_leaving_them_out(p):
+    X, y = problem(30, p)
     head = RidgeHead((0.1, 10.0), standardize=False).fit(X, y)
     for alpha, accuracy in head.left_out_accuracy_.items():
         right = []
@@ -98,6 +99,39 @@ def test_leaving_rows_out_in_closed_form_is_leaving_them_out():
             other = RidgeHead(alpha * 30 / 29, standardize=False).fit(X[kept], y[kept])
             right.append(other.predict(X[[i]])[0] == y[i])
         assert accuracy == pytest.approx(np.mean(right))
+
+
+def test_rows_that_weigh_more_than_others_do_not_mislead_the_choice_of_the_ridge():
+    # 60 rows, 40 features, six rows twenty times as long: at the mean leverage 1e-4 would win
+    random = np.random.default_rng(152)
+    X = random.normal(size=(60, 40))
+    y = (X[:, 0] + random.normal(size=60) > 0).astype(int)
+    X[:6] *= 20
+    head = RidgeHead((1e-4, 1e-2), standardize=False).fit(X, y)
+    truth = {}
+    for alpha in (1e-4, 1e-2):
+        right = 0
+        for i in range(60):
+            kept = np.arange(60) != i
+            other = Ridge(alpha * 60).fit(X[kept], np.eye(2)[y[kept]])
+            right += other.predict(X[[i]])[0].argmax() == y[i]
+        truth[alpha] = right / 60
+    assert head.left_out_accuracy_ == pytest.approx(truth)
+    assert truth[1e-2] > truth[1e-4]
+    assert head.alpha_ == 1e-2
+
+
+@given(n=st.integers(25, 40), p=st.integers(2, 20), seed=st.integers(0, 99))
+def test_rows_left_out_weigh_the_same_in_the_primal_and_the_dual(n, p, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, p, generator=generator, dtype=torch.float64) + 3
+    y = torch.eye(2, dtype=torch.float64)[torch.randint(0, 2, (n,), generator=generator)]
+    weight = torch.randint(0, 4, (n,), generator=generator).double() + 0.5
+    moments = Moments.like(x, 2)
+    moments.add(x, y, weight)
+    primal = primal_ridge(moments, (0.01, 1.0), rows=Rows(x, y, weight))
+    dual = dual_ridge(x, y, weight, (0.01, 1.0))
+    assert primal.accuracies == pytest.approx(dual.accuracies)
 
 
 def test_many_features_get_nearly_the_same_score_from_random_probes(monkeypatch):

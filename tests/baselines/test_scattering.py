@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from baselines.rototranslation import RotoTranslation
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
+
+ROOT = Path(__file__).parents[2]
 
 
 @parametrize_with_checks(
@@ -132,3 +137,17 @@ def test_a_clone_and_a_pickle_give_the_same_features():
 def test_bad_arguments_are_named_with_rule_and_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         ScatteringFeatures(**{"image_shape": (3, 16, 16), **arguments}).fit(rows(2))
+
+
+def test_kymatio_is_imported_only_where_it_is_asked_for_and_says_nothing():
+    program = (
+        "import sys, warnings, numpy as np\n"
+        "warnings.simplefilter('error')\n"
+        "import baselines\n"
+        "X = np.random.default_rng(0).random((3, 256), dtype='f4')\n"
+        "assert not any(name.startswith('kymatio') for name in sys.modules)\n"
+        "baselines.ScatteringFeatures(image_shape=(1, 16, 16), backend='kymatio').fit(X)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments import cache
+from experiments.batches import BatchError, read_batch
 from experiments.cifar10 import CLASSES
 from experiments.data import DataError, load_dataset
 
@@ -129,7 +132,9 @@ def test_the_second_time_comes_from_the_cache(tmp_path, load, monkeypatch):
     np.testing.assert_array_equal(second.test_images, first.test_images)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "change", "no about", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "change", "header", "label", "no about", "nested", "pickle"]
+)
 def test_a_damaged_cache_is_made_again(tmp_path, load, damage):
     write_tree(tmp_path / "tree")
     first = load(tmp_path / "tree")
@@ -141,6 +146,13 @@ def test_a_damaged_cache_is_made_again(tmp_path, load, damage):
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(content)
+    elif damage == "header":  # the letters of the shape are read as Python
+        file.write_bytes(file.read_bytes().replace(b"(20, 3,", b"(\xff0, 3,"))
+    elif damage == "label":
+        about = (folder / "about.json").read_text()
+        (folder / "about.json").write_text(about.replace("CIFAR-10, JPEG", "CIFAR-10, PNGG"))
+    elif damage == "nested":
+        (folder / "about.json").write_text("[" * 10**5)
     elif damage == "no about":
         (folder / "about.json").write_text('{"name"')
     else:
@@ -163,6 +175,22 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, load):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="decoded images are not kept: cannot write"):
         assert len(load(tmp_path / "tree").test_labels) == 20
+
+
+def test_what_a_killed_process_left_in_the_cache_is_swept(tmp_path, load):
+    import socket
+    import subprocess
+    import sys
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / "cache" / f".cifar10-1.abc.{socket.gethostname()}.{process.pid}.part"
+    left.mkdir(parents=True)
+    (left / "train_images.npy").touch()
+    write_tree(tmp_path / "tree", per_class=1)
+    load(tmp_path / "tree")
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder.name.startswith("cifar10-")
 
 
 def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
@@ -291,6 +319,91 @@ def test_a_batch_that_is_not_one_is_refused_and_runs_nothing(tmp_path, load, con
     assert not (tmp_path / "evil").exists()
 
 
+def batch_of(data: bytes, labels: bytes = b"]K\x03a") -> bytes:
+    """A pickle of labels and data, given as the steps that make them."""
+    return b"\x80\x02}(U\x06labels" + labels + b"U\x04data" + data + b"u."
+
+
+_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+
+
+def array_of(kind: bytes, kind_state: bytes, shape: bytes, raw: bytes) -> bytes:
+    """The steps of an array, as NumPy writes them."""
+    dtype = b"cnumpy\ndtype\nU" + bytes([len(kind)]) + kind + b"K\x00K\x01\x87R" + kind_state
+    state = b"(K\x01" + shape + dtype + b"\x89T" + len(raw).to_bytes(4, "little") + raw + b"tb"
+    return _ARRAY + state
+
+
+_U1 = b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+_ONE = b"K\x01M\x00\x0c\x86"  # (1, 3072)
+
+
+def test_the_steps_written_here_are_those_of_a_batch():
+    data, labels = read_batch(batch_of(array_of(b"u1", _U1, _ONE, bytes(3072))))
+    assert data.shape == (1, 3072)
+    assert labels.tolist() == [3]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_batches_of_every_protocol_are_read(protocol):
+    images = pixels(0, 3).reshape(3, 3072)
+    batch = {"data": images, "labels": [0, 9, 3], "filenames": ["a.png"] * 3}
+    data, labels = read_batch(pickle.dumps(batch, protocol=protocol))
+    np.testing.assert_array_equal(data, images)
+    assert labels.tolist() == [0, 9, 3]
+    assert labels.dtype == np.int64
+    both = pickle.dumps({**batch, "labels": np.array([0, 9, 3])}, protocol=protocol)
+    assert read_batch(both)[1].tolist() == [0, 9, 3]
+
+
+# What makes NumPy take bytes for pointers, or memory of any size: each ended a process that
+# unpickled it, whatever names were allowed to it.
+_HOSTILE = {
+    "objects": batch_of(array_of(b"O8", b"", _ONE, bytes(24576))),
+    "objects by state": batch_of(
+        array_of(b"u1", b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb", _ONE, bytes(8))
+    ),
+    "fields": batch_of(
+        array_of(b"V8", b"(K\x03U\x01|NU\x01a\x85}U\x01aNsK\x08K\x01K\x10tb", _ONE, bytes(8))
+    ),
+    "subarrays": batch_of(array_of(b"u1", b"(K\x03U\x01|}NNK\x01K\x01K\x00tb", _ONE, bytes(3072))),
+    "too few bytes": batch_of(array_of(b"u1", _U1, b"J\xff\xff\xff\x7fM\x00\x0c\x86", b"a")),
+    "a negative shape": batch_of(array_of(b"u1", _U1, b"J\xff\xff\xff\xffK\x00\x86", b"")),
+    "a far memory": b"\x80\x02Nr\xff\xff\xff\xff0Nr\xff\xff\xff\x7f.",
+    "many bytes": b"\x80\x05\x96\x00\x00\x00\x80\x00\x00\x00\x00.",
+    "labels without end": batch_of(
+        array_of(b"u1", _U1, _ONE, bytes(3072)),
+        b"]" + b"".join(b"](h%ch%ce" % (0, 0) for _ in "ab"),
+    ),
+    "labels that are lists": batch_of(array_of(b"u1", _U1, _ONE, bytes(3072)), b"]]q\x00K\x01aa"),
+    "a reduction of ndarray": b"\x80\x02cnumpy\nndarray\n(K\x01\x85tR.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "a new object": b"\x80\x02cnumpy\nndarray\nK\x01\x85\x81.",
+    "a list of itself": b"\x80\x02]q\x00h\x00a.",
+    "steps without end": b"\x80\x02" + b"]" * (2 * 10**6) + b".",
+}
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+def test_a_hostile_batch_is_refused(name):
+    with pytest.raises(BatchError) as refused:
+        read_batch(_HOSTILE[name])
+    assert len(str(refused.value)) < 300
+
+
+def test_every_flipped_bit_of_a_batch_is_refused_or_harmless():
+    content = pickle.dumps({"labels": [1, 2], "data": pixels(0, 2).reshape(2, 3072)}, protocol=2)
+    rng = np.random.default_rng(0)
+    # The program around the pixels; the pixels themselves are any bytes.
+    for place in (*range(200), *range(len(content) - 20, len(content))):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        with contextlib.suppress(BatchError):
+            data, labels = read_batch(bytes(damaged))
+            assert data.shape == (len(labels), 3072)
+            assert data.dtype == np.uint8
+
+
 def test_a_batch_of_another_shape_is_refused(tmp_path, load):
     write_batches(tmp_path / "cifar-10-batches-py")
     batch = {"data": np.zeros((2, 10), dtype=np.uint8), "labels": [0, 1]}
@@ -319,6 +432,124 @@ def test_a_tree_of_other_classes_sizes_or_files_is_refused(tmp_path, load):
     (tmp_path / "c" / "test" / "dog" / "0000.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"test/dog/0000.jpg cannot be read as an image"):
         load(tmp_path / "c")
+
+
+_EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 32 32
+(MARK) (w) file closefile
+showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+def test_a_file_that_is_no_image_by_its_content_starts_no_program(
+    tmp_path, load, monkeypatch, suffix
+):
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")  # as where Ghostscript is installed
+    monkeypatch.setattr("subprocess.Popen.__init__", lambda *words, **more: started.append(words))
+    write_tree(tmp_path / "a", per_class=1)
+    mark = tmp_path / "mark"
+    path = tmp_path / "a" / "train" / "cat" / f"0001{suffix}"
+    path.write_bytes(_EPS.replace(b"MARK", str(mark).encode()))
+    with pytest.raises(DataError, match=rf"cat/0001{suffix} cannot be read as an image, JPEG, PNG"):
+        load(tmp_path / "a")
+    assert not started
+    assert not mark.exists()
+
+
+def png(size: tuple[int, int], depth: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
+    """A PNG file by hand: its header, and pixels if given."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + check
+
+    head = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big") + bytes([depth, colour, 0, 0, 0])
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def of_mode(mode: str, value: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (32, 32), value).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    return buffer.getvalue()
+
+
+def frames() -> bytes:
+    buffer = io.BytesIO()
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    images[0].save(buffer, "PNG", save_all=True, append_images=images[1:])
+    return buffer.getvalue()
+
+
+def transparent_palette() -> bytes:
+    buffer = io.BytesIO()
+    image = Image.new("P", (32, 32), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(buffer, "PNG", transparency=0)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png((60000, 60000)), "cannot be read as an image.*decompression bomb"),
+        (png((12000, 12000)), "is 12000x12000; CIFAR-10 is 32x32"),
+        (png((32, 32), 16, 2, bytes(32 * (1 + 32 * 6))), "has 16 bits a channel; one image of RGB"),
+        (png((32, 32), 16, 0, bytes(32 * (1 + 32 * 2))), "has (16 bits a channel|I;16); one image"),
+        (of_mode("RGBA", (10, 20, 30, 254)), "is transparent in places"),
+        (of_mode("LA", (10, 0)), "is transparent in places"),
+        (transparent_palette(), "is transparent in places"),
+        (frames(), "has 2 frames; one image of RGB or grey"),
+        (of_mode("CMYK", (1, 2, 3, 4)), "cannot be read as an image, JPEG, PNG"),
+        (of_mode("RGB", "red")[:60], "cannot be read as an image"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else "",
+)
+def test_images_whose_colours_are_not_clear_are_refused(tmp_path, load, content, reason):
+    write_tree(tmp_path / "a", per_class=1)
+    (tmp_path / "a" / "train" / "dog" / "0001.png").write_bytes(content)
+    with pytest.raises(DataError, match=f"dog/0001.png ({reason})"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (of_mode("RGBA", (10, 20, 30, 255)), (10, 20, 30)),
+        (of_mode("LA", (10, 255)), (10, 10, 10)),
+        (of_mode("L", 7), (7, 7, 7)),
+        (of_mode("1", 1), (255, 255, 255)),
+    ],
+)
+def test_images_whose_colours_are_clear_are_read(tmp_path, load, content, colour):
+    write_tree(tmp_path / "a", ".png", per_class=1)
+    (tmp_path / "a" / "train" / "dog" / "0000.png").write_bytes(content)
+    data = load(tmp_path / "a")
+    assert (data.train_images[5] == np.array(colour)[:, None, None]).all()
+
+
+def test_links_that_lead_nowhere_and_pipes_are_passed_over(tmp_path, load):
+    write_tree(tmp_path / "a", per_class=1)
+    before = load(tmp_path / "a").fingerprint
+    folder = tmp_path / "a" / "train" / "dog"
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    assert load(tmp_path / "a").fingerprint == before
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"link does not exist"):
+        load(tmp_path / "link")
+
+
+def test_more_than_any_data_set_has_is_refused(tmp_path, load, monkeypatch):
+    write_tree(tmp_path / "tree", per_class=1)
+    monkeypatch.setattr("experiments.archive._LARGEST_IN_ALL", 5000)
+    for source in (tmp_path / "tree", pack(tmp_path / "tree", tmp_path / "cifar.tar.xz")):
+        with pytest.raises(DataError, match="holds more than 5000 bytes, too many"):
+            load(source)
 
 
 def test_a_tree_without_test_images_is_refused(tmp_path, load):

@@ -21,12 +21,15 @@ SMOKE = diagnostics.PRESETS["smoke"]
 OWN = """
 from torch import nn
 
-def small():
+def small(input_shape, n_outputs, generator):
     head = nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 10)
     return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), *head)
 
-def nothing():
+def nothing(input_shape, n_outputs, generator):
     return 3
+
+def plain():
+    return small(None, 10, None)
 """
 
 
@@ -88,8 +91,15 @@ def test_wrong_settings_are_refused(change, words):
         diagnostics.runs(dataclasses.replace(SMOKE, **change))
 
 
-@pytest.mark.parametrize("name", ["nothing", "missing"])
-def test_what_returns_no_network_is_named(own, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", r"it must return a torch\.nn\.Module; got int"),
+        ("missing", "has no function 'missing'"),
+        ("plain", r"called with \(input_shape, n_outputs, generator\); its own signature is \(\)"),
+    ],
+)
+def test_what_returns_no_network_is_named(own, name, words):
     (run,) = diagnostics.runs(dataclasses.replace(SMOKE, model=f"mynets:{name}"))
-    with pytest.raises(UsageError, match=f"'{name}' must be a function that returns an nn.Module"):
+    with pytest.raises(UsageError, match=words):
         diagnostics._network(run, (1, 32, 32), 10)

@@ -27,7 +27,7 @@ def written(module, settings, folder, dtype="float64"):
     for run in module.runs(settings):
         path = result_path(folder, "it", run, fingerprint=None, dtype=dtype)
         outcome = module.compute(run, context(dtype))
-        write_result(path, experiment="it", run=run, outcome=outcome)
+        write_result(path, experiment="it", run=run, outcome=outcome, dtype=dtype)
     return load_results(folder)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import _fig2, fig2
+from experiments import _fig2, fig2, fig2_figure
 from experiments.fig2_figure import still_decreasing
 from experiments.usage import UsageError
 from tests.experiments.test_fig1 import context, written
@@ -104,10 +104,21 @@ def test_large_tau_converges_towards_the_tangent_models_minimum_and_not_below():
 
 def test_the_hatched_area_is_where_the_loss_still_falls():
     arrays = {
-        "windows": np.array([[[1.0, 0.5], [1.0, 0.99], [2e-3, 1e-3]]]),
+        "windows": np.array([[[1.0, 0.5], [1.0, 0.995], [1.0, 0.98], [2e-5, 1e-5]]]),
         "null": np.array([1.0]),
     }
-    assert still_decreasing(arrays).tolist() == [True, False, False]
+    assert still_decreasing(arrays).tolist() == [True, False, True, True]
+
+
+def test_panel_a_shows_the_loss_itself_and_medians():
+    losses = {f"{n}_{w}": np.array([0.0, 0.0, 9.0]) for n in ("root", "inverse")
+              for w in ("test", "train")}  # fmt: skip
+    fig = fig2_figure._widths({4: losses, 8: losses}, {})
+    (ax,) = fig.axes
+    assert ax.get_ylabel() == "test loss"
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [line.get_ydata().tolist() for line in lines] == [[0.0, 0.0]] * 2
+    assert max(max(line.get_ydata()) for line in ax.lines) == 9.0
 
 
 def test_wrong_settings_are_found_before_any_work():

@@ -28,7 +28,7 @@ def frame(settings, **columns):
                 "stability": 0.9,
                 "lr": 0.1,
                 "stability_edge": 1.0,
-                "seconds": 2.0,
+                "cpu_seconds": 2.0,
                 "status": "done",
                 "data_label": "digits",
             }
@@ -133,10 +133,28 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(tmp_p
     assert read_result(result)["metrics"] == before
 
 
-@pytest.mark.parametrize("model", ["no_such_module:f", "tests.experiments.test_fig3a:none"])
-def test_a_model_that_cannot_be_imported_is_named(model):
-    with pytest.raises(UsageError, match=f"--model {model} cannot be imported"):
-        fig3a._model(model)
+OWN = """
+import math
+from torch import nn
+
+def build(input_shape, n_outputs, generator):
+    first = nn.Linear(math.prod(input_shape), 4)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(4, n_outputs))
+"""
+
+
+def test_an_edited_network_is_another_run(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OWN)
+    words = ["fig3a", "--preset", "smoke", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--alphas", "1.0", "--epochs", "1", "--model", f"{tmp_path / 'mine.py'}:build"]
+    assert cli.run(words) == 0
+    assert cli.run(words) == 0
+    assert "0 runs computed, 1 were finished before" in capsys.readouterr().err
+    (tmp_path / "mine.py").write_text(OWN.replace("nn.Flatten()", "nn.Tanh(), nn.Flatten()"))
+    assert cli.run(words) == 0
+    assert "1 runs computed, 0 were finished before" in capsys.readouterr().err
+    accuracies = load_results(tmp_path / "out")["train_loss"]
+    assert len(set(accuracies)) == 2
 
 
 def test_the_best_rate_is_that_of_least_training_loss_and_diverged_ones_lose():
@@ -185,6 +203,64 @@ def test_rates_are_shown_against_the_edge_and_diverged_ones_are_counted():
     assert table.shown["lr"].tolist() == ["0.1 (auto)", "5"]
     assert table.shown["test %"].iloc[1].endswith("diverged")
     assert table.numbers["diverged"].tolist() == [0, 2]
+
+
+def test_a_rate_that_diverged_stands_above_the_panel_and_nothing_is_joined():
+    results = frame(fig3a.Settings(alphas=(1e7,), seeds=(0, 1), lrs=("auto", 5.0)))
+    unstable = results["rate"] == 5.0
+    results.loc[unstable, ["test_accuracy", "train_loss", "lr"]] = np.nan
+    results.loc[unstable, "status"] = "diverged"
+    for ax in fig3a_rates.against_rate(results).axes:
+        (cross,) = [line for line in ax.lines if line.get_marker() == "x" and len(line.get_xdata())]
+        assert cross.get_transform() == ax.get_xaxis_transform()
+        assert cross.get_ydata()[0] > 1
+        assert not cross.get_clip_on()
+        joined = [line for line in ax.lines if line.get_marker() in "os" and line.get_ls() == "-"]
+        assert not joined
+
+
+def test_a_line_joins_scales_a_decade_apart_and_no_others():
+    assert fig3a_figure._joined([0.0, 1.0, 2.0]) == [[0, 1, 2]]
+    assert fig3a_figure._joined([0.0, 7.0, 8.5]) == [[0], [1], [2]]
+    results = frame(fig3a.Settings(seeds=(0,), alphas=(1.0, 1e7)))
+    (ax,) = fig3a_figure.against_alpha(results).axes
+    assert not [
+        line for line in ax.lines if len(line.get_xdata()) > 1 and line.get_marker() in "os^"
+    ]
+    assert not ax.collections  # no band and no bars of one seed
+
+
+def test_poolings_do_not_count_into_the_stability(monkeypatch):
+    gates = {"1": 0.5, "2": 0.25, "4": 0.7}
+    kinds = {"1": torch.nn.ReLU(), "2": torch.nn.MaxPool2d(2), "4": torch.nn.ReLU()}
+
+    class Trained:
+        history_ = {"loss": np.array([0.1])}  # noqa: RUF012
+        lr_ = stability_edge_ = 1.0
+        n_parameters_ = 1
+        module_ = type("M", (), {"network": torch.nn.ModuleDict(kinds)})()
+
+        def __init__(self, *arguments, **options):
+            pass
+
+        def fit(self, X, y):
+            return self
+
+        def score(self, X, y):
+            return 0.5
+
+        def stability_of_activations(self, X):
+            return gates
+
+    monkeypatch.setattr("tangent.LazyClassifier", Trained)
+    run = fig3a.runs(registry.preset(fig3a, "smoke"))[0]
+    data = type("D", (), {"image_shape": (1, 2, 2), "arrays": lambda s: (0, 0, 0, 0)})()
+    data.subset = lambda *sizes: data
+    context = type("C", (), {"load": staticmethod(lambda name: data), "device": "cpu",
+                             "dtype": "float32", "checkpoint": None})()  # fmt: skip
+    found = fig3a.compute(run, context).metrics
+    assert found["stability"] == pytest.approx(0.6)
+    assert found["stability_of_last"] == 0.7
 
 
 def test_the_grid_of_rates_runs_from_the_command_to_its_figure(tmp_path, capsys):

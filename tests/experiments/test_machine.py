@@ -75,6 +75,22 @@ def test_provenance_names_versions_processor_and_commit():
         assert about["commit"].removesuffix("-modified") == commit
 
 
+def test_a_change_anywhere_in_the_checkout_marks_the_commit(monkeypatch, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "tangent").mkdir()
+    kernel = tmp_path / "tangent" / "kernel.py"
+    kernel.write_text("a = 1\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "experiments" / "machine.py"))
+    clean = machine._commit()
+    assert clean is not None
+    assert not clean.endswith("-modified")
+    kernel.write_text("a = 2\n")
+    assert machine._commit() == f"{clean}-modified"
+
+
 def test_a_package_below_another_checkout_has_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_git", lambda *words: str(tmp_path))
     assert machine._commit() is None

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments import report
+from experiments.results import Outcome, result_path, write_result
 from experiments.usage import UsageError
 
 
@@ -57,3 +58,19 @@ def test_html_has_the_cells_of_the_table_and_escapes_them(table):
 def test_a_page_of_nothing_says_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="run an experiment first"):
         report.page(tmp_path)
+
+
+def test_runs_of_changed_files_are_said_below_a_table(tmp_path):
+    paths = []
+    for number, commit in enumerate(("0123456789", "abcdef0123-modified", None)):
+        run = {"number": number}
+        path = result_path(tmp_path, "toy", run, fingerprint=None, dtype="float64")
+        write_result(
+            path, experiment="toy", run=run, outcome=Outcome({}), dtype="float64", commit=commit
+        )
+        paths.append(str(path))
+    (note,) = report.provenance_notes(pd.DataFrame({"path": paths}))
+    assert note.startswith("1 of 3 runs come from files that were changed after the commit")
+    assert "(abcdef0)" in note
+    assert report.provenance_notes(pd.DataFrame({"path": paths[:1]})) == []
+    assert report.provenance_notes(pd.DataFrame({"method": ["x"]})) == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from experiments.files import OutputError, write_file
 from experiments.results import (
     Outcome,
     ResultError,
+    _signed,
     jsonable,
     load_results,
     read_arrays,
@@ -39,7 +42,12 @@ def written(tmp_path):
         arrays={"w": np.arange(5.0)},
     )
     write_result(
-        path, experiment="fig3b", run=RUN, outcome=outcome, seconds=1.5, data={"label": "digits"}
+        path,
+        experiment="fig3b",
+        run=RUN,
+        outcome=outcome,
+        seconds=1.5,
+        data={"label": "digits", "fingerprint": "f"},
     )
     return path
 
@@ -111,8 +119,116 @@ def test_json_that_is_no_result_is_refused_by_name(tmp_path, text):
 def test_a_later_format_is_refused(written):
     document = json.loads(written.read_text())
     written.write_text(json.dumps({**document, "format": 99}))
-    with pytest.raises(ResultError, match="has format 99; this version reads 1"):
+    with pytest.raises(ResultError, match="has format 99; this version reads 2"):
         read_result(written)
+
+
+def rewritten(path, **changes):
+    """The file with other entries and the digest of what it holds then, as an editor would."""
+    document = {**json.loads(path.read_text()), **changes}
+    del document["sha256"]
+    path.write_text(_signed({k: v for k, v in document.items() if v is not ...}))
+
+
+def test_every_changed_digit_is_noticed(written):
+    text = written.read_text()
+    digits = [i for i, letter in enumerate(text) if letter.isdigit()]
+    assert len(digits) > 80
+    for i in digits:
+        written.write_text(text[:i] + str((int(text[i]) + 1) % 10) + text[i + 1 :])
+        with pytest.raises(ResultError, match=written.name):
+            read_result(written)
+    written.write_text(text)
+    assert read_result(written)["metrics"]["steps"] == 7
+
+
+def test_every_changed_letter_is_noticed(written):
+    text = written.read_text()
+    for i in range(0, len(text.rstrip()), 3):
+        written.write_text(text[:i] + ("x" if text[i] != "x" else "y") + text[i + 1 :])
+        with pytest.raises(ResultError, match=written.name):
+            read_result(written)
+
+
+def test_lines_that_end_as_on_windows_change_nothing(written):
+    written.write_bytes(written.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_result(written)["metrics"]["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": {**RUN, "alpha": "1"}},
+        {"run": {**RUN, "alpha": "inf", "method": "mlp"}},
+        {"run": {**RUN, "alpha": "inf", "seed": 4}},
+        {"data": {"label": "digits", "fingerprint": "g"}},
+        {"data": None},
+        {"dtype": "float64"},
+        {"experiment": "fig3a"},
+    ],
+)
+def test_a_name_that_is_not_that_of_the_content_is_refused(written, change):
+    rewritten(written)
+    assert read_result(written)["metrics"]["steps"] == 7  # unless something is changed
+    rewritten(written, **change)
+    with pytest.raises(ResultError, match="holds another run than its name says"):
+        read_result(written)
+
+
+def test_a_renamed_result_is_refused(written):
+    other = written.with_name(written.name.replace("vgg11", "mlp"))
+    written.rename(other)
+    with pytest.raises(ResultError, match=r"mlp.*holds another run than its name says, that of"):
+        read_result(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"metrics": None}, "its metrics is of another kind"),
+        ({"metrics": {"test_accuracy": {}}}, "its test_accuracy is of another kind"),
+        ({"curves": [1, 2]}, "its curves is of another kind"),
+        ({"curves": {"loss": 3}}, "its loss is of another kind"),
+        ({"arrays": ...}, "it lacks arrays"),
+        ({"arrays": 5}, "its arrays is of another kind"),
+        ({"data": "digits"}, "its data is of another kind"),
+        ({"run": None}, "its run is of another kind"),
+        ({"status": "well"}, "its status is of another kind"),
+        ({"dtype": ...}, "it lacks dtype"),
+    ],
+)
+def test_entries_of_another_kind_are_refused_by_name(written, change, reason):
+    rewritten(written, **change)
+    with pytest.raises(ResultError, match=rf"{written.name}.*{reason}"):
+        read_result(written)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, '{"run": NaN}', "1" * 10**4])
+def test_json_that_no_program_wrote_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ResultError, match=r"a\.json"):
+        read_result(tmp_path / "a.json")
+
+
+def test_a_result_without_its_checksum_is_read_only_in_the_format_that_had_none(written):
+    document = json.loads(written.read_text())
+    del document["sha256"]
+    written.write_text(json.dumps(document))
+    with pytest.raises(ResultError, match="lacks sha256"):
+        read_result(written)
+    written.write_text(json.dumps({**document, "format": 1}))
+    assert read_result(written)["metrics"]["steps"] == 7
+    written.write_text(json.dumps({**document, "format": 1, "dtype": "float64"}))
+    with pytest.raises(ResultError, match="holds another run than its name says"):
+        read_result(written)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04 no archive", pickle.dumps([1])])
+def test_arrays_that_are_none_are_refused_by_name(written, content):
+    rewritten(written, arrays=hashlib.sha256(content).hexdigest())
+    written.with_suffix(".npz").write_bytes(content)
+    with pytest.raises(ResultError, match=r"\.npz holds no arrays"):
+        read_arrays(written)
 
 
 def test_arrays_that_are_missing_or_changed_are_refused_by_name(written):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import ExitStack
 
 import pytest
@@ -89,7 +88,7 @@ def test_a_run_gives_the_same_numbers_alone_and_after_others(go):
     assert metrics(plan) == first
 
 
-@pytest.mark.parametrize("damage", ["json", "empty", "npz", "no npz"])
+@pytest.mark.parametrize("damage", ["json", "empty", "npz", "no npz", "digit", "name", "nested"])
 def test_a_damaged_result_is_named_and_computed_again(go, computed, log, damage):
     plan, _ = go(1, 2, 3)
     first = metrics(plan)
@@ -100,6 +99,12 @@ def test_a_damaged_result_is_named_and_computed_again(go, computed, log, damage)
         path.write_text("")
     elif damage == "npz":
         path.with_suffix(".npz").write_bytes(b"PK")
+    elif damage == "digit":
+        path.write_text(path.read_text().replace('"square": 4', '"square": 5'))
+    elif damage == "name":
+        path.write_text(plan.paths[0].read_text())
+    elif damage == "nested":
+        path.write_text("[" * 10**5)
     else:
         path.with_suffix(".npz").unlink()
     go(1, 2, 3)
@@ -181,17 +186,31 @@ def test_a_run_whose_process_died_is_taken_over(go, computed, monkeypatch):
     assert computed() == [1, 2, 1]
 
 
-def test_a_forced_run_waits_for_the_process_that_computes_it(go, computed, log):
+def test_a_forced_run_waits_for_the_process_that_computes_it(go, computed, log, monkeypatch):
     plan, _ = go(1, 2)
     stale = runner.stamps(plan)
-    with ExitStack() as held:
-        assert held.enter_context(claims.claimed(plan.paths[0]))
-        timer = threading.Timer(1.5, held.close)
-        timer.start()
+    wait_for = claims.wait_for
+    with ExitStack() as other:
+        assert other.enter_context(claims.claimed(plan.paths[0]))
+
+        def gives_up(path):  # the other process ends while it is waited for
+            other.close()
+            wait_for(path)
+
+        monkeypatch.setattr(claims, "wait_for", gives_up)
         go(1, 2, stale=stale)  # the old result is there all the time
-    timer.join()
     assert computed() == [1, 2, 2, 1]
     assert sum(line.startswith("waiting for") for line in log) == 1
+
+
+def test_a_run_that_failed_in_another_process_is_left_to_its_report(go, computed):
+    _, report = go(1, 13, 2, failed=[0, 1, 0])
+    assert computed() == [1, 2]
+    assert report.failed == []
+    failed = [0, 0, 0]
+    _, report = go(1, 13, 2, failed=failed)
+    assert failed == [0, 1, 0]
+    assert len(report.failed) == 1
 
 
 def test_a_helper_leaves_to_others_what_they_compute(go, computed):

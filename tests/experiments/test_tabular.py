@@ -22,6 +22,7 @@ def frame(settings, accuracy):
             **run,
             "test_accuracy": accuracy(run["problem"], run["method"]) + 0.01 * run["fold"],
             "fit_seconds": 1.0,
+            "cpu_seconds": 2.0,
         }
         for run in tabular.runs(settings)
     ]
@@ -85,6 +86,20 @@ def test_ranks_share_ties_and_the_table_marks_the_best():
     assert shown.loc["iris", "SVC, Gaussian kernel"] == "**80.5**"
     assert shown.loc["iris", "random forest"] == "60.5"
     assert shown.loc["first, or tied for it", "kernel ridge, Gaussian"] == "2"
+
+
+def test_the_mean_without_the_tables_the_defaults_were_settled_on_stands_beside_the_mean():
+    names = ("iris", "shells", "hastie")
+    settings = tabular.Settings(problems=names, methods=("tangent-kernel", "svc"), folds=2)
+    own = {"iris": 0.6, "shells": 0.9, "hastie": 0.9}
+    results = frame(settings, lambda p, m: own[p] if m == "tangent-kernel" else 0.7)
+    numbers = accuracy_table(results).numbers.set_index("problem")
+    without = numbers.loc["mean accuracy without shells and hastie"]
+    assert without["tangent-kernel"] == pytest.approx(numbers.loc["iris", "tangent-kernel"])
+    assert without["svc"] > without["tangent-kernel"]
+    assert numbers.loc["mean rank without shells and hastie", "svc"] == 1
+    assert numbers.loc["mean rank", "svc"] > 1
+    assert numbers.loc["cpu_seconds"].tolist() == [2.0, 2.0]
 
 
 def test_smallest_preset_runs_end_to_end(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +46,34 @@ def compute(run, context):
     if counter := os.environ.get("TOY_COUNTER"):
         with Path(counter).open("a") as file:
             file.write(f"{run['number']}\n")
+    together = int(os.environ.get("TOY_TOGETHER", "0"))
+    while together and len(Path(counter or "").read_text().split()) < together:
+        time.sleep(0.02)  # until so many runs have begun, each in a process of its own
+    if run["number"] in (16, 17):
+        _die_in_a_helper(counter or "", run["number"])
     if run["number"] == 13:
         raise RuntimeError("thirteen does not work")
     if run["number"] == 14:
         raise DivergenceError("loss is inf at step 3")
     time.sleep(run["seconds"])
+    if run["number"] >= int(os.environ.get("TOY_HOLD_FROM", "1000")):
+        threading.Event().wait()  # until it is interrupted or killed
     noise = float(np.random.rand())  # noqa: NPY002
     return Outcome(
         {"square": run["number"] ** 2, "noise": noise, "nothing": float("nan")},
         curves={"powers": [run["number"] ** k for k in range(4)]},
         arrays={"ramp": np.arange(run["number"])},
     )
+
+
+def _die_in_a_helper(counter, number):
+    """A helper is killed here; the command itself goes on, at 16 once that has happened."""
+    if multiprocessing.parent_process() is not None:
+        with Path(counter).open("a") as file:
+            file.write("dead\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    while number == 16 and "dead" not in Path(counter).read_text():
+        time.sleep(0.02)
 
 
 def draw(results, folder):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -152,6 +156,50 @@ def test_an_interrupted_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
         save_checkpoint(path, {"a": torch.zeros(3)})
     assert torch.equal(load_checkpoint(path)["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["state.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
+    tmp_path, monkeypatch
+):
+    inputs, targets = problem()
+    whole, other = (ScaledDifference(network(), 10.0) for _ in range(2))
+    train(whole, inputs, targets, SETTINGS, generator=torch.Generator().manual_seed(2))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tangent.checkpoint.os, "fsync", full)
+    checkpoint = Checkpoint(tmp_path / "run.ckpt", every=0)
+    seed = torch.Generator().manual_seed(2)
+    with pytest.warns(UserWarning, match=r"No space left.*training goes on") as said:
+        train(other, inputs, targets, SETTINGS, generator=seed, checkpoint=checkpoint)
+    assert len(said) == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole.delta, other.delta, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_before_training_is_kept_with_it(tmp_path):
+    inputs, targets = problem()
+    path = tmp_path / "run.ckpt"
+    checkpoint = Checkpoint(path, measured={"lr": 0.1 + 2**-55})
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    train(ScaledDifference(network(), 10.0), inputs, targets, settings, checkpoint=checkpoint)
+    again = Checkpoint(path)
+    assert again.measurements() == {"lr": 0.1 + 2**-55}
+    train(ScaledDifference(network(), 10.0), inputs, targets, settings, checkpoint=again)
+    assert Checkpoint(path).measurements() == {"lr": 0.1 + 2**-55}
+    assert Checkpoint(tmp_path / "none").measurements() is None
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_writing(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = socket.gethostname()
+    kept = tmp_path / f".state.ckpt.{host}.{os.getpid()}.part.other"
+    for left in (tmp_path / f".state.ckpt.{host}.{process.pid}.part", kept):
+        left.touch()
+    save_checkpoint(tmp_path / "state.ckpt", {"a": torch.ones(3)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([kept.name, "state.ckpt"])
 
 
 class Harmful:

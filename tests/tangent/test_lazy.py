@@ -86,7 +86,7 @@ def test_gradient_descent_turns_unstable_at_the_edge(generator):
     loss = loss_named("square")
     target = loss.targets(labels, 3, torch.float64)
     for momentum in (0.0, 0.9):
-        edge = stability_edge(module, x, loss, momentum=momentum, iterations=200)
+        edge = stability_edge(module, x, loss, momentum=momentum, iterations=200, tolerance=1e-6)
         final = []
         for lr in (0.99 * edge, 1.01 * edge):
             twin = copy.deepcopy(module)
@@ -104,10 +104,56 @@ def test_the_kernels_eigenvalue_is_that_of_the_jacobian(generator):
     whole = torch.cat([j.flatten(2).flatten(0, 1) for j in jacobian.values()], dim=1)
     expected = torch.linalg.matrix_norm(whole.detach(), 2) ** 2
     for batch_size in (None, 7):
-        value = largest_kernel_eigenvalue(
-            ScaledDifference(network, 3.0), x, iterations=100, batch_size=batch_size
+        bounds = largest_kernel_eigenvalue(
+            ScaledDifference(network, 3.0), x, tolerance=1e-8, batch_size=batch_size
         )
-        assert value == pytest.approx(float(expected), rel=1e-6)
+        assert bounds.lower == pytest.approx(float(expected), rel=1e-8)
+        assert bounds.upper == pytest.approx(float(expected), rel=1e-7)
+
+
+def known_kernel(eigenvalues):
+    """A linear model with one output, and inputs that give its kernel these eigenvalues."""
+    network = nn.Linear(len(eigenvalues), 1, bias=False).double()
+    rotation, _ = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues)).double())
+    return linearize(network), rotation @ torch.diag(eigenvalues.sqrt())
+
+
+def test_the_edge_is_on_the_safe_side_where_leading_eigenvalues_are_close():
+    eigenvalues = torch.cat([torch.linspace(1, 0.85, 12), torch.linspace(0.5, 0, 188)]).double()
+    module, x = known_kernel(eigenvalues)
+    exact = 2 / (2 * 1.0 / len(x))
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        edge = stability_edge(module, x, "square", generator=generator)
+        assert exact / 1.06 < edge <= exact
+
+
+def test_the_edge_is_that_of_the_loss_named_or_given_and_grows_with_momentum(generator):
+    module, x = known_kernel(torch.linspace(1, 0, 20).double())
+    seed = torch.Generator().manual_seed
+    options = {"iterations": 20, "tolerance": 1e-9}
+    named = stability_edge(module, x, "square", generator=seed(1), **options)
+    given = stability_edge(module, x, loss_named("square"), generator=seed(1), **options)
+    assert named == given == pytest.approx(20)
+    faster = stability_edge(module, x, "square", momentum=0.5, generator=seed(1), **options)
+    assert faster == pytest.approx(30)
+    with pytest.raises(ValueError, match="loss must be one of 'square', 'cross_entropy'; got 'hi'"):
+        stability_edge(module, x, "hi")
+
+
+def test_no_movement_has_no_edge():
+    network = nn.Linear(3, 1, bias=False)
+    assert stability_edge(linearize(network), torch.zeros(4, 3), "square") == math.inf
+
+
+def test_stability_takes_a_plain_tensor(generator):
+    x = torch.randn(9, 5, generator=generator)
+    module = ScaledDifference(mlp(5, 3, hidden=(40,), generator=generator), 1.0)
+    for parameter in module.delta:
+        parameter.data.normal_(generator=generator)
+    found = stability_of_activations(module, x, batch_size=4)
+    assert found == stability_of_activations(module, plain_inputs(x))
+    assert 0 < min(found.values()) < 1
 
 
 def test_stability_falls_with_the_displacement_and_is_one_at_infinity(generator):

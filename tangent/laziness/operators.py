@@ -1,0 +1,126 @@
+"""The derivatives of a network in its weights as products, in the norms of the criterion.
+
+Values carry the norm |f|^2 = (1/n) sum_i |f(x_i)|^2 of the function space, so that the kernel
+is that of the inputs divided by n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tangent.difference import ScaledDifference
+from tangent.pointwise import called
+from tangent.products import KernelProduct
+
+__all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
+
+
+def batches(x: Tensor, size: int) -> list[Tensor]:
+    """Parts of at most ``size`` inputs."""
+    return list(x.split(size))
+
+
+class NormalizedKernel:
+    """v -> K v / n for the tangent kernel K of the n inputs, (n k) x (n k), on float64 vectors.
+
+    Parameters
+    ----------
+    model : nn.Module
+    x : Tensor of shape (n, ...)
+    batch_size : int
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, batch_size: int):
+        self.product = KernelProduct(model, x, batch_size=batch_size)
+        self.n, self.size = len(x), self.product.rows
+        self.like = next(model.parameters()).detach()
+
+    def __call__(self, v: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
+        """Return the kernel times ``v``."""
+        return self.product(v.to(self.like)).double().cpu() / self.n
+
+
+class SecondDerivative:
+    """Products with D^2 h(w0), h the outputs on the inputs divided by sqrt(n).
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    x : Tensor of shape (n, ...)
+        The inputs at once.
+
+    Notes
+    -----
+    ``hessian(f, v)`` differentiates twice backwards, which more operations can do than forward
+    mode; ``values(v)`` is the second derivative along a line, backwards three times.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor):
+        self.model, self.x = model, x
+        self.names = [name for name, _ in model.named_parameters()]
+        self.weights = [p.detach().clone().requires_grad_() for p in model.parameters()]
+
+    def _outputs(self) -> Tensor:
+        tensors = dict(zip(self.names, self.weights, strict=True))
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return called(self.model, tensors, (self.x,)).flatten() / math.sqrt(len(self.x))
+
+    def random(self, generator: torch.Generator | None) -> list[Tensor]:
+        """A random direction of unit norm."""
+        draw = [torch.randn(w.shape, generator=generator).to(w) for w in self.weights]
+        return unit(draw)
+
+    def hessian(self, f: Tensor, v: Sequence[Tensor]) -> list[Tensor]:
+        """The Hessian of <f, h> times ``v``."""
+        with torch.enable_grad():
+            first = torch.autograd.grad(
+                self._outputs() @ f, self.weights, create_graph=True, materialize_grads=True
+            )
+            along = inner(first, v)
+            if not along.requires_grad:
+                return [torch.zeros_like(w) for w in self.weights]
+            return list(torch.autograd.grad(along, self.weights, materialize_grads=True))
+
+    def values(self, v: Sequence[Tensor]) -> Tensor:
+        """D^2 h(v, v), of shape (n k,)."""
+        with torch.enable_grad():
+            outputs = self._outputs()
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            pulled = torch.autograd.grad(
+                outputs @ dual, self.weights, create_graph=True, materialize_grads=True
+            )
+            first = inner(pulled, v)
+            if not first.requires_grad:
+                return torch.zeros_like(dual)
+            second = torch.autograd.grad(
+                first, self.weights, create_graph=True, materialize_grads=True
+            )
+            twice = inner(second, v)
+            if not twice.requires_grad:
+                return torch.zeros_like(dual)
+            (found,) = torch.autograd.grad(twice, dual, materialize_grads=True)
+            return found
+
+
+def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product of two displacements."""
+    return torch.stack([(s * t).sum() for s, t in zip(a, b, strict=True)]).sum()
+
+
+def unit(v: Sequence[Tensor]) -> list[Tensor]:
+    """A displacement divided by its norm; zeros stay."""
+    size = math.sqrt(float(inner(v, v)))
+    return [t / size for t in v] if size > 0 else list(v)
+
+
+def linear_outputs(model: ScaledDifference, x: Tensor, delta: Sequence[Tensor]) -> Tensor:
+    """J(x) delta for the network of a scaled difference, exactly."""
+    with torch.no_grad():
+        pair = model.pair(x, alpha=math.inf, delta=delta)
+    return torch.zeros_like(pair.base) if pair.difference is None else pair.difference

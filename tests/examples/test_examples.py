@@ -1,0 +1,51 @@
+"""Every example runs, says something and draws its picture."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+_ROOT = Path(__file__).parents[2]
+_SCRIPTS = sorted((_ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _same_random_state():
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.parametrize("script", _SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_runs_and_draws_its_picture(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    assert (tmp_path / f"{script.stem}.png").stat().st_size > 5_000
+
+
+def test_two_processes_end_with_the_loss_of_one(tmp_path, monkeypatch, capsys):
+    script = str(_ROOT / "examples" / "two_processes.py")
+    monkeypatch.setattr(sys, "argv", [script, str(tmp_path)])
+    runpy.run_path(script, run_name="__main__")
+    alone = capsys.readouterr().out
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es)" in done.stdout
+    assert done.stdout.split("loss")[1] == alone.split("loss")[1]
+
+
+def test_the_page_of_examples_names_every_script():
+    page = (_ROOT / "examples" / "README.md").read_text()
+    assert all(f"`{script.name}`" in page for script in _SCRIPTS)
