@@ -19,7 +19,7 @@ from tangent.engine.blocks import (
 )
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
-from tangent.engine.functional import check_inputs, evaluating
+from tangent.engine.functional import check_inputs
 
 __all__ = ["tangent_kernel"]
 
@@ -170,9 +170,7 @@ def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int
 
 
 def _output_count(engine: Engine, x: Tensor) -> int:
-    with torch.no_grad(), evaluating(engine.model):
-        made = engine.model(x[:1])
-    return made[0].numel() if isinstance(made, Tensor) else 1  # else it is refused further down
+    return engine.output_count(x)
 
 
 def _block_size(

@@ -39,6 +39,13 @@ aten = torch.ops.aten
 _READERS = {"numpy", "tolist", "__array__"}
 # What is called where nothing wants a gradient, and what it stands for.
 _DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
+_TURNED = {
+    aten.transpose_.default: aten.transpose.int,
+    aten.t_.default: aten.t.default,
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+}
 _CUTS = {"detach", "detach_"}
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
@@ -152,7 +159,8 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple, kwargs: dict) -> Any:
         tags = func.tags
-        written = _written(func, args, kwargs)
+        turned = _TURNED.get(func)  # in place, but of the tensor's axes alone
+        written = [] if turned is not None else _written(func, args, kwargs)
         flat, structure = tree_flatten((args, kwargs))
         tensors = [i for i, a in enumerate(flat) if isinstance(a, Tensor)]
         tracked = [storage_id(flat[i]) in self.memories for i in tensors]
@@ -191,7 +199,7 @@ class Recorder(TorchDispatchMode):
             return result
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
         call_args, call_kwargs = tree_unflatten(recorded, structure)
-        op = _functional(func) if written else _DIFFERENTIABLE.get(func, func)
+        op = turned or (_functional(func) if written else _DIFFERENTIABLE.get(func, func))
         self._write(op, call_args, call_kwargs, outputs, written)
         return result
 
@@ -319,8 +327,7 @@ class Functions(TorchFunctionMode):
             with torch.backends.mkldnn.flags(enabled=False):
                 return func(*args, **kwargs)
         elif recorder.custom and (target := _user_target(func, name)) is not None:
-            if any(isinstance(a, Tensor) for a in tree_flatten((args, kwargs))[0]):
-                return recorder.custom_call(Custom(target, func), args, kwargs)
+            return recorder.custom_call(Custom(target, func), args, kwargs)
         return func(*args, **kwargs)
 
 

@@ -99,6 +99,11 @@ class Engine:
         found.update(self.opaque_factors(x))
         return {layer.name: found[layer.name] for layer in self.layers or []}
 
+    def output_count(self, x: Tensor) -> int:
+        """Outputs of the network for one input."""
+        x = x[:1].to(self.run_dtype) if x.is_floating_point() else x[:1]
+        return self.record(x).run(x).output.numel()
+
     def bytes_per_input(self, x: Tensor) -> int:
         """Memory that the factors of one input take, and what its widest layer takes besides."""
         factors = self.factors(x[:1])
@@ -108,6 +113,9 @@ class Engine:
     def _structured(self, x: Tensor) -> Factors:
         """Factors of the parameters that the backward rules know, in batches."""
         planned = {layer.name: layer for layer in self.layers or []}
+        if self.layers is None and self.record(x[:1]).reads:
+            # other inputs may use what these do not
+            planned = {name: self._layer(name, []) for name in self.names}
         stores = {
             name: Store(layer, len(x), self.kept)
             for name, layer in planned.items()

@@ -1,4 +1,4 @@
-"""Jacobians by ordinary backward passes, for what the record of a network cannot be trusted with."""
+"""Jacobians by ordinary backward passes, where the record of a network cannot be trusted."""
 
 from __future__ import annotations
 

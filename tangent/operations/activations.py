@@ -69,7 +69,7 @@ def _relu(alpha, z, *, _op=None) -> Pair:
     return relu_pair(z, alpha)
 
 
-@gate(aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs, aten.elu, aten.celu)
+@gate(aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs)
 def _sign_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
     return stable_signs(z, alpha)
 
@@ -406,7 +406,7 @@ def _glu(alpha, z, dim=-1, *, _op=None) -> Pair:
 # Where they break: unit by unit, at these places.
 _BREAKS = {
     **dict.fromkeys((aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs), (0.0,)),
-    **dict.fromkeys((aten.elu, aten.celu, aten.rrelu_with_noise), (0.0,)),
+    aten.rrelu_with_noise: (0.0,),
     **dict.fromkeys((aten.hardsigmoid, aten.hardswish), (-3.0, 3.0)),
 }
 

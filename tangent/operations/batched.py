@@ -166,6 +166,9 @@ def _slice(x, dim=0, start=None, end=None, step=1):
 @batched(aten.cat)
 def _cat(tensors, dim=0):
     n = next(len(a.t) for a in tensors if is_many(a))
+    # torch leaves out tensors of shape (0,), whatever the others' axes
+    filled = [a for a in tensors if is_many(a) or a.shape != (0,)]
+    tensors = [a for a in filled if not is_many(a) or a.t.shape[1:] != (0,)] or tensors
     whole = [a.t if is_many(a) else a.expand(n, *a.shape) for a in tensors]
     return torch.cat(whole, axis(dim, whole[0].dim() - 1))
 
@@ -190,9 +193,9 @@ batched(aten.mm, aten.bmm)(_product)
 
 @batched(aten.addmm, aten.baddbmm)
 def _added_product(bias, x, y, *, beta=1, alpha=1):
-    if beta == alpha == 1 and is_many(x) and not is_many(y) and not is_many(bias):
-        if y.dim() == 2 and bias.dim() == 1:
-            return torch.addmm(bias, x.t.flatten(0, -2), y).unflatten(0, x.t.shape[:-1])
+    rows = is_many(x) and not is_many(y) and not is_many(bias) and y.dim() == 2
+    if beta == alpha == 1 and rows and bias.dim() == 1:
+        return torch.addmm(bias, x.t.flatten(0, -2), y).unflatten(0, x.t.shape[:-1])
     product = _product(x, y)
     if is_many(bias):
         lead = (1,) * (product.dim() - bias.t.dim())
@@ -238,6 +241,13 @@ def _layer_norm(x, shape, weight, bias, eps):
     if not is_many(x) or is_many(weight) or is_many(bias):
         return None
     return aten.native_layer_norm(x.t, shape, weight, bias, eps)
+
+
+@batched(aten._prelu_kernel)
+def _prelu(x, weight):
+    # torch's own kernel does not broadcast as others do
+    x, weight = aligned((x, weight))
+    return torch.where(x > 0, x, weight * x)
 
 
 @batched(aten.embedding)

@@ -62,6 +62,12 @@ class Pull:
         """Whether the first result alone has a cotangent."""
         return self.cotangents[0] is not None and all(c is None for c in self.cotangents[1:])
 
+    @property
+    def complex(self) -> bool:
+        """Whether complex numbers take part: their conventions are torch's."""
+        plain = (a.t if is_many(a) else a for a in (*self.leaves, *self.results))
+        return any(isinstance(t, Tensor) and t.is_complex() for t in plain)
+
     def result(self, position: int = 0) -> Tensor:
         """A result with axes for the inputs and the outputs, (n or 1, 1, *shape)."""
         r = self.results[position]
@@ -78,6 +84,8 @@ Rule = Callable[[Pull], dict[int, Tensor] | None]
 
 def pulled(pull: Pull) -> dict[int, Tensor]:
     """Return the cotangents of the wanted arguments, by their position."""
+    if pull.complex:
+        return _generic(pull)
     rule = entry(pull.op).cotangent
     if rule is not None and pull.single:
         out = rule(pull)
@@ -318,6 +326,17 @@ def _added_product(pull: Pull) -> dict[int, Tensor] | None:
 def _relu(pull: Pull) -> dict[int, Tensor]:
     mask = (pull.result() > 0).to(pull.d.dtype)
     return {0: pull.d.mul_(mask) if pull.mine else pull.d * mask}
+
+
+@cotangent(aten._prelu_kernel)
+def _prelu(pull: Pull) -> dict[int, Tensor]:
+    x, weight = (a.unsqueeze(1) if is_many(b) else a for a, b in _aligned_pairs(pull))
+    slopes = {0: torch.where(x > 0, torch.ones_like(x), weight), 1: x.clamp(max=0)}
+    return {i: reduced(pull.d * slopes[i], pull.shape(i)) for i in pull.wanted}
+
+
+def _aligned_pairs(pull: Pull) -> list[tuple[Tensor, Any]]:
+    return list(zip(aligned(pull.args), pull.args, strict=True))
 
 
 @cotangent(aten.convolution, fresh=True)

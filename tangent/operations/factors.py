@@ -24,7 +24,7 @@ Found = dict[int, Piece]
 def factors_of(pull: Pull) -> Found:
     """Pieces by the position of the weight; those without a rule are left out."""
     rule = entry(pull.op).factors
-    if rule is None or not pull.single:
+    if rule is None or not pull.single or pull.complex:
         return {}
     return {i: piece for i, piece in rule(pull).items() if i in pull.wanted}
 

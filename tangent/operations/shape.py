@@ -138,6 +138,20 @@ def _scatter(alpha, x, dim, index, src, *, _op=None, **kwargs):
     return Pair(base, _op(v, dim, index.base, moved))
 
 
+@exact(
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.empty_like,
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+    aten.new_empty,
+)
+def _constant(alpha, x, *args, _op=None, **kwargs) -> Pair:
+    return Pair(_op(x.base, *bases(args), **kwargs))
+
+
 @exact(aten._embedding_bag)
 def _embedding_bag(alpha, weight, indices, offsets, by_frequency=False, mode=0, *rest, _op=None):
     base = _op(weight.base, indices.base, offsets.base, by_frequency, mode, *bases(rest))
