@@ -19,6 +19,7 @@ __all__ = ["tangent_features"]
 _SLICE = 2**22  # entries of a sketching matrix drawn at once
 
 
+@torch.inference_mode(False)
 def tangent_features(
     model: nn.Module,
     x: Tensor,

@@ -83,6 +83,7 @@ class KernelProduct:
             self.start, self.rows = sum(counts[:rank]), sum(counts)
         self.products = 0
 
+    @torch.inference_mode(False)
     def __call__(self, v: Tensor) -> Tensor:
         """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
         columns = v.reshape(len(v), -1)

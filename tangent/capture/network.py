@@ -28,6 +28,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+@torch.inference_mode(False)
 def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A copy of the network's modules that shares its parameters' memory, and has buffers.
 

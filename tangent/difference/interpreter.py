@@ -76,6 +76,7 @@ class ScaledDifference(nn.Module):
 
     loss_scale = 1.0  # training in delta absorbs the 1/alpha**2 of the loss
 
+    @torch.inference_mode(False)
     def __init__(self, model: nn.Module, alpha: float, *, output: Any = None):
         super().__init__()
         if not (isinstance(alpha, int | float) and alpha > 0):

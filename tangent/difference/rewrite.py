@@ -29,11 +29,11 @@ def pooled_before_relu(graph: Graph) -> Graph:
         if call.op is not aten.relu.default:
             continue
         (out,) = call.outputs
-        after = readers.get(out, [])
-        if out is graph.output or len(after) != 1:
+        after = readers.get(out, []) if out is not None else []
+        if out is None or out is graph.output or len(after) != 1:
             continue
         pool = after[0]
-        if pool.op is not aten.max_pool2d_with_indices.default or readers.get(pool.outputs[1]):
+        if pool.op is not aten.max_pool2d_with_indices.default or _read(pool, readers):
             continue
         before, pooled = call.args[0], Value("call", out.data, out.weights)
         first = Call(
@@ -46,6 +46,11 @@ def pooled_before_relu(graph: Graph) -> Graph:
     return Graph(
         ordered, graph.inputs, graph.weights, graph.output, graph.reads, graph.read, graph.suspect
     )
+
+
+def _read(pool: Call, readers: dict[Value, list[Call]]) -> bool:
+    positions = pool.outputs[1]
+    return positions is not None and positions in readers
 
 
 def gate_names(calls: list[Call]) -> dict[int, str]:

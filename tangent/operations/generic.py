@@ -118,6 +118,24 @@ def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
         return torch.func.jvp(outputs, primals, tangents)[1]
     except (RuntimeError, NotImplementedError):
         pass
+    try:
+        return _by_two_backward_passes(outputs, primals, tangents)
+    except (RuntimeError, NotImplementedError):
+        return _central(outputs, primals, tangents)
+
+
+def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tuple[Tensor, ...]:
+    """Central difference in float64, for what torch differentiates once at most."""
+    sides = [
+        outputs(*(_wide(p) + sign * _wide(u) for p, u in zip(primals, tangents, strict=True)))
+        for sign in (step, -step)
+    ]
+    return tuple(
+        ((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True)
+    )
+
+
+def _by_two_backward_passes(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         at = tuple(p.detach().requires_grad_() for p in primals)
         out = outputs(*at)

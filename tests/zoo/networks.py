@@ -105,7 +105,9 @@ def _torchvision() -> dict[str, Entry]:
             32,
         ),
         "maxvit": (
-            lambda: tv.MaxVit((32, 32), 8, 8, [8, 16], [1, 1], 4, 0.0, num_classes=k, partition_size=4),
+            lambda: tv.MaxVit(
+                (32, 32), 8, 8, [8, 16], [1, 1], 4, 0.0, num_classes=k, partition_size=4
+            ),
             32,
         ),
     }
@@ -120,31 +122,48 @@ def _timm() -> dict[str, Entry]:
     def made(name: str, **options: Any) -> Callable[[], nn.Module]:
         return lambda: timm.create_model(name, pretrained=False, num_classes=2, **options)
 
+    four = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
     small: dict[str, tuple[str, dict[str, Any], int]] = {
         "timm vit": ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "patch_size": 8}, 32),
         "timm deit distilled": (
-            "deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 2, "patch_size": 8}, 32,
+            "deit_tiny_distilled_patch16_224",
+            {"img_size": 32, "depth": 2, "patch_size": 8},
+            32,
         ),
-        "timm beit": ("beit_base_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}, 32),
-        "timm mixer": ("mixer_s32_224", {"img_size": 64, "num_blocks": 2, "embed_dim": 24}, 64),
-        "timm resmlp": ("resmlp_12_224", {"img_size": 32, "num_blocks": 2, "embed_dim": 24}, 32),
+        "timm beit": (
+            "beit_base_patch16_224",
+            {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2},
+            32,
+        ),
         "timm levit": ("levit_128s", {}, 224),
         "timm efficientformer": ("efficientformer_l1", {}, 224),
-        "timm tiny_vit": ("tiny_vit_5m_224", {"img_size": 64, "embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2), "window_sizes": (4, 4, 2, 2)}, 64),
-        "timm coat": ("coat_lite_tiny", {"img_size": 32, "embed_dims": (8, 16, 24, 32), "serial_depths": (1, 1, 1, 1), "num_heads": 2}, 32),
-        "timm convnextv2": ("convnextv2_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, 32),
-        "timm poolformer": ("poolformer_s12", {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 24, 32)}, 32),
-        "timm pvt_v2": ("pvt_v2_b0", {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)}, 32),
-        "timm xcit": ("xcit_nano_12_p8_224", {"img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}, 32),
+        "timm convnextv2": ("convnextv2_atto", four, 32),
+        "timm poolformer": ("poolformerv2_s12", four, 32),
+        "timm pvt_v2": (
+            "pvt_v2_b0",
+            {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)},
+            32,
+        ),
+        "timm xcit": (
+            "xcit_nano_12_p8_224",
+            {"img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2},
+            32,
+        ),
         "timm ghostnet": ("ghostnet_050", {}, 32),
         "timm nf_resnet": ("nf_resnet26", {}, 32),
         "timm eca_resnet": ("ecaresnet26t", {}, 32),
         "timm mobilevit": ("mobilevit_xxs", {}, 64),
-    }  # fmt: skip
-    return {
+        "timm edgenext": ("edgenext_xx_small", {}, 64),
+        "timm repvgg": ("repvgg_a0", {}, 32),
+    }
+    found = {
         name: Entry(made(arch, **options), images(side), "timm")
         for name, (arch, options, side) in small.items()
     }
+    mixer = timm.models.mlp_mixer.MlpMixer
+    size = {"num_classes": 2, "img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 24}
+    found["timm mixer"] = Entry(lambda: mixer(**size), images(32), "timm")
+    return found
 
 
 def _transformers() -> dict[str, Entry]:
@@ -231,6 +250,15 @@ def _plain() -> dict[str, Entry]:
     }
 
 
+# Minutes rather than seconds each: they come last.
+_LARGE = (
+    "wide_resnet", "inception_v3", "efficientnet_v2", "efficientnet_b0", "timm efficientformer",
+    "timm levit", "vgg11", "vgg11_bn", "resnet18", "resnet50", "timm nf_resnet",
+    "timm eca_resnet", "timm repvgg", "regnet_x", "regnet_y", "googlenet",
+)  # fmt: skip
+
+
 def zoo() -> dict[str, Entry]:
     """All networks by name."""
-    return {**_plain(), **_transformers(), **_torchvision(), **_timm()}
+    found = {**_plain(), **_transformers(), **_torchvision(), **_timm()}
+    return {name: found[name] for name in sorted(found, key=_LARGE.__contains__)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Callable
 
 import torch
@@ -171,9 +170,7 @@ NETWORKS: dict[str, Network] = {
     "lstm": (_recurrent(nn.LSTM, num_layers=2, bidirectional=True), rows(5, 3), ""),
     "rnn": (_recurrent(nn.RNN, nonlinearity="relu"), rows(5, 3), ""),
     "time first": (
-        lambda: Net(
-            lambda net, x: torch.tanh(net.a(x.transpose(0, 1))).sum(0), a=nn.Linear(4, 3)
-        ),
+        lambda: Net(lambda net, x: torch.tanh(net.a(x.transpose(0, 1))).sum(0), a=nn.Linear(4, 3)),
         rows(2, 4),
         "",
     ),
@@ -308,5 +305,3 @@ NETWORKS: dict[str, Network] = {
         "draws a new network",
     ),
 }
-
-
