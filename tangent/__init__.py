@@ -1,6 +1,7 @@
 """Lazy training, linearized networks and empirical tangent kernels."""
 
 from tangent.batches import Inputs
+from tangent.capture.description import describe
 from tangent.difference import (
     Pair,
     ScaledDifference,
@@ -108,6 +109,7 @@ __all__ = [
     "cross_entropy_leave_one_out",
     "cross_entropy_solution",
     "descent_filter",
+    "describe",
     "flow_filter",
     "kernel_eigenvalues",
     "kernel_ridge",

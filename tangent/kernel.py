@@ -19,7 +19,7 @@ from tangent.engine.blocks import (
 )
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
-from tangent.engine.functional import check_inputs, evaluating
+from tangent.engine.functional import check_inputs
 from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.outputs import output_shape
 
@@ -147,8 +147,16 @@ def tangent_kernel(
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
     if per_layer:
         shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
-        return {name: _shaped(share, outputs) for name, share in shares.items()}
-    return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
+        return {name: _shaped(_held(share), outputs) for name, share in shares.items()}
+    total = _assembled(engine, x1, x2, size, progress, distributed)[""]
+    return _shaped(_held(total), outputs)
+
+
+def _held(total: Tensor) -> Tensor:
+    """The kernel, unless float16 cannot hold it."""
+    if total.dtype == torch.float16 and not bool(total.isfinite().all()):
+        raise ValueError("the kernel has entries beyond float16's 65504; pass dtype=torch.float32")
+    return total
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
@@ -179,9 +187,7 @@ def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int
 
 
 def _output_count(engine: Engine, x: Tensor) -> int:
-    with torch.no_grad(), evaluating(engine.model):
-        made = engine.model(x[:1])
-    return made[0].numel() if isinstance(made, Tensor) else 1  # else it is refused further down
+    return engine.output_count(x)
 
 
 def _block_size(

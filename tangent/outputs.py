@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tangent.engine.functional import evaluating
+from tangent.capture import evaluated_copy, picked, unwrapped
 from tangent.pointwise import called
 
 __all__ = ["output_count", "output_shape"]
@@ -17,17 +17,13 @@ def output_shape(model: nn.Module, x: Tensor) -> tuple[int, ...]:
     Raises
     ------
     TypeError
-        If the model returns something else than a tensor.
+        If the model returns several tensors, none of them named logits, or none.
     ValueError
         If the tensor has not one row for each input.
     """
-    with torch.no_grad(), evaluating(model):
-        output = called(model, None, (torch.cat([x[:1], x[:1]]),))
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"model must return one tensor; got {_described(output)}; wrap it in a module whose "
-            "forward returns the tensor you mean"
-        )
+    with torch.inference_mode(False), torch.no_grad():
+        twin = evaluated_copy(unwrapped(model)).train().eval()
+        output = picked(called(twin, None, (torch.cat([x[:1], x[:1]]),)))
     if output.ndim == 0 or len(output) != 2:
         raise ValueError(
             "model must return one row of outputs for each input; for 2 inputs it returned shape "
@@ -39,10 +35,3 @@ def output_shape(model: nn.Module, x: Tensor) -> tuple[int, ...]:
 def output_count(model: nn.Module, x: Tensor) -> int:
     """Number of outputs for one input, several axes flattened; raises as `output_shape`."""
     return int(torch.Size(output_shape(model, x)[1:]).numel())
-
-
-def _described(output: object) -> str:
-    kind = type(output).__name__
-    if isinstance(output, dict):
-        return f"{kind} with keys {', '.join(map(repr, output))}"
-    return kind

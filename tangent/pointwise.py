@@ -76,7 +76,10 @@ def _without_stride(dims, input, weight, bias=None, stride=1, padding=0, dilatio
 
 
 def called(
-    model: nn.Module, tensors: Mapping[str, Tensor] | None, args: tuple[object, ...]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor] | None,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None = None,
 ) -> Tensor:
     """The model's output with other parameters and buffers, to be differentiated safely.
 
@@ -85,10 +88,10 @@ def called(
     model : nn.Module
     tensors : mapping of str to Tensor, or None
         As `torch.func.functional_call` takes them; None leaves the model's own.
-    args : tuple
+    args, kwargs
         The model's arguments.
     """
     with SubsampledPointwise(), ElementaryPReLU():
         if tensors is None:
-            return model(*args)
-        return functional_call(model, dict(tensors), args)
+            return model(*args, **(kwargs or {}))
+        return functional_call(model, dict(tensors), args, dict(kwargs or {}))

@@ -1,6 +1,6 @@
 """Products with a tangent kernel that is never formed, on one machine or many.
 
-``K v = J (J^T v)``: one backward pass for ``J^T v``, one forward-mode pass for ``J``, batch by
+``K v = J (J^T v)``: one backward pass for ``J^T v``, one pass of differences for ``J``, batch by
 batch. The memory is that of a batch and of one displacement a column; it does not grow with n
 but for the vectors themselves.
 """
@@ -13,12 +13,11 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import jvp, vjp
 
-from tangent.engine.functional import check_inputs, evaluating
+from tangent.capture import evaluated_copy, unwrapped
+from tangent.difference.interpreter import ScaledDifference, sharing
+from tangent.engine.functional import check_inputs
 from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
-from tangent.outputs import output_count
-from tangent.pointwise import called
 
 __all__ = ["KernelProduct"]
 
@@ -70,12 +69,13 @@ class KernelProduct:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        model = ordinary_network(model)
+        model = unwrapped(ordinary_network(model))
         self.model, self.x = model, ordinary_tensor(check_inputs(model, x))
+        self._linear: ScaledDifference | None = None
         self.outputs, self.batch_size = outputs, batch_size
-        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.group = dist.group.WORLD if isinstance(group, str) else group
-        self.k = output_count(model, self.x)
+        with torch.inference_mode(False), torch.no_grad():
+            self.k = self._linearized().pair(self.x[:1], delta=()).base.numel()
         self.width = self.k if outputs == "full" else 1
         self.start, self.rows = 0, len(self.x) * self.width
         if self.group is not None:
@@ -90,7 +90,7 @@ class KernelProduct:
         """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
         columns = v.reshape(len(v), -1)
         self._check_rows(columns)
-        columns = ordinary_tensor(columns)
+        columns = ordinary_tensor(columns).detach()
         image = torch.zeros_like(columns)
         own = slice(self.start, self.start + len(self.x) * self.width)
         for j in range(columns.shape[1]):
@@ -141,25 +141,21 @@ class KernelProduct:
             index = int(self.outputs)
             yield lambda f: f[:, index].unsqueeze(1)
 
-    def _function(self, x: Tensor, read: Callable[[Tensor], Tensor]):
-        return lambda params: read(called(self.model, params, (x,)).reshape(len(x), -1))
-
     def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
-        total: Displacement | None = None
-        weight = next(iter(self.parameters.values()))
+        linear = self._linearized()
+        leaves = {
+            name: p.detach().requires_grad_() for name, p in linear.network.named_parameters()
+        }
         start = self.start
-        with evaluating(self.model):
+        with torch.inference_mode(False), torch.enable_grad():
             for x in self.x.split(self.batch_size):
-                _, pullback = vjp(self._function(x, read), self.parameters)
-                part = v[start : start + len(x) * self.width].to(weight)
+                f = read(linear.network_output(x, leaves).reshape(len(x), -1))
+                part = v[start : start + len(x) * self.width].to(f)
                 start += len(part)
-                (delta,) = pullback(part.reshape(len(x), self.width))
-                if total is None:
-                    total = {name: d.detach() for name, d in delta.items()}
-                else:
-                    for name, d in delta.items():
-                        total[name] += d.detach()
-        assert total is not None
+                f.backward(part.reshape(len(x), self.width))
+        total = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()
+        }
         if self.group is not None:
             for d in total.values():
                 dist.all_reduce(d, group=self.group)
@@ -168,9 +164,18 @@ class KernelProduct:
     def _pushed(
         self, delta: Displacement, x: Tensor, read: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, " rows"]:
+        linear = self._linearized()
+        moved = [delta[name] for name in linear.names]
         parts = []
-        with evaluating(self.model), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for part in x.split(self.batch_size):
-                _, moved = jvp(self._function(part, read), (self.parameters,), (delta,))
-                parts.append(moved.reshape(-1))
+                out = linear.pair(part, delta=moved)
+                v = torch.zeros_like(out.base) if out.difference is None else out.difference
+                parts.append(read(v.reshape(len(part), -1)).reshape(-1))
         return torch.cat(parts)
+
+    def _linearized(self) -> ScaledDifference:
+        """The network's linear part, which shares the memory of its weights."""
+        if self._linear is None:
+            self._linear = sharing(evaluated_copy(self.model).eval())
+        return self._linear

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tangent.capture import picked, unwrapped
+from tangent.capture.separate import check_separate, kept_apart
 from tangent.engine.contractions import add_contribution, mirrored
 from tangent.engine.cost import Problem, Rates, calibrated
 from tangent.engine.factors import Factor, Layer, Store, planned
-from tangent.engine.functional import evaluating, selected_parameters
-from tangent.engine.jacobians import jacobian_batches
+from tangent.engine.functional import selected_parameters
+from tangent.engine.jacobians import jacobians
 from tangent.engine.pages import keep_freed_memory
-from tangent.engine.pieces import Piece, pieces_of
-from tangent.engine.rules import cotangents
-from tangent.engine.tape import Tape, Unrecorded, recorded
-from tangent.engine.trust import faithful, mistaken
+from tangent.engine.pieces import Piece
+from tangent.engine.record import Record
+from tangent.engine.trust import mistaken
+from tangent.pointwise import called
 
 __all__ = ["Engine"]
 
@@ -63,10 +65,13 @@ class Engine:
     layers: list[Layer] | None = None
     opaque: set[str] = field(default_factory=set)
     carried: int = 0  # cotangents
-    shared: dict[Any, Tensor] = field(default_factory=dict)  # made of the weights, while it lasts
+    records: dict[Any, Record] = field(default_factory=dict)  # by shape of an input
+    reads: bool = False  # whether the network looks at values: input by input, then
+    separate: bool = False  # whether the inputs of a batch are known to be kept apart
     largest: int = 0  # bytes a batch of one takes at its widest layer
 
     def __post_init__(self) -> None:
+        self.model = unwrapped(self.model)
         self.names = list(selected_parameters(self.model, self.parameters))
         tensors = {
             **{n: p.detach() for n, p in self.model.named_parameters()},
@@ -90,16 +95,14 @@ class Engine:
         """Factors of every parameter over the inputs ``x``."""
         x = x.to(self.run_dtype) if x.is_floating_point() else x
         keep_freed_memory(self.device)
-        try:
-            found = self._structured(x)
-        except Unrecorded:
-            if self.layers is not None:  # planned from other inputs, which are in use by now
-                raise
-            self.opaque = set(self.names)
-            self.layers = [Layer(name, "dense", self.problem.full) for name in self.names]
-            found = {}
+        found = self._structured(x)
         found.update(self.opaque_factors(x))
         return {layer.name: found[layer.name] for layer in self.layers or []}
+
+    def output_count(self, x: Tensor) -> int:
+        """Outputs of the network for one input."""
+        x = x[:1].to(self.run_dtype) if x.is_floating_point() else x[:1]
+        return self.record(x).run(x).output.numel()
 
     def bytes_per_input(self, x: Tensor) -> int:
         """Memory that the factors of one input take, and what its widest layer takes besides."""
@@ -110,6 +113,9 @@ class Engine:
     def _structured(self, x: Tensor) -> Factors:
         """Factors of the parameters that the backward rules know, in batches."""
         planned = {layer.name: layer for layer in self.layers or []}
+        if self.layers is None and self.record(x[:1]).reads:
+            # other inputs may use what these do not
+            planned = {name: self._layer(name, []) for name in self.names}
         stores = {
             name: Store(layer, len(x), self.kept)
             for name, layer in planned.items()
@@ -129,7 +135,7 @@ class Engine:
         while start < len(x):
             size = self._first_batch(x) if not self.largest else _even(len(x) - start, self.batch)
             part = x[start : start + size]
-            if self.layers is None and not faithful(self.model):
+            if self.layers is None and self.record(part).suspect:
                 pieces = self.pieces(part)
                 self.check(pieces, part)
                 for name in list(pieces):
@@ -141,22 +147,29 @@ class Engine:
                 stores.pop(name, None)
             if self.layers is None:
                 self.layers = self._plan(planned)
-            if missing := [name for name, store in stores.items() if store.filled < start]:
-                raise Unrecorded(
-                    f"model must use the same parameters for all inputs; inputs "
-                    f"{start - len(part)} to {start - 1} do not use {', '.join(sorted(missing))}; "
-                    "ask for the kernel of inputs that take the same path"
-                )
-        self.shared.clear()
+            for name, store in stores.items():
+                if store.filled < start:  # a parameter that these inputs do not use
+                    missing = start - store.filled
+                    store.add([self._unused(name, missing)])
+        for record in self.records.values():
+            record.shared.clear()
         return {name: store.factor() for name, store in stores.items()}
+
+    def _unused(self, name: str, inputs: int) -> Piece:
+        shape = (inputs, self.carried, self.tensors[name].numel())
+        return Piece(name, gradient=torch.zeros(shape, dtype=self.run_dtype, device=self.device))
 
     def _first_batch(self, x: Tensor) -> int:
         """Inputs to run before it is known how large the network's values are."""
+        if self.record(x).reads:
+            return 1
         return max(1, min(len(x), _FIRST, 2**15 // max(1, x[0].numel())))
 
     @property
     def batch(self) -> int:
         """Inputs whose backward pass keeps to ``working`` bytes an array."""
+        if self.reads:
+            return 1
         return max(1, self.working // self.largest)
 
     def pieces(
@@ -167,72 +180,98 @@ class Engine:
         Pieces go to ``take(name, pieces)`` as soon as a parameter has all of its own, or are
         returned by name.
         """
-        wanted = set(self.names) - self.opaque
         pieces: dict[str, list[Piece]] = {}
-        if not wanted:
+        if not set(self.names) - self.opaque:
             return pieces
-        parameters = {name: self.tensors[name] for name in self.names}
-        tape = recorded(self.model, self.tensors, parameters, x, self.shared)
-        seeds = self._seeds(tape)
-        self.carried = len(seeds)
-        largest = max((t.numel() for c in tape.calls for t in c.outputs), default=1)
-        self.largest = max(1, largest // len(x)) * len(seeds) * self.tensors_size
+        record = self.record(x)
+        run = record.run(x)
+        if not self.separate and len(x) > 1:
+            self._check_separate(record, run.output, x)
+        seeds = self._seeds(run.output)
+        self.carried = seeds.shape[1]
+        self.largest = max(1, run.largest) * self.carried * self.tensors_size
 
-        left = tape.calls_with(wanted)
+        def visit(name: str, piece: Piece) -> None:
+            piece.name = name
+            pieces.setdefault(name, []).append(piece)
 
-        def visit(call, cotangent: Tensor) -> None:
-            found, unknown = pieces_of(tape, call, cotangent, wanted)
-            self.opaque.update(unknown)
-            for piece in found:
-                pieces.setdefault(piece.name, []).append(piece)
-            for name in {piece.name for piece in found}:
-                left[name] -= 1
-                if take is not None and left[name] == 0 and name not in self.opaque:
-                    take(name, pieces.pop(name))
+        def done(name: str) -> None:
+            if take is not None and name in pieces and name not in self.opaque:
+                take(name, pieces.pop(name))
 
-        with torch.no_grad(), evaluating(self.model):
-            cotangents(tape, seeds, wanted, visit)
+        record.back(run, seeds, visit, done)
         for name in self.opaque:
             pieces.pop(name, None)
-        if take is not None:  # a call whose result is not used was not visited
+        if take is not None:
             for name in list(pieces):
                 take(name, pieces.pop(name))
         return pieces
+
+    def _check_separate(self, record: Record, outputs: Tensor, x: Tensor) -> None:
+        """Compare what two inputs give together with what each gave alone."""
+        self.separate = True
+        if kept_apart(self.model):
+            return
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                both = picked(called(record.network, None, (x[:2].clone(),)))
+            apart = outputs[:2].reshape(2, -1).to(both)
+            scale = apart.abs().amax().clamp(min=1e-30)
+            near = both.numel() == apart.numel() and bool(
+                ((both.reshape(2, -1) - apart).abs() <= 1e-3 * scale).all()
+            )
+        except Exception:
+            near = False
+        if not near:
+            check_separate(self.model, (x,), tensors=self.tensors)
+
+    def record(self, x: Tensor) -> Record:
+        """What the network does to an input of ``x``, which has one where it reads its values."""
+        key = tuple(x.shape[1:]), x.dtype
+        if key not in self.records:
+            record = Record(self.model, self.tensors, self.names, x[:1])
+            if record.reads:
+                if not self.separate:
+                    self.separate = check_separate(self.model, (x,), tensors=self.tensors)
+                self.reads = True
+                return record
+            self.records[key] = record
+        return self.records[key]
 
     @property
     def tensors_size(self) -> int:
         """Bytes of a number of the backward pass."""
         return self.run_dtype.itemsize
 
-    def _seeds(self, tape: Tape) -> Tensor:
-        n = len(tape.output)
-        k = tape.output[0].numel()
+    def _seeds(self, output: Tensor) -> Tensor:
+        """Cotangents (n, o, *output) to carry back."""
+        n, k = len(output), output[0].numel()
         if isinstance(self.outputs, int) and not -k <= self.outputs < k:
             raise ValueError(f"outputs must be below the {k} outputs; got {self.outputs}")
         if self.outputs == "diagonal":
             self.problem = replace(self.problem, groups=k)
         if self.outputs == "pseudo":
-            seeds = torch.full((1, n, k), k**-0.5, dtype=tape.output.dtype)
+            seeds = torch.full((1, k), k**-0.5, dtype=output.dtype)
         elif isinstance(self.outputs, int):
-            seeds = torch.zeros(1, n, k)
-            seeds[:, :, self.outputs] = 1
+            seeds = torch.zeros(1, k)
+            seeds[:, self.outputs] = 1
         else:
-            seeds = torch.eye(k).unsqueeze(1).expand(k, n, k)
-        return seeds.to(tape.output).reshape(-1, *tape.output.shape)
+            seeds = torch.eye(k)
+        seeds = seeds.to(output).expand(n, *seeds.shape)
+        return seeds.reshape(n, -1, *output.shape[1:])
 
     # Plan
 
     def check(self, pieces: dict[str, list[Piece]], x: Tensor) -> None:
         """Leave what the record got wrong to the Jacobian: it is taken out of ``pieces``."""
-        if not faithful(self.model):
-            self.opaque |= mistaken(
-                self.model, self.tensors, self.names, pieces, x[:1], self.outputs
-            )
+        self.opaque |= mistaken(self.model, self.tensors, self.names, pieces, x[:2], self.outputs)
         for name in self.opaque:
             pieces.pop(name, None)
 
     def _layer(self, name: str, uses: list[Piece]) -> Layer:
         assert self.rates is not None
+        if self.reads:  # other inputs may use the parameter elsewhere, or not at all
+            return Layer(name, "dense", self.problem.full)
         return planned(name, uses, self.problem, self.rates)
 
     def _plan(self, planned: dict[str, Layer]) -> list[Layer]:
@@ -249,8 +288,8 @@ class Engine:
             return {}
         chosen = {n: self.tensors[n] for n in self.names if n in self.opaque}
         parts: dict[str, list[Tensor]] = {name: [] for name in chosen}
-        for jacobians in jacobian_batches(self.model, chosen, x, tensors=self.tensors):
-            for name, j in jacobians.items():
+        for one in jacobians(self.model, chosen, x, self.tensors):
+            for name, j in one.items():
                 if self.outputs == "pseudo":
                     j = j.sum(1, keepdim=True) / j.shape[1] ** 0.5
                 elif isinstance(self.outputs, int):

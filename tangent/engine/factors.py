@@ -16,6 +16,8 @@ from tangent.engine.pieces import Piece
 
 __all__ = ["Factor", "Layer", "Store", "planned"]
 
+_GROUPS = 8  # of a convolution, at most, to be contracted one by one
+
 # Layouts of a piece's cotangents (b, o, c, P).
 _LAYOUTS = {
     "jacobian": (0, 1, 2, 3),
@@ -128,6 +130,8 @@ class Factor:
 def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Layer:
     """Choose the order of a parameter from its pieces in one batch."""
     groups = uses[0].groups if len(uses) == 1 else 1
+    if groups > _GROUPS:  # many small products: one large one of their gradients is faster
+        return Layer(name, "dense", problem.full)
     piece = uses[0].split()[0] if groups > 1 else _as_one(uses)
     if piece is None:
         return Layer(name, "dense", problem.full)
@@ -145,6 +149,8 @@ def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Lay
 
 def _as_one(uses: list[Piece]) -> Piece | None:
     """Pieces of a shared parameter as one, side by side along the positions; None if dense."""
+    if len(uses) > 1 and any(u.order is not None for u in uses):
+        return None
     if any(u.patches is None or u.groups > 1 for u in uses):
         return None
     if len(uses) == 1:
@@ -189,7 +195,12 @@ class Store:
     def _add_gradients(self, uses: list[Piece]) -> None:
         one = uses[0]
         d, patches = one.cotangent, one.patches
-        plain = len(uses) == one.groups == 1 and patches is not None and patches.kind != "index"
+        plain = (
+            len(uses) == one.groups == 1
+            and one.order is None
+            and patches is not None
+            and patches.kind != "index"
+        )
         if plain and d is not None and patches is not None and d.dtype == self.dtype:
             b, o, c, _ = d.shape
             one.dense(out=self._rows("gradients", (b, o, c * patches.size), 0, d))

@@ -84,6 +84,7 @@ def check_inputs(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{name} must have at least one input along axis 0; got {tuple(x.shape)}")
     weight = next(model.parameters(), None)
+    x = x.clone() if x.is_inference() else x
     if x.is_floating_point():
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} must be finite; it has NaN or infinite values")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tangent.engine.engine import Engine
-from tangent.engine.tape import Unrecorded
 
 __all__ = ["gradient_batches"]
 
@@ -25,7 +24,9 @@ def gradient_batches(
     start, o = 0, 1
     while start < len(x):
         size = batch_size or 1
-        if batch_size is None and start:
+        if engine.reads:
+            size = 1
+        elif batch_size is None and start:
             size = max(1, min(engine.batch, budget // (o * held * engine.tensors_size)))
         part = x[start : start + size]
         for name, gradients in _of_batch(engine, part, first=start == 0):
@@ -35,12 +36,13 @@ def gradient_batches(
 
 
 def _of_batch(engine: Engine, x: Tensor, first: bool) -> Iterator[tuple[str, Tensor]]:
-    try:
-        pieces = engine.pieces(x)
-        if first:
-            engine.check(pieces, x)
-    except Unrecorded:
-        engine.opaque, pieces = set(engine.names), {}
+    if len(x) > 1 and engine.record(x).reads:
+        for one in x.split(1):
+            yield from _of_batch(engine, one, first)
+        return
+    pieces = engine.pieces(x)
+    if first and engine.record(x).suspect:
+        engine.check(pieces, x)
     opaque = engine.opaque_factors(x)
     for name in engine.names:
         if name in engine.opaque:

@@ -355,9 +355,9 @@ def test_it_pickles_and_copies():
         torch.testing.assert_close(twin(x), module(x), rtol=0, atol=0)
 
 
-class Unknown(nn.Module):
+class Spectrum(nn.Module):
     def forward(self, x):
-        return torch.fft.fft(x).real
+        return torch.fft.fft(x).abs()
 
 
 class Doubling(nn.Module):
@@ -367,21 +367,36 @@ class Doubling(nn.Module):
         return 2 * x
 
 
-def test_an_operation_without_a_rule_is_named_with_the_way_out():
-    with pytest.raises(TypeError, match=r"node 'fft_fft' .*register_rule"):
-        ScaledDifference(nn.Sequential(nn.Linear(3, 3), Unknown()), 1.0)
+@pytest.mark.parametrize("alpha", [*ALPHAS, math.inf])
+@pytest.mark.parametrize("layer", [Spectrum, Doubling])
+def test_operations_without_a_rule_and_branches_on_values_are_right(layer, alpha):
+    torch.manual_seed(0)
+    module = ScaledDifference(nn.Sequential(nn.Linear(6, 3), layer()).double(), alpha)
+    displace(module, 1)
+    oracle = forward_derivative if math.isinf(alpha) else subtraction
+    x = inputs((6,), 1)
+    for sign in (1, -1):
+        got, expected = module(sign * x[:1]), oracle(module, sign * x[:1])
+        assert relative(got, expected) < 1e-12 + 1e-14 * alpha if alpha < 1e9 else 1e-12
 
 
-def test_control_flow_is_refused_until_the_module_has_a_rule():
-    model = nn.Sequential(nn.Linear(3, 3), Doubling())
-    with pytest.raises(TypeError, match=r"cannot be traced .*register_rule\(Sequential\)|Doubling"):
-        ScaledDifference(model, 1.0)
+def test_a_module_with_a_rule_of_its_own_is_one_operation():
+    class Tripling(nn.Module):
+        def forward(self, x):
+            return 3 * x
 
-    @register_rule(Doubling)
+    seen = []
+
+    @register_rule(Tripling)
     def _(alpha, module, weights, x):
-        return Pair(2 * x.base, 2 * x.difference)
+        seen.append(type(module))
+        return Pair(3 * x.base, 5 * x.difference)
 
-    ScaledDifference(model, 1.0)
+    module = ScaledDifference(nn.Sequential(nn.Linear(6, 3), Tripling()).double(), 1.0)
+    displace(module, 1)
+    x = inputs((6,), 1)
+    assert relative(module(x), subtraction(module, x) * 5 / 3) < 1e-12
+    assert seen[0].__name__ == "Tripling"
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, math.nan, "1"])

@@ -40,11 +40,15 @@ WRONG = {
     ),
     "transposed": (lambda f: f.T, ValueError, r"for 2 inputs it returned shape \(1, 2\)"),
     "a dict": (
-        lambda f: {"logits": f},
+        lambda f: {"scores": f, "hidden": f},
         TypeError,
-        "model must return one tensor; got dict with keys 'logits'; wrap it in a module",
+        "must return one tensor that depends on its input; got dict with keys 'scores', 'hidden'",
     ),
-    "a tuple": (lambda f: (f, f), TypeError, "model must return one tensor; got tuple"),
+    "a tuple": (
+        lambda f: (f, f),
+        TypeError,
+        "must return one tensor that depends on its input; got tuple",
+    ),
 }
 X = np.random.default_rng(0).normal(size=(6, 3))
 x = torch.from_numpy(X)

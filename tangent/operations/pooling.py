@@ -10,15 +10,18 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tangent.difference.pair import Pair, register_gate, register_rule
+from tangent.operations.generic import generic_difference
+from tangent.operations.registry import Pair
+from tangent.operations.table import exact, gate, operation
 
 __all__: list[str] = []
 
 
 def _two(value) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * 2 if len(values) == 1 else values
 
 
 class _Gathered(torch.autograd.Function):
@@ -64,8 +67,6 @@ def _max_pool2d(
     alpha: float, z: Pair, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
 ) -> tuple[Pair, Tensor | None, Tensor | None]:
     """Return the pooled pair, its base's winners and its own (None when nothing moved)."""
-    if z.base.dim() != 4:
-        raise ValueError(f"max pooling takes (n, c, h, w); got shape {tuple(z.base.shape)}")
     kernel, padding, dilation = _two(kernel_size), _two(padding), _two(dilation)
     stride = kernel if stride is None or stride == [] else _two(stride)
     options = (kernel, stride, padding, dilation, ceil_mode)
@@ -114,49 +115,56 @@ def _stable(pooled: tuple[Pair, Tensor | None, Tensor | None]) -> Tensor | None:
     return None if winner is None or moved is None else winner == moved
 
 
-@register_gate(nn.MaxPool2d)
-def _max_pool2d_module_gate(alpha, module, weights, x) -> Tensor | None:
-    options = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _stable(_max_pool2d(alpha, x, *options, module.ceil_mode))
+aten = torch.ops.aten
 
 
-@register_gate(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d_function_gate(
-    alpha, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **kwargs
+@exact(aten.max_pool2d_with_indices)
+def _max_pool_rule(
+    alpha, x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False, *, _op=None
+) -> list[Pair]:
+    if x.base.dim() != 4:
+        args = (x, kernel, stride, padding, dilation, ceil_mode)
+        return generic_difference(_op, alpha, args, {})
+    stride = list(stride) or None
+    pooled = _max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode)
+    return [pooled[0], Pair(pooled[1])]
+
+
+operation(aten.max_pool2d_with_indices).only_first = True
+
+
+@gate(aten.max_pool2d_with_indices)
+def _max_pool_gate(
+    alpha, x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False, *, _op=None
 ) -> Tensor | None:
-    return _stable(_max_pool2d(alpha, input, kernel_size, stride, padding, dilation, ceil_mode))
+    if x.base.dim() != 4:
+        return _changed_indices(alpha, x, kernel, stride, padding, dilation, ceil_mode, _op=_op)
+    stride = list(stride) or None
+    return _stable(_max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode))
 
 
-@register_rule(nn.MaxPool2d)
-def _max_pool2d_module(alpha, module, weights, x) -> Pair:
-    if module.return_indices:
-        raise ValueError("return_indices=True is not supported; leave it False")
-    options = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _max_pool2d(alpha, x, *options, module.ceil_mode)[0]
+@gate(
+    aten.max_pool3d_with_indices,
+    aten.adaptive_max_pool2d,
+    aten.adaptive_max_pool3d,
+    aten.max,
+    aten.min,
+    aten.topk,
+    aten.sort,
+    aten.median,
+    aten.argmax,
+    aten.argmin,
+)
+def _changed_indices(alpha, x, *args, _op=None, **kwargs) -> Tensor | None:
+    """Where the moved operation chooses the entries that the base chooses."""
+    out = generic_difference(_op, alpha, (x, *args), kwargs)
+    chosen = [p for p in (out if isinstance(out, list | tuple) else [out]) if not _floats(p)]
+    if not chosen:
+        return None
+    index = chosen[0]
+    stable = torch.ones_like(index.base, dtype=torch.bool)
+    return stable if index.difference is None else index.difference == 0
 
 
-@register_rule(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d_function(
-    alpha, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **kwargs
-) -> Pair:
-    if kwargs.get("return_indices"):
-        raise ValueError("return_indices=True is not supported; leave it False")
-    return _max_pool2d(alpha, input, kernel_size, stride, padding, dilation, ceil_mode)[0]
-
-
-@register_rule(nn.AdaptiveMaxPool2d)
-def _adaptive_max_pool2d_module(alpha, module, weights, x) -> Pair:
-    return _adaptive_max_pool2d(alpha, x, module.output_size)
-
-
-@register_rule(F.adaptive_max_pool2d)
-def _adaptive_max_pool2d(alpha, input, output_size, return_indices=False) -> Pair:
-    size = tuple(input.base.shape[-2:])
-    out = tuple(s if o is None else o for s, o in zip(size, _two(output_size), strict=True))
-    if any(s % o for s, o in zip(size, out, strict=True)):
-        raise ValueError(
-            f"adaptive max pooling needs an output size that divides the input; got {size} to "
-            f"{out}; take nn.MaxPool2d with a kernel and stride of your choice"
-        )
-    kernel = tuple(s // o for s, o in zip(size, out, strict=True))
-    return _max_pool2d(alpha, input, kernel)[0]
+def _floats(pair: Pair) -> bool:
+    return pair.base.is_floating_point()

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangent.difference.pair import Pair
+from tangent.operations.registry import Pair
 
 __all__ = ["convolution_pair", "suits"]
 

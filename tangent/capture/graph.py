@@ -1,0 +1,141 @@
+"""The record of one run of a network: which operations it called, on what, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Call", "Custom", "Graph", "Value"]
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor of the record: an input, a weight, a constant, or what a call returned.
+
+    ``data`` says whether it depends on the inputs, ``weights`` whether it depends on parameters
+    or buffers; a value that depends on neither is a constant, kept in ``tensor``.
+    """
+
+    kind: str  # "input", "weight", "buffer", "constant" or "call"
+    data: bool = False
+    weights: bool = False
+    name: str = ""  # of a weight or a buffer
+    tensor: Tensor | None = None
+    call: Call | None = None
+    mask: bool = False  # whether it is of booleans
+    random: bool = False  # whether it was drawn
+
+
+@dataclass(frozen=True)
+class Custom:
+    """An operation with a rule of the user's own: a module, a function or a method."""
+
+    target: Any
+    function: Any  # what computes it
+    module: Any = None  # of the network that was run
+    weights: tuple[tuple[str, Value | None], ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One operation, with `Value` in place of every tensor among its arguments."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Value | None]  # one for every tensor it returned
+    name: str  # of the module that called it
+    module: str = ""  # class of that module
+    leaf: bool = False  # whether that module has no modules inside
+    inputs: list[Value] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        where = f" in {self.name} ({self.module})" if self.name else ""
+        return f"{operation_name(self.op)}{where}"
+
+
+def operation_name(op: Any) -> str:
+    """Return the name of an operation as users know it."""
+    if isinstance(op, Custom):
+        return getattr(op.target, "__name__", str(op.target))
+    packet = getattr(op, "overloadpacket", None)
+    return str(packet) if packet is not None else getattr(op, "__name__", str(op))
+
+
+@dataclass(eq=False)
+class Graph:
+    """The calls that lead from inputs and weights to the output, in order."""
+
+    calls: list[Call]
+    inputs: list[Value]
+    weights: dict[str, Value]  # parameters and buffers, by name
+    output: Value
+    reads: bool = False
+    """Whether the network looked at values that depend on the inputs: it may take another way
+    for others, so that this record is of these inputs only."""
+    read: list[Value] = field(default_factory=list)  # those values
+    suspect: bool = False
+    """Whether gradients were cut or made otherwise somewhere: autograd may not agree."""
+    network: Any = None  # the copy that was run
+    last_use: dict[int, list[Value]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.calls = _needed(self.calls, [self.output, *self.read])
+        self.last_use = last_uses(self.calls, self.output)
+
+
+def _needed(calls: list[Call], outputs: list[Value]) -> list[Call]:
+    wanted = {id(v) for v in outputs}
+    kept = []
+    for call in reversed(calls):
+        if any(v is not None and id(v) in wanted for v in call.outputs):
+            kept.append(call)
+            wanted.update(id(v) for v in call.inputs)
+    return kept[::-1]
+
+
+def last_uses(calls: Iterable[Call], output: Value) -> dict[int, list[Value]]:
+    """The values that each call (by its position) is the last to read."""
+    last: dict[Value, int] = {}
+    for position, call in enumerate(calls):
+        for value in (*call.inputs, *(v for v in call.outputs if v is not None)):
+            last[value] = position
+    uses: dict[int, list[Value]] = {}
+    for value, position in last.items():
+        if value is not output and value.kind == "call":
+            uses.setdefault(position, []).append(value)
+    return uses
+
+
+def values_in(arguments: Any) -> list[Value]:
+    """The values among the arguments of a call."""
+    return [a for a in tree_leaves(arguments) if isinstance(a, Value)]
+
+
+def geometry(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies in its storage, and as what it is read."""
+    return (
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+        tensor.storage_offset(),
+        tensor.dtype,
+    )
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Identity of a tensor's memory while it lives."""
+    return tensor.untyped_storage()._cdata
+
+
+def positions(shape: tuple, stride: tuple, offset: int, device: torch.device) -> Tensor:
+    """Positions in the storage of a tensor's entries, in its shape."""
+    where = torch.full(shape, offset, dtype=torch.int64, device=device)
+    for axis, (size, step) in enumerate(zip(shape, stride, strict=True)):
+        line = torch.arange(size, device=device) * step
+        where = where + line.view(-1, *(1,) * (len(shape) - axis - 1))
+    return where

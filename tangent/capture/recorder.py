@@ -1,0 +1,436 @@
+"""What a network does, written down while it runs: ATen operations without aliases.
+
+Below autograd every spelling of an operation is one of a few hundred ATen operations, whoever
+calls it: a module, a hook, a checkpoint, a derivative inside the network. Writes in place and
+views are resolved here: the record is that of a network without either.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from tangent.capture.graph import (
+    Call,
+    Custom,
+    Value,
+    geometry,
+    operation_name,
+    positions,
+    storage_id,
+    values_in,
+)
+from tangent.operations.registry import rule_for
+from tangent.operations.writing import copied, filled, gathered, scattered
+from tangent.pointwise import SubsampledPointwise
+
+__all__ = ["Recorder", "recording"]
+
+aten = torch.ops.aten
+_READERS = {"numpy", "tolist", "__array__"}
+# What is called where nothing wants a gradient, and what it stands for.
+_DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
+_TURNED = {
+    aten.transpose_.default: aten.transpose.int,
+    aten.t_.default: aten.t.default,
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+}
+_CUTS = {"detach", "detach_"}
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+_RANDOM_TAG = torch.Tag.nondeterministic_seeded
+_READING_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+
+
+class _Memory:
+    """A storage: its present value as the tensor that made it, and the views that were taken."""
+
+    __slots__ = ("geometry", "root", "version", "views")
+
+    def __init__(self, root: Value, where: tuple):
+        self.root, self.geometry = root, where
+        self.version = 0
+        self.views: dict[tuple, tuple[int, Value]] = {where: (0, root)}
+
+    def present(self, where: tuple) -> Value | None:
+        version, value = self.views.get(where, (-1, None))
+        if version == self.version:
+            return value
+        return self.root if where == self.geometry else None
+
+
+class Recorder(TorchDispatchMode):
+    """Runs every operation and writes down those that depend on inputs or weights."""
+
+    def __init__(self, custom: bool = True, keep: bool = False):
+        super().__init__()
+        self.calls: list[Call] = []
+        self.memories: dict[int, _Memory] = {}
+        self.custom, self.keep = custom, keep
+        self.reads = False
+        self.read: list[Value] = []  # what was looked at
+        self.suspect = False
+        self.random: str | None = None  # what draws values at random
+        self.paused = False
+        self.where: list[tuple[str, str, bool]] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first operation imports all of torch._dynamo, for seconds
+
+    # Leaves
+
+    def leaf(self, tensor: Tensor, value: Value) -> None:
+        """Let ``tensor`` be an input or a weight of the record."""
+        self._remember(tensor, value)
+
+    def _remember(self, tensor: Tensor, value: Value) -> None:
+        """Let ``value`` be the root of a storage, for as long as that lives."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        self.memories[key] = _Memory(value, geometry(tensor))
+        weakref.finalize(storage, self.memories.pop, key, None)
+
+    def value(self, tensor: Tensor) -> Value:
+        """The value that a tensor has at this moment."""
+        memory = self.memories.get(storage_id(tensor))
+        where = geometry(tensor)
+        if memory is None:
+            value = Value("constant", tensor=tensor.detach())
+            self._remember(tensor, value)
+            return value
+        found = memory.present(where)
+        if found is None:
+            found = self._read(memory, tensor, where)
+            memory.views[where] = (memory.version, found)
+        return found
+
+    def _read(self, memory: _Memory, tensor: Tensor, where: tuple) -> Value:
+        root = memory.root
+        if root.kind == "constant":
+            # Views of constants are constants: the tensor itself has them, at this version.
+            return Value("constant", tensor=tensor.detach().clone())
+        index = self._index_in_root(memory, where, tensor.device)
+        value = self._emit(gathered, (root, index), {}, (root,))
+        if where[3] != memory.geometry[3]:
+            raise TypeError(f"the network reads {memory.geometry[3]} as {where[3]} in place")
+        return value
+
+    def _index_in_root(self, memory: _Memory, where: tuple, device: torch.device) -> Value:
+        """Positions of a view among the entries of the root, flattened."""
+        shape, stride, offset, _ = memory.geometry
+        spots = positions(shape, stride, offset, device).flatten()
+        wanted = positions(*where[:3], device)
+        size = int(max(spots.max().item(), wanted.max().item())) + 1 if len(spots) else 1
+        back = torch.zeros(size, dtype=torch.int64, device=device)
+        back[spots] = torch.arange(len(spots), device=device)
+        return Value("constant", tensor=back[wanted])
+
+    def _emit(self, op: Any, args: tuple, kwargs: dict, inputs: tuple[Value, ...]) -> Value:
+        data = any(v.data for v in inputs)
+        weights = any(v.weights for v in inputs)
+        value = Value("call", data, weights)
+        call = Call(op, args, kwargs, [value], *self._here())
+        call.inputs = values_in((args, kwargs))
+        value.call = call
+        self.calls.append(call)
+        return value
+
+    # Calls
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        if func is aten.detach.default:  # the same value by another name
+            return func(*args, **kwargs)
+        return self._run(func, args, kwargs)
+
+    def _run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        tags = func.tags
+        turned = _TURNED.get(func)  # in place, but of the tensor's axes alone
+        written = [] if turned is not None else _written(func, args, kwargs)
+        flat, structure = tree_flatten((args, kwargs))
+        tensors = [i for i, a in enumerate(flat) if isinstance(a, Tensor)]
+        tracked = [storage_id(flat[i]) in self.memories for i in tensors]
+        if not any(tracked):
+            result = func(*args, **kwargs)
+            if _draws(func):
+                self._drawn(result)
+            return result
+        self.suspect |= not torch.is_grad_enabled()
+        if written:
+            self._prepare(written)
+        values = {i: self.value(flat[i]) for i in tensors}
+        live = any(v.data or v.weights for v in values.values())
+        random = _draws(func) or any(v.random for v in values.values())
+        if random and live and self.random is None:
+            self.random = f"{operation_name(func)}{self._place()}"
+        data = any(v.data for v in values.values())
+        if data and (_READING_TAGS.intersection(tags) or _by_mask(func, flat)):
+            self.reads = True
+            self.read += [v for v in values.values() if _decides(v, func)]
+        result = func(*args, **kwargs)
+        outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        if not outputs:
+            self.reads |= data
+            self.read += [v for v in values.values() if v.data]
+            return result
+        if not live:
+            for t in written:  # of constants alone
+                memory = self.memories[storage_id(t)]
+                memory.version += 1
+                whole = torch.as_strided(t.detach(), *memory.geometry[:3])
+                memory.root = Value("constant", tensor=whole.clone())
+                memory.views = {}
+            if random:
+                self._drawn(result)
+            return result
+        recorded = [values.get(i, a) for i, a in enumerate(flat)]
+        call_args, call_kwargs = tree_unflatten(recorded, structure)
+        op = turned or (_functional(func) if written else _DIFFERENTIABLE.get(func, func))
+        self._write(op, call_args, call_kwargs, outputs, written)
+        return result
+
+    def _drawn(self, result: Any) -> None:
+        """Remember that a constant was drawn at random."""
+        for t in tree_flatten(result)[0]:
+            if isinstance(t, Tensor):
+                self._remember(t, Value("constant", tensor=t.detach(), random=True))
+
+    def _here(self) -> tuple[str, str, bool]:
+        return self.where[-1] if self.where else ("", "", False)
+
+    def _place(self) -> str:
+        name, kind, _ = self._here()
+        return f" in {name} ({kind})" if name else f" in {kind}" if kind else ""
+
+    def _prepare(self, written: list[Tensor]) -> None:
+        """Before a write: what was there is kept, and what may not be written is refused."""
+        for t in written:
+            memory = self.memories.get(storage_id(t))
+            if memory is None:
+                whole = torch.as_strided(
+                    t.detach(), (t.untyped_storage().nbytes() // t.itemsize,), (1,), 0
+                )
+                value = Value("constant", tensor=whole.clone())
+                self._remember(whole, value)
+            elif memory.root.kind == "constant":
+                if memory.root.tensor is not None:
+                    memory.root.tensor = memory.root.tensor.clone()
+                for _, value in memory.views.values():
+                    if value.kind == "constant" and value.tensor is not None:
+                        value.tensor = value.tensor.clone()
+            elif memory.root.kind == "weight":
+                raise ValueError(
+                    f"parameter {memory.root.name!r} is written into by the network"
+                    f"{self._place()}: it has no fixed weights; take that out of forward"
+                )
+
+    def _write(self, op, args, kwargs, outputs, written) -> None:
+        inputs = values_in((args, kwargs))
+        data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
+        call = Call(op, args, kwargs, [], *self._here())
+        call.inputs = inputs
+        self.calls.append(call)
+        for t in outputs:
+            value = Value("call", data, weights, call=call, mask=t.dtype == torch.bool)
+            call.outputs.append(value)
+            if self.keep:
+                value.tensor = t.detach().clone() if written else t.detach()
+            key, where = storage_id(t), geometry(t)
+            memory = self.memories.get(key)
+            if memory is None:
+                self._remember(t, value)
+            elif any(storage_id(w) == key for w in written):
+                self._update(memory, where, value, t)
+            else:
+                memory.views[where] = (memory.version, value)
+
+    def _update(self, memory: _Memory, where: tuple, value: Value, tensor: Tensor) -> None:
+        """A view got new entries: so did the memory under it."""
+        if where == memory.geometry:
+            memory.root = value
+        else:
+            index = self._index_in_root(memory, where, tensor.device)
+            memory.root = self._emit(
+                scattered, (memory.root, index, value), {}, (memory.root, value)
+            )
+        memory.version += 1
+        memory.views = {
+            where: (memory.version, value),
+            memory.geometry: (memory.version, memory.root),
+        }
+
+    # Operations with a rule of the user's own
+
+    def custom_call(self, custom: Custom, args: tuple, kwargs: dict) -> Any:
+        """Run an operation as a whole and write it down as one call."""
+        flat, structure = tree_flatten((args, kwargs))
+        values = [self.value(a) if isinstance(a, Tensor) else a for a in flat]
+        self.paused = True
+        try:
+            result = custom.function(*args, **kwargs)
+        finally:
+            self.paused = False
+        outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        # what the user's rule is told apart: constants stay plain tensors
+        values = [v.tensor if isinstance(v, Value) and v.kind == "constant" else v for v in values]
+        call_args, call_kwargs = tree_unflatten(values, structure)
+        inputs = values_in((call_args, call_kwargs))
+        inputs += [v for _, v in custom.weights if v is not None]
+        call = Call(custom, call_args, call_kwargs, [], *self._here())
+        call.inputs = inputs
+        self.calls.append(call)
+        for t in outputs:
+            data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
+            value = Value("call", data, weights, call=call)
+            call.outputs.append(value)
+            key, where = storage_id(t), geometry(t)
+            memory = self.memories.get(key)
+            if memory is None:
+                self._remember(t, value)
+            else:
+                memory.views[where] = (memory.version, value)
+        return result
+
+
+class Functions(TorchFunctionMode):
+    """Above the recorder: functions with a user's rule, and calls that have to be led around."""
+
+    def __init__(self, recorder: Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        recorder = self.recorder
+        if recorder.paused:
+            return func(*args, **kwargs)
+        if name in _CUTS or func is _DATA:
+            recorder.suspect = True
+        if name in _READERS:
+            recorder.reads = True
+        elif name in _RECURRENT and torch.backends.mkldnn.enabled:
+            with torch.backends.mkldnn.flags(enabled=False):
+                return func(*args, **kwargs)
+        elif recorder.custom and (target := _user_target(func, name)) is not None:
+            return recorder.custom_call(Custom(target, func), args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _user_target(func: Any, name: str) -> Any:
+    if rule_for(func) is not None:
+        return func
+    return name if name and rule_for(name) is not None else None
+
+
+def _draws(func: Any) -> bool:
+    return _RANDOM_TAG in func.tags and not func._schema.name.endswith("rrelu_with_noise")
+
+
+def _decides(value: Value, func: Any) -> bool:
+    """Whether a value decides about shapes: not the entries that a mask chooses from."""
+    return value.data and (func is not aten.index.Tensor or value.mask)
+
+
+def _by_mask(func: Any, arguments: list[Any]) -> bool:
+    """Whether entries are chosen by a mask: how many is known from its values only."""
+    if func is not aten.index.Tensor:
+        return False
+    return any(isinstance(a, Tensor) and a.dtype == torch.bool for a in arguments[1:])
+
+
+def _written(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    schema = func._schema
+    if not schema.is_mutable:
+        return []
+    found = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+    return found
+
+
+def _functional(func: Any) -> Callable[..., Any]:
+    """The operation that returns what ``func`` writes."""
+    if func in _WRITES:
+        return _WRITES[func]
+    namespace, name = func._schema.name.split("::")
+    if name.endswith("_"):
+        packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
+        overload = getattr(packet, func._overloadname, None)
+        if overload is not None:
+            return overload
+    return _Cloned(func)
+
+
+_WRITES: dict[Any, Callable[..., Any]] = {
+    aten.copy_.default: copied,
+    aten.fill_.Scalar: filled,
+    aten.fill_.Tensor: filled,
+}
+
+
+class _Cloned:
+    """An operation in place, on a copy."""
+
+    def __init__(self, func: Any):
+        self.func, self.__name__ = func, operation_name(func)
+
+    def __call__(self, *args, **kwargs):
+        written = {id(t) for t in _written(self.func, args, kwargs)}
+        args, kwargs = tree_map(
+            lambda a: a.clone() if isinstance(a, Tensor) and id(a) in written else a,
+            (args, kwargs),
+        )
+        return self.func(*args, **kwargs)
+
+
+@contextmanager
+def recording(recorder: Recorder, model: nn.Module):
+    """Within it, what ``model`` calls is written down; math paths are taken throughout."""
+    handles = []
+    for name, module in model.named_modules():
+        leaf = next(module.children(), None) is None
+        entry = (name, type(module).__name__, leaf)
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, e=entry: recorder.where.append(e))
+        )
+        handles.append(module.register_forward_hook(lambda *_: _left(recorder), always_call=True))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            recorder,
+            Functions(recorder),
+            SubsampledPointwise(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+
+
+def _left(recorder: Recorder) -> None:
+    if recorder.where:
+        recorder.where.pop()

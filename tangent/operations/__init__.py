@@ -1,0 +1,6 @@
+"""One table of operations: how each moves a difference, what it decides, how it is pulled back.
+
+An entry (`tangent.operations.table.Operation`) is found by the ATen operation it belongs to.
+Families of operations fill it: `affine`, `activations`, `pooling`, `normalization`, `shape`,
+`arithmetic`, `writing`. What has no entry goes through `generic`.
+"""

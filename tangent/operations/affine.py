@@ -1,0 +1,160 @@
+"""Rules for operations that are affine in the input and in the weights.
+
+With x' = x + u/alpha and W' = W0 + dW/alpha the scaled difference of W x is
+
+    alpha (W' x' - W0 x) = W' u + dW x,
+
+two products forward. Its gradients are W'^T g for u and g x'^T for dW, two products backward:
+with the base W0 x that makes five passes, where training the network itself takes three. Autograd
+left alone would take six (it differentiates W0 u, dW x and dW u apart).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tangent.operations import winograd
+from tangent.operations.arithmetic import multilinear
+from tangent.operations.registry import Pair
+from tangent.operations.table import exact
+
+__all__: list[str] = []
+
+
+def _moved(base: Tensor, difference: Tensor, alpha: float) -> Tensor:
+    return base if math.isinf(alpha) else torch.add(base, difference, alpha=1 / alpha)
+
+
+class _ConvolutionDifference(torch.autograd.Function):
+    """W' u + dW x + db for a convolution, with the two-product backward."""
+
+    @staticmethod
+    def forward(ctx, u, dw, db, x, w, alpha, options):
+        # W' is made anew for the backward pass: kept for all layers it would double the weights.
+        ctx.save_for_backward(u, dw, x, w)
+        ctx.alpha, ctx.options = alpha, options
+        out = _convolution(x, dw, options, db)
+        return out.add_(_convolution(u, _moved(w, dw, alpha), options))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        u, dw, x, w = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        gu, gdw, gdb = torch.ops.aten.convolution_backward(
+            grad,
+            _moved(x, u, ctx.alpha),
+            _moved(w, dw, ctx.alpha),
+            [w.shape[0]],
+            stride,
+            padding,
+            dilation,
+            False,
+            [0] * len(stride),
+            groups,
+            list(ctx.needs_input_grad[:3]),
+        )
+        return gu, gdw, gdb, None, None, None, None
+
+
+def _convolution(x: Tensor, w: Tensor, options, bias: Tensor | None = None) -> Tensor:
+    stride, padding, dilation, groups = options
+    return torch.ops.aten.convolution(
+        x, w, bias, stride, padding, dilation, False, [0] * len(stride), groups
+    )
+
+
+class _ProductDifference(torch.autograd.Function):
+    """u M' + x dM for matrices, with the two-product backward."""
+
+    @staticmethod
+    def forward(ctx, u, dm, x, m, alpha):
+        ctx.save_for_backward(u, dm, x, m)
+        ctx.alpha = alpha
+        return torch.mm(u, _moved(m, dm, alpha)).addmm_(x, dm)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        u, dm, x, m = ctx.saved_tensors
+        gu = gdm = None
+        if ctx.needs_input_grad[0]:
+            gu = grad @ _moved(m, dm, ctx.alpha).t()
+        if ctx.needs_input_grad[1]:
+            # Transposed, as the weights of linear layers lie in memory.
+            gdm = (grad.t() @ _moved(x, u, ctx.alpha)).t()
+        return gu, gdm, None, None, None
+
+
+def _with_bias(v: Tensor | None, bias: Pair | None, base: Tensor, shape) -> Tensor | None:
+    """Add the bias's difference to ``v``; ``shape`` lines it up with the output."""
+    if bias is None or bias.difference is None:
+        return v
+    db = bias.difference.view(shape)
+    return db.expand_as(base) if v is None else v + db
+
+
+aten = torch.ops.aten
+
+
+@exact(aten.convolution)
+def _convolution_pair(
+    alpha, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups, *, _op
+) -> Pair:
+    spatial = weight.base.dim() - 2
+    stride, padding, dilation = (_full(v, spatial) for v in (stride, padding, dilation))
+    db = None if bias is None else bias.difference
+    shape = (-1,) + (1,) * spatial
+    if transposed or x.base.is_complex():
+        rest = (stride, padding, dilation, transposed, output_padding, groups)
+        out = multilinear(lambda a, b: _op(a, b, None, *rest), alpha, x, weight)
+        z = out.base if bias is None else out.base + bias.base.view(shape)
+        return Pair(z, _with_bias(out.difference, bias, z, shape))
+    options = (stride, padding, dilation, groups)
+    both = x.difference is not None and weight.difference is not None
+    if both and winograd.suits(x.base, weight.base, options):
+        return winograd.convolution_pair(alpha, x, weight, bias)
+    z = _convolution(x.base, weight.base, options, None if bias is None else bias.base)
+    if weight.difference is None:
+        v = None if x.difference is None else _convolution(x.difference, weight.base, options)
+        return Pair(z, _with_bias(v, bias, z, shape))
+    if x.difference is None:
+        return Pair(z, _convolution(x.base, weight.difference, options, db))
+    args = (x.difference, weight.difference, db, x.base, weight.base)
+    return Pair(z, _ConvolutionDifference.apply(*args, alpha, options))
+
+
+def _full(value: Any, spatial: int) -> list[int]:
+    values = list(value)
+    return values * spatial if len(values) == 1 else values
+
+
+@exact(aten.mm)
+def _matrix_product(alpha, x, y, *, _op=None) -> Pair:
+    z = torch.mm(x.base, y.base)
+    return Pair(z, _moved_product(alpha, x, y))
+
+
+@exact(aten.addmm)
+def _added_matrix_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs) -> Pair:
+    scale = kwargs.get("alpha", 1)
+    z = torch.addmm(bias.base, x.base, y.base, beta=beta, alpha=scale)
+    v = _moved_product(alpha, x, y)
+    if v is not None and scale != 1:
+        v = scale * v
+    if bias.difference is not None and beta != 1:
+        bias = Pair(bias.base, beta * bias.difference)
+    return Pair(z, _with_bias(v, bias, z, bias.base.shape))
+
+
+def _moved_product(alpha: float, x: Pair, y: Pair) -> Tensor | None:
+    u, dm = x.difference, y.difference
+    if u is not None and dm is not None:
+        return _ProductDifference.apply(u, dm, x.base, y.base, alpha)
+    if u is not None:
+        return torch.mm(u, y.base)
+    return None if dm is None else torch.mm(x.base, dm)

@@ -1,0 +1,257 @@
+"""Operations of one input run on many: values of what depends on the inputs have an axis in front.
+
+A network is recorded on one input. Values that depend on it are then held as (n, *shape), others
+as they are, so that no operation can mix the inputs of a batch, and nobody has to guess which
+axis they lie along.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from tangent.operations.table import entry, operation
+
+__all__ = ["Many", "is_many", "run_batched"]
+
+aten = torch.ops.aten
+
+
+class Many:
+    """A value with an axis of inputs in front."""
+
+    __slots__ = ("t",)
+
+    def __init__(self, t: Tensor):
+        self.t = t
+
+    @property
+    def dims(self) -> int:
+        """Number of axes of one input's value."""
+        return self.t.dim() - 1
+
+
+def is_many(value: Any) -> bool:
+    """Whether ``value`` has an axis of inputs."""
+    return isinstance(value, Many)
+
+
+def run_batched(op: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    """Return an operation's results, with the axis of inputs in front of each."""
+    rule = entry(op).batched
+    out = None
+    if rule is not None:
+        out = rule(*args, **kwargs)
+    elif torch.Tag.pointwise in getattr(op, "tags", ()):
+        out = op(*aligned(args), **kwargs)
+    if out is None:
+        out = mapped(op, args, kwargs)
+    return [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+
+
+def aligned(args: tuple) -> tuple:
+    """Arguments of an elementwise operation, so that they broadcast behind the axis of inputs."""
+    leaves = tree_flatten(args)[0]
+    dims = max((_dims(a) for a in leaves if is_many(a) or isinstance(a, Tensor)), default=0)
+
+    def plain(a: Any) -> Any:
+        if not is_many(a):
+            return a
+        if a.dims == dims:
+            return a.t
+        return a.t.reshape(len(a.t), *(1,) * (dims - a.dims), *a.t.shape[1:])
+
+    return tree_map(plain, args)
+
+
+def _dims(a: Any) -> int:
+    return a.dims if is_many(a) else a.dim()
+
+
+def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+    """By vmap; input by input where that has no rule."""
+    leaves, structure = tree_flatten((args, kwargs))
+    many = [i for i, a in enumerate(leaves) if is_many(a)]
+
+    def one(*values: Tensor) -> Any:
+        given = list(leaves)
+        for i, value in zip(many, values, strict=True):
+            given[i] = value
+        a, k = tree_unflatten(given, structure)
+        return op(*a, **k)
+
+    tensors = [leaves[i].t for i in many]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return vmap(one)(*tensors)
+    except (RuntimeError, NotImplementedError, ValueError):
+        results = [one(*(t[i] for t in tensors)) for i in range(len(tensors[0]))]
+        flat = [tree_flatten(r)[0] for r in results]
+        stacked = [
+            torch.stack(column) if isinstance(column[0], Tensor) else column[0]
+            for column in zip(*flat, strict=True)
+        ]
+        return tree_unflatten(stacked, tree_flatten(results[0])[1])
+
+
+def batched(*ops: Any) -> Callable[[Callable], Callable]:
+    """Decorate what runs some operations on `Many` values; None leaves it to vmap."""
+
+    def decorator(rule: Callable) -> Callable:
+        for op in ops:
+            operation(op).batched = rule
+        return rule
+
+    return decorator
+
+
+def axis(dim: int, dims: int) -> int:
+    """Position of one input's axis behind the axis of inputs."""
+    return dim % dims + 1 if dims else 1
+
+
+@batched(aten.view, aten._unsafe_view, aten.reshape)
+def _view(x, size):
+    return x.t.reshape(len(x.t), *size) if isinstance(size, list | tuple) else None
+
+
+@batched(aten.clone)
+def _clone(x, **kwargs):
+    return x.t
+
+
+@batched(aten.t)
+def _t(x):
+    return x.t.transpose(1, 2) if x.dims == 2 else x.t
+
+
+@batched(aten.transpose)
+def _transpose(x, a, b):
+    return x.t.transpose(axis(a, x.dims), axis(b, x.dims))
+
+
+@batched(aten.permute)
+def _permute(x, order):
+    return x.t.permute(0, *(axis(d, x.dims) for d in order))
+
+
+@batched(aten.unsqueeze)
+def _unsqueeze(x, dim):
+    return x.t.unsqueeze(axis(dim, x.dims + 1))
+
+
+@batched(aten.expand)
+def _expand(x, size, **kwargs):
+    lead = (1,) * (len(size) - x.dims)
+    return x.t.reshape(len(x.t), *lead, *x.t.shape[1:]).expand(len(x.t), *size)
+
+
+@batched(aten.select)
+def _select(x, dim, index):
+    return x.t.select(axis(dim, x.dims), index)
+
+
+@batched(aten.slice)
+def _slice(x, dim=0, start=None, end=None, step=1):
+    return aten.slice(x.t, axis(dim, x.dims), start, end, step)
+
+
+@batched(aten.cat)
+def _cat(tensors, dim=0):
+    n = next(len(a.t) for a in tensors if is_many(a))
+    # torch leaves out tensors of shape (0,), whatever the others' axes
+    filled = [a for a in tensors if is_many(a) or a.shape != (0,)]
+    tensors = [a for a in filled if not is_many(a) or a.t.shape[1:] != (0,)] or tensors
+    whole = [a.t if is_many(a) else a.expand(n, *a.shape) for a in tensors]
+    return torch.cat(whole, axis(dim, whole[0].dim() - 1))
+
+
+@batched(aten.convolution)
+def _convolution(x, weight, bias, *options):
+    if not is_many(x) or is_many(weight) or is_many(bias):
+        return None
+    n = len(x.t)
+    out = aten.convolution(x.t.flatten(0, 1), weight, bias, *options)
+    return out.unflatten(0, (n, -1))
+
+
+def _product(x: Any, y: Any) -> Tensor:
+    if is_many(x) and not is_many(y) and y.dim() == 2:
+        return (x.t.flatten(0, -2) @ y).unflatten(0, x.t.shape[:-1])
+    return torch.matmul(*(a.t if is_many(a) else a for a in (x, y)))
+
+
+batched(aten.mm, aten.bmm)(_product)
+
+
+@batched(aten.addmm, aten.baddbmm)
+def _added_product(bias, x, y, *, beta=1, alpha=1):
+    rows = is_many(x) and not is_many(y) and not is_many(bias) and y.dim() == 2
+    if beta == alpha == 1 and rows and bias.dim() == 1:
+        return torch.addmm(bias, x.t.flatten(0, -2), y).unflatten(0, x.t.shape[:-1])
+    product = _product(x, y)
+    if is_many(bias):
+        lead = (1,) * (product.dim() - bias.t.dim())
+        bias = bias.t.reshape(len(bias.t), *lead, *bias.t.shape[1:])
+    return beta * bias + alpha * product
+
+
+def _merged(*ops: Any) -> None:
+    """Operations whose first axis is already one of inputs."""
+    for op in ops:
+
+        def rule(x, *args, _op=op, **kwargs):
+            if not is_many(x) or any(is_many(a) for a in args) or x.t.dim() < 4:
+                return None
+            n = len(x.t)
+            out = _op(x.t.flatten(0, 1), *args, **kwargs)
+            return tree_map(lambda t: t.unflatten(0, (n, -1)), out)
+
+        operation(op).batched = rule
+
+
+_merged(
+    aten.max_pool2d_with_indices,
+    aten.avg_pool2d,
+    aten._adaptive_avg_pool2d,
+    aten.upsample_bilinear2d,
+    aten.upsample_nearest2d,
+    aten.constant_pad_nd,
+)
+
+
+@batched(aten.native_batch_norm)
+def _batch_norm(x, weight, bias, mean, variance, training, momentum, eps):
+    if training or not is_many(x) or any(is_many(a) for a in (weight, bias, mean, variance)):
+        return None
+    merged = x.t.flatten(0, 1)
+    out = aten.native_batch_norm(merged, weight, bias, mean, variance, False, momentum, eps)
+    return out[0].unflatten(0, (len(x.t), -1)), out[1], out[2]
+
+
+@batched(aten.native_layer_norm)
+def _layer_norm(x, shape, weight, bias, eps):
+    if not is_many(x) or is_many(weight) or is_many(bias):
+        return None
+    return aten.native_layer_norm(x.t, shape, weight, bias, eps)
+
+
+@batched(aten._prelu_kernel)
+def _prelu(x, weight):
+    # torch's own kernel does not broadcast as others do
+    x, weight = aligned((x, weight))
+    return torch.where(x > 0, x, weight * x)
+
+
+@batched(aten.embedding)
+def _embedding(weight, index, *rest):
+    if is_many(weight):
+        return None
+    return aten.embedding(weight, index.t, *rest)

@@ -1,0 +1,150 @@
+"""Differences of operations without a rule of their own: of that one call, in float64.
+
+At alpha up to 1e9 the subtraction alpha (f(x + u/alpha) - f(x)) of one operation keeps at least
+seven digits in float64, whatever its kinks; beyond, and at infinity, the derivative is as near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from tangent.operations.registry import Pair
+from tangent.operations.table import is_pair
+
+__all__ = ["generic_difference"]
+
+_LARGEST = 1e9
+_WIDE = {
+    torch.float32: torch.float64,
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128,
+}
+
+
+def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs: dict) -> Any:
+    """Return the pairs of any operation's results, in the structure of the results."""
+    leaves, structure = tree_flatten((args, kwargs), is_leaf=is_pair)
+    moving = [i for i, v in enumerate(leaves) if is_pair(v) and v.difference is not None]
+
+    def call(values: list[Any]) -> Any:
+        given, named = tree_unflatten(values, structure)
+        return op(*given, **named)
+
+    plain = [v.base if is_pair(v) else v for v in leaves]
+    base = call(plain)
+    if alpha > _LARGEST:
+        moved = _derivative(call, plain, leaves, moving, base)
+    else:
+        moved = _divided(call, leaves, moving, base, alpha)
+    out, shape = tree_flatten(base)
+    return tree_unflatten(
+        [Pair(b, d) if isinstance(b, Tensor) else b for b, d in zip(out, moved, strict=True)],
+        shape,
+    )
+
+
+def _divided(call, leaves: list, moving: list[int], base: Any, alpha: float) -> list:
+    wide = [_wide(v.base) if is_pair(v) else v for v in leaves]
+    shifted = list(wide)
+    for i in moving:
+        shifted[i] = _moved(leaves[i], alpha)
+    wide, shifted = ([_dtype(a) for a in values] for values in (wide, shifted))
+    with torch.no_grad():
+        before = tree_flatten(call(wide))[0]
+    after = tree_flatten(call(shifted))[0]
+    out = []
+    for b, w, a in zip(tree_flatten(base)[0], before, after, strict=True):
+        if not isinstance(b, Tensor):
+            out.append(None)
+        elif _smooth(b):
+            out.append((alpha * (a - w)).to(b.dtype))
+        else:  # an index or a decision that may fall otherwise
+            step = alpha * (a.to(torch.float64) - w.to(torch.float64))
+            out.append(step if bool(step.any()) else None)
+    return out
+
+
+def _smooth(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(_WIDE.get(t.dtype, t.dtype))
+
+
+def _dtype(value: Any) -> Any:
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def _moved(pair: Pair, alpha: float) -> Tensor:
+    assert pair.difference is not None
+    if _smooth(pair.base):
+        return _wide(pair.base) + _wide(pair.difference) / alpha
+    moved = pair.base.to(torch.float64) + pair.difference.to(torch.float64) / alpha
+    return moved.round().to(pair.base.dtype)
+
+
+def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -> list:
+    at = [i for i in moving if _smooth(leaves[i].base)]
+    floating = [isinstance(t, Tensor) and _smooth(t) for t in tree_flatten(base)[0]]
+    if not at or not any(floating):
+        return [None] * len(floating)
+
+    def outputs(*values: Tensor) -> tuple[Tensor, ...]:
+        given = list(plain)
+        for i, value in zip(at, values, strict=True):
+            given[i] = value
+        found = tree_flatten(call(given))[0]
+        return tuple(t for t, keep in zip(found, floating, strict=True) if keep)
+
+    primals = tuple(plain[i] for i in at)
+    tangents = tuple(leaves[i].difference.to(leaves[i].base.dtype) for i in at)
+    tangents = tuple(
+        u.expand_as(p) if u.shape != p.shape else u for u, p in zip(tangents, primals, strict=True)
+    )
+    found = iter(_pushed(outputs, primals, tangents))
+    return [next(found) if keep else None for keep in floating]
+
+
+def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+    """Forward derivative; by two backward passes where torch has no formula for it."""
+    try:
+        return torch.func.jvp(outputs, primals, tangents)[1]
+    except (RuntimeError, NotImplementedError):
+        pass
+    try:
+        return _by_two_backward_passes(outputs, primals, tangents)
+    except (RuntimeError, NotImplementedError):
+        return _central(outputs, primals, tangents)
+
+
+def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tuple[Tensor, ...]:
+    """Central difference in float64, for what torch differentiates once at most."""
+    sides = [
+        outputs(*(_wide(p) + sign * _wide(u) for p, u in zip(primals, tangents, strict=True)))
+        for sign in (step, -step)
+    ]
+    return tuple(((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True))
+
+
+def _by_two_backward_passes(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        at = tuple(p.detach().requires_grad_() for p in primals)
+        out = outputs(*at)
+        live = tuple(o for o in out if o.requires_grad)
+        seeds = tuple(torch.zeros_like(o, requires_grad=True) for o in live)
+        back = torch.autograd.grad(
+            live, at, seeds, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        found = iter(
+            torch.autograd.grad(
+                back, seeds, tangents, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        )
+        return tuple(next(found) if o.requires_grad else torch.zeros_like(o) for o in out)

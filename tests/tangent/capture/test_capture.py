@@ -1,0 +1,389 @@
+"""Networks that were looked into wrongly once: each beside plain autograd and subtraction.
+
+The oracle is float64: one backward pass for one input and one output, and the difference of two
+networks, or the central difference of a small step at infinity.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tangent import (
+    ScaledDifference,
+    TangentOperator,
+    describe,
+    linearize,
+    tangent_features,
+    tangent_kernel,
+)
+from tangent.products import KernelProduct
+from tests.tangent.naive import naive_features
+from tests.zoo.plain import NETWORKS, Net
+
+PE = torch.linspace(-1, 1, 36).reshape(1, 9, 4)
+
+
+class Cached(nn.Module):
+    """Keeps what it made of its weights at the first call in evaluation mode, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.layer = nn.Parameter(torch.randn(3)), nn.Linear(4, 3)
+        self.cache: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if mode:
+            self.cache = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and "bias" not in self.cache:
+            self.cache["bias"] = self.bias[torch.tensor([2, 0, 1])]
+        return self.layer(x) * self.cache["bias"]
+
+
+class CachedInAdvance(nn.Module):
+    """Makes it when it is put in evaluation mode, as TinyViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.layer = nn.Parameter(torch.randn(3)), nn.Linear(4, 3)
+
+    @torch.no_grad()
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if mode:
+            self.__dict__.pop("made", None)
+        else:
+            self.made = self.bias[torch.tensor([2, 0, 1])]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias[torch.tensor([2, 0, 1])] if self.training else self.made
+        return self.layer(x) * bias
+
+
+def _mask_in_place(net: Net, i: Tensor) -> Tensor:
+    h = net.e(i)
+    h.mul_((i > 0)[..., None])
+    return h.sum(1)
+
+
+def _residual(net: Net, x: Tensor) -> Tensor:
+    x = net.a(x)
+    return net.c(x) + x
+
+
+def _same_layer_twice() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def _scalar_mixture(net: Net, x: Tensor) -> Tensor:
+    return torch.where(net.l(x) > 0.1, net.l(x) ** 2, net.l(x).exp())
+
+
+CASES = {
+    "mask in place": (
+        lambda: Net(_mask_in_place, e=nn.Embedding(3, 2)),
+        lambda: torch.tensor([[1, 2], [2, 0]]),
+    ),
+    "written and read elsewhere": (
+        lambda: Net(
+            _residual, a=nn.Linear(2, 2), c=nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2))
+        ),
+        lambda: torch.randn(3, 2),
+    ),
+    "integer index": (
+        lambda: Net(lambda s, x: s.l(x)[:, s.p], l=nn.Linear(2, 2), p=torch.tensor([1, 0])),
+        lambda: torch.randn(3, 2),
+    ),
+    "one module at two places": (_same_layer_twice, lambda: torch.randn(3, 3)),
+    "sum with a factor": (
+        lambda: Net(lambda s, x: torch.add(s.l(x), x, alpha=2), l=nn.Linear(4, 4)),
+        lambda: torch.randn(3, 4),
+    ),
+    "buffer cut by a shape": (
+        lambda: Net(
+            lambda s, x: torch.tanh(s.l(x + s.pe[:, : x.size(1)])), l=nn.Linear(4, 4), pe=PE
+        ),
+        lambda: torch.randn(3, 5, 4),
+    ),
+    "squeezed output": (
+        lambda: Net(lambda s, x: s.l(x).squeeze(), l=nn.Linear(4, 1)),
+        lambda: torch.randn(3, 4),
+    ),
+    "dict": (
+        lambda: Net(lambda s, x: {"logits": s.l(x), "other": 1}, l=nn.Linear(4, 2)),
+        lambda: torch.randn(3, 4),
+    ),
+    "product with a weight": (
+        lambda: Net(
+            lambda s, x: x @ s.w.T + s.b, w=nn.Parameter(torch.randn(3, 4)),
+            b=nn.Parameter(torch.randn(3)),
+        ),
+        lambda: torch.randn(3, 4),
+    ),
+    "checkpoint without reentrance": (
+        lambda: Net(
+            lambda s, x: s.b(checkpoint(torch.tanh, s.a(x), use_reentrant=False)),
+            a=nn.Linear(4, 4), b=nn.Linear(4, 2),
+        ),
+        lambda: torch.randn(3, 4),
+    ),
+    "choice by values": (
+        lambda: Net(_scalar_mixture, l=nn.Linear(4, 3)), lambda: torch.randn(3, 4),
+    ),
+    "attention of torch": (
+        lambda: Net(
+            lambda s, x: F.scaled_dot_product_attention(s.q(x), s.k(x), x, is_causal=True),
+            q=nn.Linear(4, 4), k=nn.Linear(4, 4),
+        ),
+        lambda: torch.randn(2, 3, 4),
+    ),
+    "cache": (Cached, lambda: torch.randn(3, 4)),
+    "cache in advance": (CachedInAdvance, lambda: torch.randn(3, 4)),
+    "decoder": (
+        lambda: Net(lambda s, x: s.t(x, x), t=nn.Transformer(4, 2, 1, 1, 8, batch_first=True)),
+        lambda: torch.randn(2, 3, 4),
+    ),
+}  # fmt: skip
+CASES |= {
+    name: (build, lambda inputs=inputs: inputs(3))
+    for name, (build, inputs, refused) in NETWORKS.items()
+    if not refused
+}
+
+
+def case(name: str) -> tuple[nn.Module, Tensor]:
+    build, inputs = CASES[name]
+    torch.manual_seed(0)
+    model, x = build().double(), inputs()
+    model.eval()
+    return model, x.double() if x.is_floating_point() else x
+
+
+class Outputs(nn.Module):
+    """What an oracle differentiates: in training mode, where nothing is cached."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).train() if "Cached" in type(model).__name__ else model
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.model, Cached):
+            return self.model.layer(x) * self.model.bias[torch.tensor([2, 0, 1])]
+        out = self.model(x)
+        return out["logits"] if isinstance(out, dict) else out
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    rows = []
+    outputs = Outputs(copy.deepcopy(model).requires_grad_(True))
+    parameters = list(outputs.parameters())
+    for one in x:
+        row = []
+        for f in outputs(one.unsqueeze(0)).flatten():
+            f.backward(retain_graph=True)
+            row.append(
+                torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+                           for p in parameters])
+            )  # fmt: skip
+            for p in parameters:
+                p.grad = None
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_features_and_products_are_those_of_plain_autograd(name):
+    model, x = case(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    phi = features(model, x)
+    expected = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(model, x), expected)
+    trace = torch.einsum("iaja->ij", expected)
+    torch.testing.assert_close(tangent_kernel(model, x, outputs="trace", batch_size=2), trace)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    product = KernelProduct(model, x, batch_size=2)
+    v = torch.linspace(-1, 1, product.rows, dtype=torch.float64)
+    torch.testing.assert_close(product(v), expected.reshape(len(v), -1) @ v)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad == (k != "base")
+               for k, p in ((n.split(".")[0], p) for n, p in model.named_parameters()))  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1.0, 1e3, 1e7, math.inf])
+@pytest.mark.parametrize("name", CASES)
+def test_differences_are_those_of_two_networks(name, alpha, dtype):
+    wide, x = case(name)
+    model = copy.deepcopy(wide).to(dtype)
+    module = ScaledDifference(model, alpha)
+    generator = torch.Generator().manual_seed(1)
+    for delta in module.delta:
+        delta.data = 0.3 * torch.randn(delta.shape, generator=generator, dtype=dtype)
+    moving = dict(zip(module.names, module.delta, strict=True))
+    weights = {n: p.detach().clone() for n, p in wide.named_parameters()}
+
+    def outputs(step: float) -> Tensor:
+        moved = copy.deepcopy(wide)
+        with torch.no_grad():
+            for n, p in moved.named_parameters():
+                if n in moving:
+                    p.copy_(weights[n] + step * moving[n].double())
+            return Outputs(moved)(x).clone()
+
+    with torch.no_grad():
+        got = module.pair(x.to(dtype) if x.is_floating_point() else x)
+    torch.testing.assert_close(got.base.double(), outputs(0.0), rtol=1e-5, atol=1e-6)
+    if math.isinf(alpha):
+        expected = (outputs(1e-6) - outputs(-1e-6)) / 2e-6
+    else:
+        expected = alpha * (outputs(1 / alpha) - outputs(0.0))
+    error = (got.difference.double() - expected).abs().max() / expected.abs().max()
+    assert error < (1e-5 if dtype == torch.float32 else 1e-7)
+
+
+def product_with_ones(model: nn.Module, x: Tensor) -> Tensor:
+    product = KernelProduct(model, x)
+    return product(torch.ones(product.rows).to(x))
+
+
+REFUSED = {
+    "batch statistics": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
+        "mixes the inputs of a batch",
+    ),
+    "mean over the batch": (
+        lambda: Net(lambda s, x: s.l(x - x.mean(0)), l=nn.Linear(4, 2)),
+        r"mixes the inputs of a batch in aten\.mean",
+    ),
+    "earlier inputs": (
+        lambda: Net(lambda s, x: s.l(x).cumsum(0), l=nn.Linear(4, 2)),
+        r"mixes the inputs of a batch in aten\.cumsum",
+    ),
+    "batch second": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8),
+        "mixes the inputs of a batch",
+    ),
+    "dropout that stays": (
+        lambda: Net(lambda s, x: F.dropout(s.l(x)), l=nn.Linear(4, 2)),
+        "draws a new network at every call",
+    ),
+    "noise": (
+        lambda: Net(lambda s, x: s.l(x) + torch.randn(2).to(x), l=nn.Linear(4, 2)),
+        "draws a new network at every call",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("ask", ["kernel", "features", "product", "difference"])
+def test_what_has_no_tangent_kernel_is_refused_for_the_right_reason(name, ask):
+    build, words = REFUSED[name]
+    model = build().double().eval()
+    x = torch.randn(3, 5, 4) if name == "batch second" else torch.randn(3, 4)
+    x = x.double()
+    calls = {
+        "product": lambda: product_with_ones(model, x),
+        "difference": lambda: linearize(model)(x),
+        "kernel": lambda: tangent_kernel(model, x),
+        "features": lambda: tangent_features(model, x),
+    }
+    with pytest.raises(ValueError, match=words):
+        calls[ask]()
+
+
+def test_a_kernel_that_float16_cannot_hold_is_an_error():
+    model = nn.Linear(4, 3).half()
+    x = torch.full((2, 4), 300.0).half()
+    with pytest.raises(ValueError, match=r"dtype=torch\.float32"):
+        tangent_kernel(model, x, outputs="trace")
+    wide = tangent_kernel(model, x, outputs="trace", dtype=torch.float32)
+    assert float(wide[0, 0]) == pytest.approx(3 * (4 * 300.0**2 + 1), rel=1e-2)
+
+
+def test_the_callers_inference_mode_does_not_matter():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    x = torch.randn(3, 4)
+    expected = tangent_kernel(model, x), linearize(model)(x)
+    with torch.inference_mode():
+        inside = tangent_kernel(model, x.clone()), linearize(model)(x.clone())
+        product = product_with_ones(model, x.clone())
+    for a, b in zip(inside, expected, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(product, expected[0].reshape(6, 6).sum(1))
+
+
+def test_a_module_at_two_places_keeps_its_weights():
+    model = _same_layer_twice()
+    x = torch.randn(3, 3)
+    (
+        tangent_kernel(model, x),
+        tangent_features(model, x),
+        TangentOperator(model, x),
+        linearize(model)(x),
+    )
+    assert isinstance(model[0].weight, nn.Parameter)
+    assert model[0].weight.requires_grad
+
+
+def test_several_inputs_keywords_and_a_named_output():
+    def forward(net: Net, a: Tensor, b: Tensor, mask: Tensor | None = None) -> dict:
+        y = net.l(b) if mask is None else net.l(b).masked_fill(mask, 0.0)
+        return {"y": net.k(a) * y, "z": (net.k(a),)}
+
+    model = Net(forward, k=nn.Linear(4, 3), l=nn.Linear(2, 3)).double()
+    a, b = torch.randn(3, 4).double(), torch.randn(3, 2).double()
+    mask = torch.tensor([[True, False, False]] * 3)
+    module = ScaledDifference(model, 10.0, output="y")
+    for delta in module.delta:
+        nn.init.normal_(delta)
+    moved = module.displaced()
+    expected = 10 * (moved(a, b, mask=mask)["y"] - model(a, b, mask=mask)["y"])
+    torch.testing.assert_close(module(a, b, mask=mask), expected)
+    other = ScaledDifference(model, 10.0, output=("z", 0))
+    other.delta = module.delta
+    torch.testing.assert_close(other(a, b), 10 * (moved(a, b)["z"][0] - model(a, b)["z"][0]))
+    with pytest.raises(ValueError, match=r"output 'q' is not among .*'y', 'z'"):
+        ScaledDifference(model, 1.0, output="q")(a, b)
+    with pytest.raises(TypeError, match="output= names the one"):
+        linearize(model)(a, b)
+
+
+def test_wrappers_are_opened():
+    model = nn.Sequential(nn.Linear(4, 2))
+    x = torch.randn(3, 4)
+    expected = tangent_kernel(model, x)
+    assert torch.equal(tangent_kernel(nn.DataParallel(model), x), expected)
+    assert torch.equal(tangent_kernel(torch.compile(model), x), expected)
+    assert linearize(nn.DataParallel(model)).names == ("0.weight", "0.bias")
+
+
+def test_a_description_says_what_is_exact_and_who_calls_it():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten())
+    found = describe(model, torch.randn(2, 2, 7, 7))
+    by_name = {use.operation: use for use in found.operations}
+    assert by_name["aten.convolution"].difference == "exact"
+    assert by_name["aten.convolution"].modules == ("0",)
+    assert by_name["aten.relu"].kinked
+    assert found.generic == ("aten.adaptive_max_pool2d",)
+    assert "aten.adaptive_max_pool2d" in str(found)
+    assert not found.reads
+
+
+def test_features_of_the_oracle_agree_with_those_of_the_other_tests():
+    model, x = case("siren")
+    ours = torch.cat(list(naive_features(model, x).values()), dim=2)
+    torch.testing.assert_close(features(model, x), ours)

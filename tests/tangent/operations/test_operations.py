@@ -1,0 +1,130 @@
+"""Difference rules, one operation at a time, beside the subtraction in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tangent import ScaledDifference
+from tangent.operations.families import activations
+from tangent.operations.registry import Pair
+from tests.zoo.plain import Net
+
+OPERATIONS = {
+    "abs": torch.abs,
+    "amax": lambda z: z.amax(1, keepdim=True),
+    "celu": lambda z: F.celu(z, 0.7),
+    "clamp": lambda z: z.clamp(-0.2, 0.4),
+    "clamp from below": lambda z: z.clamp(min=0.1),
+    "clamp from above": lambda z: z.clamp(max=0.1),
+    "cosine similarity": lambda z: F.cosine_similarity(z, z.flip(1))[:, None],
+    "cumulated sum": lambda z: z.cumsum(1),
+    "distance": lambda z: torch.cdist(z[:, None], z[:, None].flip(2))[:, 0],
+    "elu": lambda z: F.elu(z, 1.3),
+    "exponential less one": torch.expm1,
+    "fourier": lambda z: torch.fft.rfft(z).abs(),
+    "gated": F.glu,
+    "gather": lambda z: z.gather(1, (torch.arange(6) % 3).expand(len(z), 6)),
+    "hard shrink": lambda z: F.hardshrink(z, 0.3),
+    "hard sigmoid": F.hardsigmoid,
+    "hard swish": F.hardswish,
+    "log": lambda z: (z.abs() + 0.5).log(),
+    "log of one more": lambda z: z.abs().log1p(),
+    "log sigmoid": F.logsigmoid,
+    "log softmax": lambda z: z.log_softmax(1),
+    "log sum exp": lambda z: z.logsumexp(1, keepdim=True),
+    "masked softmax": lambda z: z.masked_fill(torch.arange(6) > 3, -math.inf).softmax(1),
+    "maximum": lambda z: torch.maximum(z, 0.5 * z.flip(1)),
+    "median": lambda z: z.median(1, keepdim=True).values,
+    "minimum": lambda z: torch.minimum(z, 0.5 * z.flip(1)),
+    "mish": F.mish,
+    "norm": lambda z: z.norm(dim=1, keepdim=True),
+    "normalize": F.normalize,
+    "power": lambda z: z**3,
+    "power of a half": lambda z: (z.abs() + 0.2) ** 1.5,
+    "product of entries": lambda z: z.prod(1, keepdim=True),
+    "reciprocal": lambda z: 1 / (2 + z * z),
+    "relu6": lambda z: F.relu6(8 * z),
+    "selu": F.selu,
+    "soft shrink": lambda z: F.softshrink(z, 0.3),
+    "softmax": lambda z: z.softmax(1),
+    "soft sign": F.softsign,
+    "sort": lambda z: z.sort(1).values,
+    "square root": lambda z: (z.abs() + 0.3).sqrt(),
+    "standard deviation": lambda z: z.std(1, keepdim=True),
+    "tanh shrink": F.tanhshrink,
+    "threshold": lambda z: F.threshold(z, 0.1, 0.1),
+    "top": lambda z: z.topk(2, 1).values,
+    "where": lambda z: torch.where(z > 0.1, z * z, z.exp()),
+    "where others decide": lambda z: torch.where(z.flip(1) > 0, z, -z),
+}
+
+
+def network(name: str) -> Net:
+    torch.manual_seed(0)
+    return Net(lambda net, x: OPERATIONS[name](net.layer(x)), layer=nn.Linear(4, 6)).double()
+
+
+def outputs(net: Net, delta: dict[str, Tensor], step: float, x: Tensor) -> Tensor:
+    weights = {n: p.detach() + step * delta[n] for n, p in net.named_parameters()}
+    return torch.func.functional_call(net, weights, (x,)).detach()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e3, 1e7, 1e12, math.inf])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_moves_as_the_network_does(name, alpha):
+    net = network(name)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    module = ScaledDifference(net, alpha)
+    for d in module.delta:
+        d.data = torch.randn(d.shape, generator=generator, dtype=torch.float64)
+    delta = dict(zip(module.names, (d.detach() for d in module.delta), strict=True))
+    with torch.no_grad():
+        got = module(x)
+    if alpha > 1e9:  # beyond the oracle's digits: the derivative, by a central difference
+        expected = (outputs(net, delta, 1e-6, x) - outputs(net, delta, -1e-6, x)) / 2e-6
+    else:
+        expected = alpha * (outputs(net, delta, 1 / alpha, x) - outputs(net, delta, 0.0, x))
+    error = (got - expected).abs().max() / expected.abs().max()
+    assert error < (1e-12 + 1e-14 * alpha if alpha < 1e9 else 1e-7)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 50.0, math.inf])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_the_gradient_of_the_moved_network(name, alpha):
+    net = network(name)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    module = ScaledDifference(net, alpha)
+    for d in module.delta:
+        d.data = torch.randn(d.shape, generator=generator, dtype=torch.float64)
+    out = module(x)
+    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    found = torch.autograd.grad(out, list(module.delta), cotangent)
+    at = net if math.isinf(alpha) else module.displaced()
+    expected = torch.autograd.grad(at(x), list(at.parameters()), cotangent)
+    # torch keeps the constants of two of them in float32, whatever the dtype
+    rtol = 2e-7 if name in ("celu", "hard sigmoid") else 1e-8
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=10 * rtol)
+
+
+@pytest.mark.parametrize("step", [1e-3, 5.0, 1e4, 1e7, 1e12])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_saturating_activations_keep_their_digits_at_any_step(step, sign):
+    z = torch.linspace(-3, 3, 25)
+    v = torch.full_like(z, sign * step)
+    for rule, function in ((activations._tanh, torch.tanh), (activations._sigmoid, torch.sigmoid)):
+        got = rule(Pair(z, v), 1.0).difference.double()
+        expected = function(z.double() + sign * step) - function(z.double())
+        assert (got - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+def test_the_share_of_a_sigmoid_that_was_wrong():
+    moved = activations._sigmoid(Pair(torch.tensor([0.3]), torch.tensor([2e6])), 1.0)
+    assert float(moved.difference) == pytest.approx(0.4255575, rel=1e-6)
