@@ -138,7 +138,7 @@ PRESETS = {
         units=2_048,
         waterfall_n=5_000,
         waterfall_test=10_000,
-        widths=(16, 256, 1_024),
+        widths=(16, 64, 1_024),
         epochs=40,
         selected=200,
     ),

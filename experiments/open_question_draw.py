@@ -198,7 +198,7 @@ def difference_table(results: pd.DataFrame) -> Table:
 
 def accuracy_figure(results: pd.DataFrame) -> Figure:
     """Test accuracy against training images, mean and range over draws, a line a row."""
-    fig, ax = plots.figure(size=(6.0, 3.8))
+    fig, ax = plots.figure(size=(7.5, 3.8))
     for row, label in _ROWS.items():
         if f"{row}: test accuracy" not in results:
             continue
@@ -222,7 +222,7 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
     ax.minorticks_off()
     ax.set(xlabel=f"training images ({results['data_label'].iloc[0]})", ylabel="test accuracy (%)")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
