@@ -147,9 +147,7 @@ def tangent_kernel(
 def _held(total: Tensor) -> Tensor:
     """The kernel, unless float16 cannot hold it."""
     if total.dtype == torch.float16 and not bool(total.isfinite().all()):
-        raise ValueError(
-            "the kernel has entries beyond float16's 65504; pass dtype=torch.float32"
-        )
+        raise ValueError("the kernel has entries beyond float16's 65504; pass dtype=torch.float32")
     return total
 
 

@@ -136,9 +136,10 @@ def _unfolded(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
 def _embedding(pull: Pull) -> Found:
     weight, index, *rest = pull.args
     padding, by_frequency = (*rest, -1, False)[:2]
-    if not is_many(index) or by_frequency:
+    if by_frequency:
         return {}
-    places = index.t.flatten(1)
+    plain = index.t if is_many(index) else index.expand(len(pull.d), *index.shape)
+    places = plain.flatten(1)
     if padding is not None and padding >= 0:
         places = places.masked_fill(places == padding, -1)
     d = pull.d.flatten(2, -2) if pull.d.dim() > 3 else pull.d.unsqueeze(2)

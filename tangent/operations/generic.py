@@ -130,9 +130,7 @@ def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tu
         outputs(*(_wide(p) + sign * _wide(u) for p, u in zip(primals, tangents, strict=True)))
         for sign in (step, -step)
     ]
-    return tuple(
-        ((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True)
-    )
+    return tuple(((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True))
 
 
 def _by_two_backward_passes(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
