@@ -145,7 +145,7 @@ class Recorder(TorchDispatchMode):
         """Positions of a view among the entries of the root, flattened."""
         shape, stride, offset, _ = memory.geometry
         spots = positions(shape, stride, offset, device).flatten()
-        wanted = positions(*where[:3], device)
+        wanted = positions(where[0], where[1], where[2], device)
         size = int(max(spots.max().item(), wanted.max().item())) + 1 if len(spots) else 1
         back = torch.zeros(size, dtype=torch.int64, device=device)
         back[spots] = torch.arange(len(spots), device=device)

@@ -175,7 +175,7 @@ def _generic(pull: Pull) -> dict[int, Tensor]:
             warnings.simplefilter("ignore")
             found = vmap(back, in_dims=(0, *in_dims))(cotangents, *values)
     except (RuntimeError, NotImplementedError, ValueError):
-        found = _one_by_one(pull, positions, many, values, given)
+        found = tuple(_one_by_one(pull, positions, many, values, given))
     return dict(zip(pull.wanted, found, strict=True))
 
 

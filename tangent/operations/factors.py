@@ -104,7 +104,7 @@ def _convolution(pull: Pull) -> Found:
         return found
     x, d = x.t.squeeze(1), pull.d.squeeze(2).flatten(3)
     kernel = tuple(weight.shape[2:])
-    options = [kernel, *(_full(v, dims) for v in (stride, padding, dilation))]
+    options: list[Any] = [kernel, *(_full(v, dims) for v in (stride, padding, dilation))]
     if dims == 1:
         x = x.unsqueeze(2)
         options = [(1, *options[0]), (1, *options[1]), (0, *options[2]), (1, *options[3])]
