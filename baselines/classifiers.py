@@ -18,6 +18,7 @@ from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
+from tangent.modes import ordinary_mode
 
 FLIPS = ("none", "average", "double")
 
@@ -69,6 +70,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.stream = stream
 
+    @ordinary_mode
     def fit(self, X, y, sample_weight=None):
         """Fit the features on ``X``, then the head on their blocks."""
         if self.flips not in FLIPS:
@@ -95,6 +97,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         self.head_.fit_blocks(self._training_blocks(X, y, weight, made), self.classes_, rows)
         return self
 
+    @ordinary_mode
     def decision_function(self, X):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
@@ -109,6 +112,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
                 scores.append(self.head_.decision_function(self._features(x)))
         return np.concatenate(scores)
 
+    @ordinary_mode
     def predict(self, X):
         """The label with the largest score."""
         scores = self.decision_function(X)

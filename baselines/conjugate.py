@@ -64,7 +64,7 @@ def low_rank(
     tall = torch.linalg.solve_triangular(root, image.T.double(), upper=False)  # (rank, n)
     squares, turn = torch.linalg.eigh(tall @ tall.T)
     values = (squares - shift).clamp_min(0)
-    vectors = (tall.T @ (turn / squares.clamp_min(1e-30).sqrt())).float()
+    vectors = (tall.T @ (turn / torch.where(squares > 0, squares, torch.inf).sqrt())).float()
     return vectors, values
 
 
@@ -114,7 +114,7 @@ def conjugate_gradients(
 
     x = torch.zeros_like(right)
     active = torch.arange(right.shape[1])
-    goal = tolerance * torch.linalg.vector_norm(right.double(), dim=0).clamp_min(1e-30)
+    goal = tolerance * torch.linalg.vector_norm(right.double(), dim=0)
     r, shift = right.clone(), shifts.double()
     z = preconditioned(r, shift)
     p, rz = z.clone(), _dots(r, z)

@@ -28,6 +28,8 @@ from baselines.linear import (
     tensor,
 )
 from baselines.moments import Moments, Rows, primal_ridge
+from tangent.modes import ordinary_mode
+from tangent.statistics import column_statistics
 
 SOLVERS = ("auto", "cholesky", "conjugate")
 N_FACTORS = 15_000  # rows up to which "auto" takes factors
@@ -106,6 +108,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.solver = solver
         self.random_state = random_state
 
+    @ordinary_mode
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""
         if not isinstance(self.width, (int, float, np.number)) or not self.width > 0:
@@ -123,13 +126,9 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.n_features_in_ = x.shape[1]
         targets = indicators(y, classes)
         share = weight / weight.sum()
-        self.mean_ = (share.astype(x.dtype) @ x).astype(x.dtype)
-        x -= self.mean_  # in place and in blocks from here on: x may be half of the memory
-        variance = np.zeros(x.shape[1])
-        for part in _blocks_of(len(x)):
-            variance += share[part] @ x[part] ** 2
-        spread = np.sqrt(variance)
-        self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(x.dtype)
+        mean, scale = column_statistics(x, weight)
+        self.mean_, self.scale_ = mean.astype(x.dtype), scale.astype(x.dtype)
+        x -= self.mean_  # in place: x may be half of the memory
         x /= self.scale_
         self.gcv_: dict[float, float] = {}
         self.left_out_accuracy_: dict[float, float] = {}
@@ -142,6 +141,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             self._fit_landmarks(x, centred, weight, alphas)
         return self
 
+    @ordinary_mode
     def decision_function(self, X):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
@@ -154,6 +154,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             scores[part] = gaussian_kernel(x, rows, self._gamma).to(dual.dtype) @ dual
         return scores_to_decision(scores + self.intercept_)
 
+    @ordinary_mode
     def predict(self, X):
         """The label with the largest score."""
         scores = self.decision_function(X)

@@ -9,6 +9,7 @@ and b, v the ``weight_variance`` and c the ``bias_variance``.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,12 +30,93 @@ def relu_expectations(
 ) -> tuple[Float[Tensor, "*pairs"], Float[Tensor, "*pairs"]]:
     """E[relu(u) relu(v)] and E[step(u) step(v)] for centred Gaussian u and v.
 
-    ``product`` is the product of their standard deviations (Cho and Saul 2009).
+    ``product`` is the product of their standard deviations (Cho and Saul 2009). In the dtype of
+    the arguments: near a correlation of one the second is good to the root of its rounding.
     """
-    cosine = torch.where(product > 0, covariance / product.clamp_min(1e-30), 0.0).clamp(-1, 1)
-    rest = math.pi - torch.acos(cosine)
-    sine = (1 - cosine.square()).clamp_min(0).sqrt()
+    some = product > 0
+    cosine = torch.where(some, covariance / torch.where(some, product, 1.0), 0.0).clamp(-1, 1)
+    angle = 2 * torch.atan2((1 - cosine).sqrt(), (1 + cosine).sqrt())
+    rest = math.pi - angle
+    sine = ((1 - cosine) * (1 + cosine)).sqrt()
     return product * (sine + rest * cosine) / (2 * math.pi), rest / (2 * math.pi)
+
+
+@dataclass(frozen=True)
+class _Angles:
+    """Angles between vectors by ``1 - cos``, whose digits near zero a cosine does not hold."""
+
+    gap: Float[Tensor, "n m"]
+    """1 - cos, in [0, 2]."""
+    rest: Float[Tensor, "n m"]
+    """1 + cos, likewise."""
+
+    @classmethod
+    def between(cls, a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> _Angles:
+        """Of the rows, zero rows at a right angle to all; by differences where they are near."""
+        (a, a_norm), (b, b_norm) = _unit(a), _unit(b)
+        cosine = a @ b.T
+        angles = cls((1 - cosine).clamp(0, 2), (1 + cosine).clamp(0, 2))
+        some = (a_norm > 0)[:, None] & (b_norm > 0)
+        for part, sign in ((angles.gap, 1), (angles.rest, -1)):
+            rows, columns = torch.nonzero(some & (part < _NEAR), as_tuple=True)
+            size = max(1, _CHUNK // a.shape[1])
+            for i, j in zip(rows.split(size), columns.split(size), strict=True):
+                part[i, j] = (a[i] - sign * b[j]).square().sum(1) / 2
+        return angles
+
+    @property
+    def angle(self) -> Float[Tensor, "n m"]:
+        """In [0, pi]."""
+        return 2 * torch.atan2(self.gap.sqrt(), self.rest.sqrt())
+
+    def through_relu(
+        self, product: Tensor, deviations: tuple[Tensor, Tensor], bias_variance: float
+    ) -> _Angles:
+        """Those of the next layer's preactivations.
+
+        With r the ReLU's mean product over that of independent signs: 1 - r from what it differs
+        from one, never by subtracting two cosines.
+
+        Parameters
+        ----------
+        product : Tensor of shape (n, m)
+            Half the weights' variance times the deviations of both preactivations.
+        deviations : two Tensors of shape (n, 1), (m,)
+            The roots of half the weights' variance times theirs.
+        bias_variance : float
+        """
+        apart = product * (self.gap - _sine_less_angle_cosine(self) / math.pi)
+        s, t = deviations
+        sizes = (s.square() + bias_variance).sqrt() * (t.square() + bias_variance).sqrt()
+        if bias_variance:
+            apart = apart + bias_variance * (s - t).square() / (sizes + bias_variance + product)
+        gap = torch.where(sizes > 0, apart / torch.where(sizes > 0, sizes, 1.0), 1.0)
+        return _Angles(gap, 2 - gap)
+
+
+_NEAR = 1e-4  # 1 - cos below which the difference of the vectors says it better
+_CHUNK = 2**22  # numbers in differences at once
+_SMALL = 0.2  # angle below which the series beats the subtraction
+_ROWS = 2**22  # pairs handled at once
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of norm one (zero rows stay), and their norms; no square leaves the range."""
+    largest = x.abs().amax(1)
+    scaled = x / torch.where(largest > 0, largest, 1.0)[:, None]
+    norm = torch.linalg.vector_norm(scaled, dim=1)
+    return scaled / torch.where(norm > 0, norm, 1.0)[:, None], norm * largest
+
+
+def _sine_less_angle_cosine(angles: _Angles) -> Tensor:
+    """``sin t - t cos t``, which is t^3 / 3 for a small angle t."""
+    t = angles.angle
+    direct = (angles.gap * angles.rest).sqrt() - t * (1 - angles.gap)
+    square = t.square()
+    series = torch.full_like(t, 1 / 39916800 * 10)
+    for k in range(4, 0, -1):
+        series = 2 * k / math.factorial(2 * k + 1) - square * series
+    return torch.where(t < _SMALL, t * square * series, direct)
 
 
 def mlp_kernels(
@@ -63,22 +145,48 @@ def mlp_kernels(
         In dtype and device of ``x1``.
     """
     _check(depth, weight_variance, bias_variance)
+    symmetric, layers = x2 is None, (depth, weight_variance, bias_variance)
     x2 = x1 if x2 is None else x2
-    width = x1.shape[1]
-
-    def affine(covariance: Tensor) -> Tensor:
-        return weight_variance * covariance + bias_variance
-
-    nngp = affine(x1 @ x2.T / width)
-    ntk = nngp
-    variances = [affine(x.square().sum(1) / width) for x in (x1, x2)]
-    for _ in range(depth):
-        roots = [v.sqrt() for v in variances]
-        expected, derivative = relu_expectations(nngp, roots[0][:, None] * roots[1])
-        nngp = affine(expected)
-        ntk = nngp + weight_variance * derivative * ntk
-        variances = [affine(v / 2) for v in variances]
+    nngp, ntk = x1.new_empty(len(x1), len(x2)), x1.new_empty(len(x1), len(x2))
+    size = max(1, _ROWS // max(1, len(x2)))
+    right = x2.double()
+    for start in range(0, len(x1), size):
+        rows = slice(start, start + size)
+        columns = slice(start if symmetric else 0, None)
+        block = _mlp_block(x1[rows].double(), right[columns], *layers)
+        for whole, part in zip((nngp, ntk), block, strict=True):
+            if symmetric:
+                corner = part[:, : len(part)]
+                corner.copy_(corner.triu() + corner.triu(1).T)
+            whole[rows, columns] = part.to(whole.dtype)
+            if symmetric:
+                whole[columns, rows] = part.T.to(whole.dtype)
     return InfiniteKernels(nngp, ntk)
+
+
+def _mlp_block(
+    x1: Float[Tensor, "n d"],
+    x2: Float[Tensor, "m d"],
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    root = (weight_variance / x1.shape[1]) ** 0.5
+    constant = x1.new_full((1,), bias_variance**0.5)
+    first, second = (torch.cat([root * x, constant.expand(len(x), 1)], 1) for x in (x1, x2))
+    angles = _Angles.between(first, second)
+    s, t = _unit(first)[1][:, None], _unit(second)[1]
+    ntk = nngp = s * t * (1 - angles.gap)
+    half = (weight_variance / 2) ** 0.5
+    for _ in range(depth):
+        s, t = half * s, half * t
+        product = s * t
+        derivative = (math.pi - angles.angle) / math.pi
+        angles = angles.through_relu(product, (s, t), bias_variance)
+        s, t = ((d.square() + bias_variance).sqrt() for d in (s, t))
+        nngp = s * t * (1 - angles.gap)
+        ntk = nngp + weight_variance / 2 * derivative * ntk
+    return nngp, ntk
 
 
 def convolutional_kernels(

@@ -24,6 +24,8 @@ from baselines.linear import (
     scores_to_decision,
 )
 from tangent._system import check_memory
+from tangent.modes import ordinary_mode
+from tangent.statistics import column_statistics
 
 NETWORKS = ("mlp", "convolutional")
 KERNELS = ("ntk", "nngp")
@@ -96,6 +98,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
 
+    @ordinary_mode
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""
         self._check()
@@ -115,7 +118,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self._measure(x, share)
         self.rows_ = self._prepared(x).numpy()
         kernel = self._kernel(torch.from_numpy(self.rows_), None)
-        self._scale = float(share @ kernel.diagonal().double().numpy())
+        self._scale = float(share @ kernel.diagonal().double().numpy()) or 1.0  # rows all alike
         targets = indicators(y, classes).numpy()
         self.intercept_ = share @ targets
         solution = kernel_ridge(kernel.div_(self._scale), targets - self.intercept_, weight, alphas)
@@ -123,6 +126,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.gcv_, self.left_out_accuracy_ = solution.gcv, solution.accuracies
         return self
 
+    @ordinary_mode
     def decision_function(self, X):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
@@ -135,6 +139,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             scores[start : start + len(x)] = kernel.double() @ dual
         return scores_to_decision(scores + self.intercept_)
 
+    @ordinary_mode
     def predict(self, X):
         """The label with the largest score."""
         scores = self.decision_function(X)
@@ -155,23 +160,24 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
 
     def _measure(self, x: np.ndarray, share: np.ndarray) -> None:
         """Means, and for images deviations, of each pixel or channel."""
-        self.mean_ = share @ x
-        self.scale_ = np.ones_like(self.mean_)
+        channels = None
         if self.network == "convolutional":
-            shape = checked_image_shape(self.image_shape, x.shape[1])
-            means = self.mean_.reshape(shape[0], -1).mean(1)
-            squares = (share @ x.astype(np.float64) ** 2).reshape(shape[0], -1).mean(1)
-            deviations = np.sqrt(np.maximum(squares - means**2, 0))
-            pixels = shape[1] * shape[2]
-            self.mean_ = np.repeat(means, pixels)
-            self.scale_ = np.repeat(np.where(deviations > 1e-6, deviations, 1), pixels)
+            channels = checked_image_shape(self.image_shape, x.shape[1])[0]
+        mean, scale = column_statistics(x, share, channels)
+        pixels = x.shape[1] // len(mean)
+        self.mean_, self.scale_ = np.repeat(mean, pixels), np.repeat(scale, pixels)
+        if self.network == "mlp":
+            # One for all: relative to it, what is left of a row that is the mean is rounding.
+            self.scale_ = np.full_like(self.scale_, max(-x.min(), x.max()) or 1.0)
 
     def _prepared(self, x: np.ndarray) -> Tensor:
         """The rows as the kernel takes them."""
         rows = torch.from_numpy(((x - self.mean_) / self.scale_).astype(x.dtype))
         if self.network == "mlp":
             norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            return rows * (rows.shape[1] ** 0.5 / norms.clamp_min(1e-12))
+            size = rows.shape[1] ** 0.5
+            least = 10 * torch.finfo(rows.dtype).eps * size
+            return torch.where(norms > least, rows * (size / norms), 0.0)
         images = rows.view(len(rows), *checked_image_shape(self.image_shape, rows.shape[1]))
         return images if self.side is None else F.adaptive_avg_pool2d(images, int(self.side))
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from baselines.moments import Moments, RidgeSolution, Rows, dual_ridge, primal_ridge
+from tangent.modes import ordinary_mode
 
 N_KEPT = 5_000  # rows of a stream that leave-one-out accuracy is measured on
 
@@ -108,6 +109,7 @@ class FitsBlocks:
 
     fit_blocks: Callable[..., Any]
 
+    @ordinary_mode
     def fit(self, X, y, sample_weight=None):
         """Solve for all rows at once. ``sample_weight`` 2 is a row twice."""
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
@@ -159,6 +161,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.alpha = alpha
         self.standardize = standardize
 
+    @ordinary_mode
     def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
         """Solve for rows that come in blocks, each read once.
 
@@ -195,6 +198,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         del self._moments
         return self
 
+    @ordinary_mode
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Add rows and solve again, in the primal.
 
@@ -213,6 +217,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self._store(primal_ridge(self._moments, alphas, standardize=self.standardize))
         return self
 
+    @ordinary_mode
     def decision_function(self, X):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
@@ -220,6 +225,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
         return scores_to_decision(scores)
 
+    @ordinary_mode
     def predict(self, X):
         """The label with the largest score."""
         scores = self.decision_function(X)

@@ -12,6 +12,7 @@ from scipy.linalg import cho_solve
 from torch import Tensor
 
 from baselines.cholesky import factor_in_place, inverse_diagonal, squared_norms
+from tangent.statistics import rounding
 
 N_PROBES = 30
 N_EXACT = 1000
@@ -162,7 +163,10 @@ def primal_ridge(
     mean = (moments.sum_x / n).numpy()
     mean_y = (moments.sum_y / n).numpy()
     variance = moments.squares.numpy() / n - mean**2
-    scale = _scales(variance, mean) if standardize else np.ones_like(mean)
+    scale = np.ones_like(mean)
+    if standardize:
+        dtype = moments.gram.numpy().dtype
+        scale = _scales(variance, mean + moments.shift.double().numpy(), dtype, mean)
     target = moments.cross.numpy() - n * np.outer(mean, mean_y)
     target /= scale[:, None]
     total = float((moments.sum_yy / n).numpy().sum() - mean_y @ mean_y) * n
@@ -235,7 +239,7 @@ def dual_ridge(
     variance = torch.cat([v for _, v in pieces]).numpy()
     scale = torch.ones_like(mean)
     if standardize:
-        scale = torch.from_numpy(_scales(variance, mean.numpy()))
+        scale = torch.from_numpy(_scales(variance, mean.numpy(), x.numpy().dtype))
     kernel = x.new_zeros(len(x), len(x))
     for s in starts:
         block = _standardized(x, mean, scale, root, slice(s, s + columns))
@@ -288,7 +292,12 @@ def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return mean, share @ (block - mean).square_()
 
 
-def _scales(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Standard deviations; one where a feature is constant up to rounding."""
-    noise = 1e-12 * (1 + mean**2)
+def _scales(
+    variance: np.ndarray, mean: np.ndarray, dtype: np.dtype, shifted: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Standard deviations; one where a feature is constant up to rounding.
+
+    ``shifted`` is the mean of what was squared in ``dtype``, whose square was then subtracted.
+    """
+    noise = (rounding(dtype) * mean) ** 2 + np.finfo(dtype).eps * shifted**2
     return np.sqrt(np.where(variance > noise, variance, 1.0))

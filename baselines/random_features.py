@@ -11,8 +11,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from baselines.images import as_images, checked_image_shape
+from baselines.images import Placement, as_images, checked_image_shape
 from baselines.patches import patch_features, patch_filters
+from tangent.modes import ordinary_mode
 
 
 def _check_positive(name: str, value: Any, kind: Any, *, zero: bool = False) -> None:
@@ -41,7 +42,8 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     bias : float, default=0.5
         Threshold of the rectifier, in units of a filter of norm one on whitened patches.
     contrast : float, default=10/255
-        Standard deviation of a patch's pixels below which contrast counts as noise, in units of X.
+        Standard deviation of a patch's pixels below which contrast counts as noise, as a share of
+        the range of the training images, maximum less minimum.
     whitening : float, default=1e-3
         Added to the variances of the normalized patches before whitening divides by their roots.
     n_whitening : int, default=100000
@@ -87,6 +89,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.image_shape = image_shape
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y=None):
         """Draw the filters and fit the whitening on the images of ``X``; ``y`` is not used."""
         for name in ("n_filters", "patch_size", "grid", "n_whitening"):
@@ -96,6 +99,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         _check_positive("bias", self.bias, Real, zero=True)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
         self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        self._placement = Placement.of(X)
         _, height, width = self.image_shape_
         patch = (min(self.patch_size, height), min(self.patch_size, width))
         self._grid = (
@@ -104,10 +108,10 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.filters_ = patch_filters(
-            as_images(X, self.image_shape_),
+            as_images(X, self.image_shape_, self._placement),
             n_filters=self.n_filters,
             patch=patch,
-            contrast=self.contrast,
+            contrast=self.contrast * (self._placement.reach or 1.0),
             eps=self.whitening,
             n_whitening=self.n_whitening,
             generator=torch.Generator().manual_seed(seed),
@@ -115,6 +119,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self._n_features_out = 2 * self._grid[0] * self._grid[1] * self.n_filters
         return self
 
+    @ordinary_mode
     def transform(self, X):
         """The features of the images of ``X``, float32 of shape (n, 2 * cells * n_filters)."""
         check_is_fitted(self)
@@ -123,7 +128,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         out = torch.empty(len(X), 2, cells, self.n_filters)
         with torch.no_grad():
             patch_features(
-                as_images(X, self.image_shape_),
+                as_images(X, self.image_shape_, self._placement),
                 self.filters_,
                 bias=self.bias,
                 grid=self._grid,
@@ -155,7 +160,7 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     Attributes
     ----------
-    directions_ : ndarray of shape (n_features_in_, n_components)
+    directions_ : ndarray of shape (n_features, n_components)
     n_features_in_ : int
     """
 
@@ -164,6 +169,7 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.order = order
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y=None):
         """Draw the directions; only the shape and dtype of ``X`` are read."""
         _check_positive("n_components", self.n_components, Integral)
@@ -175,11 +181,24 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self._n_features_out = self.n_components
         return self
 
+    @ordinary_mode
     def transform(self, X):
-        """The features, of shape (n, n_components) and the dtype of ``X``."""
+        """The features, of shape (n, n_components) and the dtype of ``X``.
+
+        Raises
+        ------
+        ValueError
+            If a feature exceeds the dtype.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        z = X @ self.directions_.astype(X.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            z = X @ self.directions_.astype(X.dtype)
+        if not np.isfinite(z).all():
+            raise ValueError(
+                f"X must be small enough for its features to be finite in {X.dtype}; it reaches "
+                f"{np.abs(X).max():.3g}; divide it by a constant, or pass float64"
+            )
         scale = X.dtype.type(np.sqrt(2 / self.n_components))
         if self.order == 0:
             return (z > 0) * scale

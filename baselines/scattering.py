@@ -15,15 +15,15 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from baselines.images import as_images, checked_image_shape, yuv
+from baselines.images import Placement, as_images, checked_image_shape, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
+from tangent.modes import ordinary_mode
 
 COLOURS = ("rgb", "yuv")
 BACKENDS = ("torch", "kymatio")
 N_SCALE = 500
-TINY = 1e-30
-MIN_DEVIATION = 1e-6
+ROUNDING = 10 * float(torch.finfo(torch.float32).eps)  # relative deviation of a constant path
 
 
 class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -61,6 +61,10 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     mean_, deviation_ : Tensor
         Of each path, after the logarithm, of shape (channels, paths).
     image_shape_ : tuple
+    placement_ : Placement
+        Offset and unit that images are brought to before the transform: 0 and 1 unless they lie
+        far from zero or in huge or tiny units. ``scale_``, ``mean_`` and ``deviation_`` are those
+        of what comes out.
     n_features_in_ : int
 
     Notes
@@ -91,11 +95,13 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.batch_size = batch_size
         self.image_shape = image_shape
 
+    @ordinary_mode
     def fit(self, X, y=None):
         """Build the wavelets and measure each path's mean and spread; ``y`` is not used."""
         self._measured(self._prepared(X))
         return self
 
+    @ordinary_mode
     def fit_transform(self, X, y=None):
         """As ``fit(X).transform(X)``, with the coefficients computed once."""
         X = self._prepared(X)
@@ -104,6 +110,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self._measured(X, out)
         return self._standardized(torch.from_numpy(out))
 
+    @ordinary_mode
     def transform(self, X):
         """The coefficients of the images of ``X``, float32 of shape (n, features)."""
         check_is_fitted(self)
@@ -130,6 +137,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self._check()
         X = validate_data(self, X, dtype=[np.float32, np.float64])
         self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        self.placement_ = Placement.of(X)
         channels, height, width = self.image_shape_
         if self.colours == "yuv" and channels != 3:
             raise ValueError(f"colours='yuv' needs three channels; image_shape has {channels}")
@@ -181,14 +189,31 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         mean = total / count
         deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
         self.mean_ = (mean + shift[0, :, :, 0, 0]).float()
-        self.deviation_ = torch.where(deviation > MIN_DEVIATION, deviation, 1.0).float()
+        constant = deviation <= ROUNDING * self._sizes(mean + shift[0, :, :, 0, 0], deviation)
+        self.deviation_ = torch.where(constant, 1.0, deviation).float()
+
+    def _sizes(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """What a path's rounding is relative to, of the shape of ``mean``.
+
+        Of coefficients the size of the largest path: a colour difference of grey images is the
+        rounding of their luminance. Of logarithms their size, or the largest path over the path,
+        whose coefficients carry the rounding of the largest.
+        """
+        linear = torch.ones(mean.shape[1], dtype=torch.bool)
+        linear[1:] = self.log is None
+        largest = (mean.square() + deviation.square())[:, linear].max().sqrt()
+        least = self.scale_.clamp_min(torch.finfo(self.scale_.dtype).tiny)
+        logarithms = torch.maximum(mean.abs(), (self.scale_.max() / least).double())
+        return torch.where(linear, largest, logarithms.clamp_min(1))
 
     def _coefficients(self, X: np.ndarray) -> Tensor:
         """Coefficients of shape (n, channels, paths, rows, columns), as they come."""
         if self.image_shape is None:
-            missing = math.prod(self._canvas) - X.shape[1]
-            X = np.pad(X, ((0, 0), (0, missing)))
-        images = as_images(X, self._canvas)
+            rows, size = self.placement_.of_rows(X), math.prod(self._canvas)
+            rows = np.pad(rows, ((0, 0), (0, size - X.shape[1])))
+            images = torch.from_numpy(rows).reshape(len(rows), *self._canvas)
+        else:
+            images = as_images(X, self._canvas, self.placement_)
         if self.colours == "yuv":
             images = yuv(images)
         with torch.no_grad():
@@ -197,7 +222,9 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _logarithms(self, s: Tensor) -> Tensor:
         """Orders 1 and 2 in logarithms, in place; order 0 as it is."""
         if self.log is not None:
-            floor = (self.log * self.scale_[:, 1:, None, None]).clamp_min(TINY)
+            # What is below the rounding of the largest path is rounding.
+            least = ROUNDING / 10 * float(self.scale_.max()) or torch.finfo(s.dtype).tiny
+            floor = (self.log * self.scale_[:, 1:, None, None]).clamp_min(least)
             # An average of a modulus can come out just below zero where an image is flat: its
             # logarithm would be an outlier that spoils the deviation of all.
             s[:, :, 1:].clamp_min_(0).add_(floor).log_()
@@ -205,10 +232,24 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _standardized(self, rows: Tensor) -> np.ndarray:
         """Rows of logarithms with each path's mean and deviation taken out, in place."""
-        if self.standardize:
-            s = rows.view(len(rows), *self._paths_shape)
+        s = rows.view(len(rows), *self._paths_shape)
+        if not self.standardize:
+            self._unplace(s)
+        else:
             s.sub_(self.mean_[:, :, None, None]).div_(self.deviation_[:, :, None, None])
         return rows.numpy()
+
+    def _unplace(self, s: Tensor) -> None:
+        """Bring paths back to the units of the images, in place."""
+        if self.placement_.ordinary:
+            return
+        unit, grey = self.placement_.unit, torch.ones(1, s.shape[1], 1, 1)
+        grey = yuv(grey) if self.colours == "yuv" else grey
+        s[:, :, 0].mul_(unit).add_(grey * self.placement_.offset)
+        if self.log is None:
+            s[:, :, 1:].mul_(unit)
+        else:
+            s[:, :, 1:].add_(math.log(unit))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.linear import checked_classes
+from tangent.modes import ordinary_mode
 
 
 class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -47,11 +48,13 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.batch_size = batch_size
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y):
         """Fit the features and select among them."""
         self._fitted(X, y)
         return self
 
+    @ordinary_mode
     def fit_transform(self, X, y):
         """As ``fit(X, y).transform(X)``, with the features of each row made once."""
         X, chosen = self._fitted(X, y)
@@ -63,6 +66,7 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             out[rows] = self.selector_.transform(self.features_.transform(X[rows]))
         return out
 
+    @ordinary_mode
     def transform(self, X):
         """The selected coordinates of the rows of ``X``."""
         check_is_fitted(self)

@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.linear import checked_classes, indicators
+from tangent.modes import ordinary_mode
+from tangent.statistics import column_statistics
 
-COLUMNS = 4096  # of which squares are held at once
 MIN_NORM = 1e-4  # of a feature's own: less of it left over is rounding
 
 
@@ -55,20 +56,20 @@ def orthogonal_least_squares(
     left = squares[:, None].repeat(1, k)  # squared norm of what is orthogonal to the chosen
     if allowed is not None:
         left[~allowed] = 0
-    floor = MIN_NORM * squares.clamp_min(1e-30)[:, None]
+    floor = MIN_NORM * squares[:, None]
     residuals = targets.clone()
     products = x.T @ residuals
     basis = x.new_zeros(k, n, count)
     chosen = torch.zeros(k, count, dtype=torch.long)
     for step in range(count):
-        gain = torch.where(left > floor, products.square() / left.clamp_min(1e-30), -1.0)
+        gain = torch.where(left > floor, products.square() / _positive(left), -1.0)
         best = gain.argmax(dim=0)
         chosen[:, step] = best
         new = x[:, best].T  # (k, n)
         for _ in range(2):  # twice is enough to be orthogonal to rounding
             along = torch.bmm(basis[:, :, :step].transpose(1, 2), new[:, :, None])
             new = new - torch.bmm(basis[:, :, :step], along)[:, :, 0]
-        new = new / torch.linalg.vector_norm(new, dim=1, keepdim=True).clamp_min(1e-30)
+        new = new / _positive(torch.linalg.vector_norm(new, dim=1, keepdim=True))
         basis[:, :, step] = new
         size = (new * residuals.T).sum(1)
         residuals -= (size[:, None] * new).T
@@ -116,11 +117,13 @@ class OrthogonalLeastSquaresSelector(
         self.rounds = rounds
         self.copy = copy
 
+    @ordinary_mode
     def fit(self, X, y):
         """Select for the classes of ``y``."""
         self._fitted(X, y)
         return self
 
+    @ordinary_mode
     def fit_transform(self, X, y):
         """As ``fit(X, y).transform(X)``; with ``copy=False`` the only way to the coordinates."""
         return self._projected(self._fitted(X, y))
@@ -133,17 +136,17 @@ class OrthogonalLeastSquaresSelector(
                 raise ValueError(f"{name} must be an integer above 0; got {value!r}")
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         self.classes_ = checked_classes(y)
-        self.mean_ = X.mean(axis=0)
+        mean, scale = column_statistics(X, np.ones(len(X)))
+        self.mean_, self.scale_ = mean.astype(X.dtype), scale.astype(X.dtype)
         rows = np.subtract(X, self.mean_, out=None if self.copy else X)
-        blocks = (rows[:, start : start + COLUMNS] for start in range(0, rows.shape[1], COLUMNS))
-        spread = np.concatenate([np.linalg.norm(block, axis=0) for block in blocks])
-        spread /= np.sqrt(len(rows))
-        self.scale_ = np.where(spread > 1e-6 * (1 + np.abs(self.mean_)), spread, 1).astype(X.dtype)
         rows /= self.scale_
         x = torch.from_numpy(rows)
         residuals = indicators(y, self.classes_)
         residuals = (residuals - residuals.mean(0)).to(x.dtype)
-        allowed = torch.ones(x.shape[1], dtype=torch.bool)
+        allowed = torch.linalg.vector_norm(x, dim=0) > (len(x) / 2) ** 0.5  # else a constant
+        x[:, ~allowed] = 0
+        if not allowed.any():
+            allowed[:] = True
         self.selected_, self._coordinates = [], []
         for _ in range(self.rounds):
             count = min(self.n_selected, int(allowed.sum()), len(x) - 1)
@@ -157,6 +160,7 @@ class OrthogonalLeastSquaresSelector(
         self._n_features_out = sum(len(s) for s in self.selected_)
         return rows
 
+    @ordinary_mode
     def transform(self, X):
         """The coordinates of the rows of ``X``."""
         check_is_fitted(self)
@@ -184,11 +188,16 @@ class OrthogonalLeastSquaresSelector(
         return tags
 
 
+def _positive(size: Tensor) -> Tensor:
+    """What may be divided by: one where there is nothing."""
+    return torch.where(size > 0, size, 1.0)
+
+
 def _orthonormalizing(x: Float[Tensor, "n d"]) -> np.ndarray:
     """The triangular matrix that makes the columns uncorrelated and of variance one, in float64."""
     rows = x.double()
     covariance = rows.T @ rows / len(rows)
-    size = float(covariance.diagonal().mean().clamp_min(1e-30))
+    size = float(covariance.diagonal().mean()) or 1.0
     covariance.diagonal().add_(1e-8 * size)  # a column that repeats others is left finite
     factor = torch.linalg.cholesky(covariance)
     eye = torch.eye(len(factor), dtype=torch.float64)

@@ -48,6 +48,7 @@ EXPERIMENTS: dict[str, str] = {
     "precision": "experiments.precision",
     "baselines": "experiments.baselines",
     "tabular": "experiments.tabular",
+    "open-question": "experiments.open_question",
 }
 
 

@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vjp
 
-from tangent.pointwise import called
+from tangent.engine.functional import evaluating, model_outputs
+from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.outputs import output_shape
 
 __all__ = ["CentredModel", "KernelCentring", "centred_product", "mean_tangent_features"]
 
@@ -88,6 +90,7 @@ def centred_product(product: Callable[[Tensor], Tensor], n: int) -> Callable[[Te
     return lambda v: centre(product(centre(v)))
 
 
+@ordinary_mode
 def mean_tangent_features(
     model: nn.Module, batches: Iterable[Tensor], *, dtype: torch.dtype | None = None
 ) -> list[Float[Tensor, " k *parameter"]]:
@@ -96,7 +99,8 @@ def mean_tangent_features(
     Parameters
     ----------
     model : nn.Module
-        Read at its present weights and left as found.
+        Read at its present weights and left as found. Parameters with ``requires_grad=False``
+        stay where they are, as in `tangent.linearize`, and have no features.
     batches : iterable of Tensor of shape (b, *image)
         The training inputs, in parts that fit in memory.
     dtype : torch.dtype, optional
@@ -105,17 +109,23 @@ def mean_tangent_features(
     Returns
     -------
     list of Tensor of shape (k, *parameter.shape)
-        In the order of ``model.parameters()``. k times the memory of the model.
+        In the order of the trainable ``model.parameters()``. k times the memory of the model.
 
     Notes
     -----
     One forward and k backward passes over the inputs: the mean needs no gradient of one input.
     """
-    params = {name: p.detach() for name, p in model.named_parameters()}
+    model = ordinary_network(model)
+    params = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not params:
+        raise ValueError("model has no parameter with requires_grad=True: nothing can move")
     sums: list[Tensor] | None = None
     count = 0
     for x in batches:
-        outputs, pullback = vjp(lambda p, x=x: called(model, p, (x,)), params)
+        x = ordinary_tensor(x)
+        output_shape(model, x)
+        with evaluating(model):
+            outputs, pullback = vjp(lambda p, x=x: model_outputs(model, p, x), params)
         k = outputs.shape[1]
         rows = []
         for a in range(k):
@@ -143,10 +153,11 @@ class CentredModel(nn.Module):
     Parameters
     ----------
     linear : nn.Module
-        With the displacement as its parameters, ``tangent.difference.linearize(model)``.
+        With the displacement as its trainable parameters, ``tangent.linearize(model)``; those with
+        ``requires_grad=False`` are constants.
     means : list of Tensor of shape (k, *parameter.shape)
         From `mean_tangent_features` of the network that was linearized, in the order of
-        ``linear.parameters()``.
+        the trainable ``linear.parameters()``.
     constant : Tensor of shape (k,), optional
         Zero by default.
     """
@@ -154,10 +165,11 @@ class CentredModel(nn.Module):
     def __init__(self, linear: nn.Module, means: list[Tensor], constant: Tensor | None = None):
         super().__init__()
         self.linear = linear
-        shapes = [tuple(p.shape) for p in linear.parameters()]
+        shapes = [tuple(p.shape) for p in self._displacement()]
         if [tuple(m.shape[1:]) for m in means] != shapes:
             raise ValueError(
-                "means must hold one tensor (k, *shape) for each parameter of linear, of shapes "
+                "means must hold one tensor (k, *shape) for each trainable parameter of linear, of "
+                "shapes "
                 f"{shapes}; got {[tuple(m.shape) for m in means]}"
             )
         for i, mean in enumerate(means):
@@ -169,6 +181,9 @@ class CentredModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the centred outputs for a batch."""
         shift = self.get_buffer("constant")
-        for i, delta in enumerate(self.linear.parameters()):
+        for i, delta in enumerate(self._displacement()):
             shift = shift - self.get_buffer(f"mean_{i}") @ delta.flatten()
         return self.linear(x) + shift
+
+    def _displacement(self) -> list[nn.Parameter]:
+        return [p for p in self.linear.parameters() if p.requires_grad]

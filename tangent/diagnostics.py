@@ -11,13 +11,15 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import jacrev, vjp
 
 from tangent.curvature import WeightFunction, second_derivative_norm, weight_function
 from tangent.kinks import kinks_of
+from tangent.modes import ordinary_mode, ordinary_tensor
+from tangent.outputs import output_shape
 
 __all__ = ["Movement", "Report", "report"]
 
@@ -195,10 +197,11 @@ def _moved(
     )
 
 
+@ordinary_mode
 def report(
     model: nn.Module,
-    X: Shaped[Tensor, " n *shape"],
-    y: Shaped[Tensor, " n *k"],
+    X: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
     *,
     steps: int = 50,
     starts: int = 2,
@@ -211,9 +214,9 @@ def report(
     model : nn.Module
         Read at its present weights and left as found. May not mix the inputs of a batch; batch
         norm and dropout act as in evaluation.
-    X : Tensor of shape (n, *shape)
+    X : Tensor or ndarray of shape (n, *shape)
         A few dozen inputs say most of it. Moved to the device of the weights, as is ``y``.
-    y : Tensor of shape (n,) or (n, k)
+    y : Tensor or ndarray of shape (n,) or (n, k)
         Targets, or class numbers (integers) for a network of several outputs.
     steps : int
         Of the short training, by gradient descent on all of ``X`` at once.
@@ -237,11 +240,15 @@ def report(
     Computed in float64 on a copy. Holds the derivative, n k p numbers, three times; costs about
     ``2 steps`` training steps, two kernels, and a few hundred products of second derivatives.
     """
+    X, y = (ordinary_tensor(torch.as_tensor(a)) for a in (X, y))
+    if X.ndim == 0 or y.ndim == 0:
+        raise ValueError(f"X and y must have rows; got shapes {tuple(X.shape)}, {tuple(y.shape)}")
     if len(X) != len(y) or len(X) == 0:
         raise ValueError(f"X and y must have as many rows; got {len(X)} and {len(y)}")
     model = copy.deepcopy(model).double().eval().requires_grad_(True)
     x = X.to(next(model.parameters()).device)
     x = x.double() if x.is_floating_point() else x
+    output_shape(model, x)
     kinks = tuple(dict.fromkeys(kinks_of(model, x).names))
     with torch.no_grad():
         outputs = model(x)

@@ -128,6 +128,7 @@ def tangent_kernel(
     x1 = check_inputs(model, x1, "x1")
     x2 = x2 if x2 is None else check_inputs(model, x2, "x2")
     check_outputs(outputs)
+    dtype = _factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
@@ -145,10 +146,21 @@ def tangent_kernel(
 
 
 def _held(total: Tensor) -> Tensor:
-    """The kernel, unless float16 cannot hold it."""
-    if total.dtype == torch.float16 and not bool(total.isfinite().all()):
-        raise ValueError("the kernel has entries beyond float16's 65504; pass dtype=torch.float32")
-    return total
+    """The kernel, unless its dtype cannot hold it."""
+    if torch.isfinite(total).all():
+        return total
+    largest = torch.finfo(total.dtype).max
+    raise ValueError(
+        f"the kernel must be finite; in {str(total.dtype).removeprefix('torch.')}, which ends at "
+        f"{largest:.3g}, it has infinite or NaN entries; check that the network's gradients are "
+        "finite, scale the inputs or weights down, or pass dtype=torch.float64"
+    )
+
+
+def _factor_dtype(model: nn.Module) -> torch.dtype | None:
+    """float32 for weights in float16, which ends at 65504; None for those of other dtypes."""
+    weight = next(model.parameters(), None)
+    return torch.float32 if weight is not None and weight.dtype == torch.float16 else None
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:

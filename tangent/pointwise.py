@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from tangent.prelu import ElementaryPReLU
+
 __all__ = ["SubsampledPointwise", "called", "subsampled"]
 
 _CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
@@ -89,7 +91,7 @@ def called(
     args, kwargs
         The model's arguments.
     """
-    with SubsampledPointwise():
+    with SubsampledPointwise(), ElementaryPReLU():
         if tensors is None:
             return model(*args, **(kwargs or {}))
         return functional_call(model, dict(tensors), args, dict(kwargs or {}))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tangent.difference import ScaledDifference
+
 __all__ = ["balancing_scales", "parameter_groups", "scaled_kernel"]
 
 
@@ -50,10 +52,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for ``torch.optim.SGD`` that train with the scaled kernel.
 
-    ``model`` is the network or a linearized one whose parameters carry the same names; the
-    learning rate of a layer is ``lr * s_l^2``.
+    ``model`` is the network, or a linearized one (`tangent.linearize`), whose displacements go by
+    the names of the network's parameters; the learning rate of a layer is ``lr * s_l^2``.
+    Parameters with ``requires_grad=False`` are in no group, and may be missing from ``scales``.
     """
-    named = dict(model.named_parameters())
+    moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if isinstance(model, ScaledDifference):
+        moving = dict(zip(model.names, model.delta, strict=True))
+        fixed = set(dict(model.network.named_parameters())) - set(moving)
+    else:
+        fixed = set(dict(model.named_parameters())) - set(moving)
+    named, scales = moving, {n: s for n, s in scales.items() if n not in fixed}
     _check_names(named, scales)
     return [{"params": [p], "lr": lr * scales[name] ** 2} for name, p in named.items()]
 

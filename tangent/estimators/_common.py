@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from tangent.batches import Inputs
 from tangent.nets import network
+from tangent.statistics import column_statistics
 
 __all__ = [
     "INPUT_DTYPES",
     "built_network",
+    "built_networks",
     "flat_rows",
     "normalization",
     "normalized_inputs",
@@ -89,13 +92,8 @@ def normalization(X: np.ndarray, shape: tuple[int, ...], normalize: bool) -> tup
     by = (shape[0], 1, 1) if len(shape) == 3 else shape
     if not normalize:
         return np.zeros(by), np.ones(by)
-    axes = (0, 2) if len(shape) == 3 else (0,)
-    grouped = X.reshape(len(X), shape[0], -1) if len(shape) == 3 else X
-    mean = grouped.mean(axis=axes, dtype=np.float64)
-    scale = grouped.std(axis=axes, dtype=np.float64)
-    # A constant feature, up to the rounding of its mean, has nothing to scale.
-    constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
-    scale = np.where(constant | (scale == 0), 1.0, scale)
+    channels = shape[0] if len(shape) == 3 else None
+    mean, scale = column_statistics(X.reshape(len(X), -1), np.ones(len(X)), channels)
     return mean.reshape(by), scale.reshape(by)
 
 
@@ -107,8 +105,12 @@ def normalized_inputs(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Inputs:
-    """Return the rows of ``X`` as inputs of ``shape`` on the device, normalized batch by batch."""
-    work = torch.float64 if dtype == torch.float64 else torch.float32
+    """Return the rows of ``X`` as inputs of ``shape`` on the device, normalized batch by batch.
+
+    Rows in float64 are centred in float64, whatever the ``dtype`` of the batches.
+    """
+    wide = dtype == torch.float64 or X.dtype == np.float64
+    work = torch.float64 if wide else torch.float32
     X = np.ascontiguousarray(X)
     # torch does not take read-only memory: a memory map is copied, an array is shared.
     x = torch.from_numpy(X if X.flags.writeable else X.copy()).reshape(len(X), *shape).to(device)
@@ -133,6 +135,56 @@ def built_network(
     A factory is called as ``model(input_shape, n_outputs, generator)``; a module is copied, and
     ``width`` and ``gain`` do not concern either.
     """
+    (built,) = built_networks(model, 1, shape, k, width=width, gain=gain, generator=generator)
+    return built
+
+
+def built_networks(
+    model: Model,
+    count: int,
+    shape: tuple[int, ...],
+    k: int,
+    *,
+    width: float,
+    gain: float | None,
+    generator: torch.Generator,
+) -> list[nn.Module]:
+    """Return so many networks, built as `built_network` does, one after the other."""
+    with _global_state_kept(generator):
+        return [
+            _built(model, shape, k, width=width, gain=gain, generator=generator)
+            for _ in range(count)
+        ]
+
+
+@contextmanager
+def _global_state_kept(generator: torch.Generator) -> Iterator[None]:
+    """Leave torch's global generator as it is, and seed it within from ``generator``.
+
+    Layers draw their default weights from it, to be overwritten or not: the same ``random_state``
+    then gives the same weights also where a factory does not use its generator.
+    """
+    before = torch.default_generator.get_state()
+    drawn = torch.Generator()
+    drawn.set_state(generator.get_state())
+    # on the CPU whatever device the caller builds on ("meta", to count the memory)
+    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+
+
+def _built(
+    model: Model,
+    shape: tuple[int, ...],
+    k: int,
+    *,
+    width: float,
+    gain: float | None,
+    generator: torch.Generator,
+) -> nn.Module:
     if isinstance(model, str):
         return network(model, shape, k, width=width, gain=gain, generator=generator)
     if isinstance(model, nn.Module):

@@ -92,7 +92,8 @@ def dual_fit(
         coefficients, _, loo, *_ = decomposed.fit(
             target, gain, 1 - lam * gain, eliminated=eliminated
         )
-    loo = loo / root[:, None]
+    # Without the only row there is no fit: the constant is what is left.
+    loo = torch.zeros_like(target) if len(target) == 1 and intercept else loo / root[:, None]
     coefficients = root[:, None] * coefficients
     top, bottom = decomposed.eigenvalues[0], decomposed.eigenvalues[-1].clamp(min=0)
     shift = ridge * unit

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tangent._system import check_memory
-from tangent.estimators._common import built_network
+from tangent.estimators._common import built_networks
 from tangent.kernel import tangent_kernel
+from tangent.outputs import output_count
 
 __all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype", "members"]
 
@@ -50,7 +51,7 @@ class EnsembleKernel:
             )
             assert isinstance(kernel, Tensor)
             if self.outputs == "trace":
-                kernel = kernel / _output_count(network, x1[:1].to(device, self.dtype))
+                kernel = kernel / output_count(network, x1[:1].to(device, self.dtype))
             network.to("cpu")
             total = kernel.cpu() if total is None else total.add_(kernel.cpu())
         assert total is not None
@@ -68,14 +69,6 @@ class EnsembleKernel:
             yield part, self(x1[part], x2, device)
 
 
-def _output_count(network: nn.Module, x: Tensor) -> int:
-    with torch.no_grad():
-        training = network.training
-        count = network.eval()(x).numel()
-        network.train(training)
-    return count
-
-
 def members(
     model: Model,
     count: int,
@@ -89,10 +82,7 @@ def members(
     """Return ``count`` independent initializations; a module passed in has only one."""
     if isinstance(model, nn.Module):
         count = 1
-    return [
-        built_network(model, shape, k, width=width, gain=gain, generator=generator)
-        for _ in range(count)
-    ]
+    return built_networks(model, count, shape, k, width=width, gain=gain, generator=generator)
 
 
 def check_kernel_memory(n: int, k: int | None) -> None:

@@ -36,6 +36,8 @@ from tangent.lazy import LazySettings, outputs, stability_of_activations, train
 from tangent.learning_rate import stability_edge
 from tangent.losses import Loss
 from tangent.memory import training_memory
+from tangent.modes import ordinary_mode
+from tangent.outputs import output_shape
 
 __all__ = ["Lazy"]
 
@@ -85,7 +87,8 @@ class Lazy(BaseEstimator):
         if isinstance(self.model, str):  # before its weights are allocated
             with torch.device("meta"):
                 self._check_memory(self._built(k, torch.Generator()).to(dtype), device)
-        model = self._built(k, generator).to(dtype)
+        # Evaluation mode: batch norm by its running statistics, no dropout.
+        model = self._built(k, generator).to(dtype).eval()
         if not isinstance(self.model, str):
             self._check_memory(model, device)
         module = _scaled(self.parametrization, model, self.alpha).to(device)
@@ -204,11 +207,10 @@ class Lazy(BaseEstimator):
             )
 
     def _check_outputs(self, module: Scaled, inputs: Inputs, k: int) -> None:
-        with torch.no_grad():
-            shape = tuple(module.network(inputs.batch(slice(0, 1))).shape)
-        if shape != (1, k):
+        shape = output_shape(module.network, inputs.batch(slice(0, 1)))
+        if shape != (2, k):
             raise ValueError(
-                f"model must return (n, {k}) outputs for this problem; got {shape} for one input"
+                f"model must return (n, {k}) outputs for this problem; got {shape} for two inputs"
             )
 
     def _inputs(self, X: np.ndarray, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -233,6 +235,7 @@ class Lazy(BaseEstimator):
         finally:
             self.module_.cpu()
 
+    @ordinary_mode
     def stability_of_activations(self, X) -> dict[str, float]:
         """Fraction of gate decisions on ``X`` that training left as at initialization.
 

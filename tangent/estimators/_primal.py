@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent._system import available_bytes
 from tangent.conjugate import Iteration, conjugate_gradients
 from tangent.estimators._dual import DualFit
 from tangent.estimators._ensemble import EnsembleKernel
@@ -16,6 +17,7 @@ from tangent.products import KernelProduct
 
 __all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
 
+_PASSES = 16  # of one product from which on the kernel is formed where it fits
 _SUBSET = 2000  # rows of the exact problem on which ridge and temperature are chosen
 
 
@@ -72,7 +74,11 @@ def primal_fit(
         for network in kernel.networks
     ]
     n, width = len(x), products[0].width
-    divisor = len(products) * (products[0].k if kernel.outputs == "trace" else 1)
+    passes = products[0].k if kernel.outputs == "trace" else 1  # a column and product
+    divisor = len(products) * passes
+    matrix = None
+    if kernel.outputs != "full" and _cheaper_formed(n, y.shape[1] * passes):
+        matrix = kernel(x, device=device)
     shares = weights / weights.sum()
     root = weights.sqrt()
     constant = shares @ y if intercept else torch.zeros(y.shape[1]).to(y)
@@ -88,6 +94,8 @@ def primal_fit(
         return u.reshape(v.shape)
 
     def plain(v: Tensor) -> Tensor:
+        if matrix is not None:
+            return matrix @ v
         total = products[0](v)
         for product in products[1:]:
             total = total + product(v)
@@ -113,13 +121,14 @@ def primal_fit(
         preconditioner=preconditioner,
         tolerance=tolerance,
         max_iterations=max_iterations,
+        method="block" if target.shape[1] > 1 else "columns",
     )
     coefficients = raw(solved.coefficients)
     if intercept:
         moved = by_input(plain(coefficients))
         constant = constant - torch.tensordot(shares, moved, dims=1).reshape(-1)
     displacements = None
-    if kernel.outputs != "trace":
+    if kernel.outputs != "trace" and matrix is None:
         displacements = [
             [
                 {name: d.cpu() / len(products) for name, d in product.displacement(c).items()}
@@ -140,6 +149,14 @@ def primal_fit(
         solved.log,
         displacements,
     )
+
+
+def _cheaper_formed(n: int, passes: int) -> bool:
+    """Whether to hold the kernel: it fits, and one product would take many passes over the data.
+
+    To form it takes as many passes as there are outputs, once for all columns and iterations.
+    """
+    return passes > _PASSES and 4 * 8 * n**2 < available_bytes()
 
 
 def _condition_number(preconditioner: NystromPreconditioner | None) -> float:

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from tangent.statistics import column_statistics
+
 __all__ = ["merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
 
 
@@ -58,17 +60,10 @@ def weighted_normalization(
     X: np.ndarray, weights: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and scale by feature, or by channel of images, repeated for every feature."""
-    share = weights / weights.sum()
-    mean = share @ X.astype(np.float64)
-    if len(shape) == 3:
-        mean = np.repeat(mean.reshape(shape[0], -1).mean(1), X.shape[1] // shape[0])
-    variance = share @ (X - mean) ** 2
-    if len(shape) == 3:
-        variance = np.repeat(variance.reshape(shape[0], -1).mean(1), X.shape[1] // shape[0])
-    scale = np.sqrt(variance)
-    # A constant feature, up to the rounding of its mean, has nothing to scale.
-    constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
-    return mean, np.where(constant, 1.0, scale)
+    channels = shape[0] if len(shape) == 3 else None
+    mean, scale = column_statistics(X, weights, channels)
+    pixels = X.shape[1] // len(mean)
+    return np.repeat(mean, pixels), np.repeat(scale, pixels)
 
 
 def row_tensor(

@@ -24,12 +24,15 @@ from tangent.estimators._ensemble import (
 )
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
+from tangent.nets.designed import with_images
+from tangent.outputs import output_shape
 
 __all__ = ["FLOATS", "TangentModel"]
 
 FLOATS = [np.float64, np.float32]
 _EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
 _BATCH = 256  # inputs of one Jacobian-vector product
+_OUTPUTS = 16  # of a network whose outputs are averaged: more cost time and say little
 _GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
 
 
@@ -128,7 +131,7 @@ class TangentModel(BaseEstimator):
             model,
             self.n_ensemble,
             self.input_shape_,
-            k,
+            min(k, _OUTPUTS) if self.outputs in ("trace", "pseudo") else k,
             width=self.width,
             gain=self.gain,
             generator=generator,
@@ -147,8 +150,8 @@ class TangentModel(BaseEstimator):
         if isinstance(self.model, list | tuple):
             if not self.model:
                 raise ValueError("model must hold at least one network to choose from; got none")
-            return list(self.model)
-        return [self.model]
+            return [with_images(model, self.inputs_) for model in self.model]
+        return [with_images(self.model, self.inputs_)]
 
     def _full(self, k: int) -> bool:
         return self.outputs == "full" and k > 1
@@ -194,10 +197,9 @@ class TangentModel(BaseEstimator):
 
 
 def _check_output_count(network: nn.Module, shape: tuple[int, ...], k: int, dtype) -> None:
-    with torch.no_grad():
-        got = tuple(network(torch.zeros(1, *shape, dtype=dtype)).shape)
-    if got != (1, k):
+    got = output_shape(network, torch.zeros(1, *shape, dtype=dtype))
+    if got != (2, k):
         raise ValueError(
             f"model must return (n, {k}) outputs for this problem with outputs='full'; got {got} "
-            "for one input; outputs='trace' takes any number"
+            "for two inputs; outputs='trace' takes any number"
         )

@@ -12,6 +12,7 @@ from tangent.estimators._common import flat_rows, row_shape, torch_device
 from tangent.estimators._ensemble import feature_dtype, members
 from tangent.estimators._rows import row_tensor, weighted_normalization
 from tangent.features import tangent_features
+from tangent.modes import ordinary_mode
 
 __all__ = ["TangentFeatures"]
 
@@ -100,11 +101,13 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.dtype = dtype
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y=None):
         """Draw the network and learn the means; ``y`` is ignored. Returns self."""
         self.fit_transform(X)
         return self
 
+    @ordinary_mode
     def fit_transform(self, X, y=None, **params):
         """Fit, and return the features of X, of shape (n, n_components), at the price of one."""
         X = validate_data(self, flat_rows(X), dtype=[np.float64, np.float32])
@@ -136,6 +139,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._n_features_out = features.shape[1]
         return (features - self.feature_mean_).astype(X.dtype)
 
+    @ordinary_mode
     def transform(self, X):
         """Return the features of X, of shape (n, n_components), in the dtype of X."""
         check_is_fitted(self)

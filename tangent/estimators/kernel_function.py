@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_array
 
 from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
 from tangent.estimators._ensemble import EnsembleKernel, members
+from tangent.modes import ordinary_mode
 
 __all__ = ["TangentKernel"]
 
@@ -82,6 +83,7 @@ class TangentKernel(Kernel):
         self.dtype = dtype
         self.random_state = random_state
 
+    @ordinary_mode
     def __call__(self, X, Y=None, eval_gradient=False):
         """Return the kernel of the rows of X with those of Y (X if None).
 
@@ -117,6 +119,7 @@ class TangentKernel(Kernel):
             matrix = matrix / np.outer(_positive(left), _positive(right))
         return (matrix, np.empty((*matrix.shape, 0))) if eval_gradient else matrix
 
+    @ordinary_mode
     def diag(self, X):
         """Return the kernel of every row with itself: ones, unless ``scale`` is None."""
         x = self._rows(X)

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tangent.estimators._common import flat_rows
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
+from tangent.modes import ordinary_mode
 
 __all__ = ["TangentKernelRegressor"]
 
@@ -23,13 +24,15 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
     Parameters
     ----------
     model : str, nn.Module, callable or list of these, default="auto"
-        "vgg11", "resnet18", "mlp", a module (its present weights are those of the kernel), or a
-        factory ``(input_shape, n_outputs, generator) -> nn.Module``. Of several the one with the
-        least leave-one-out error is taken; "auto" stands for a few perceptrons for rows of
-        numbers, and for VGG-11 with average pooling for images.
+        "vgg11", "resnet18", "mlp", "designed_cnn" (built from the images of X), a module (its
+        present weights are those of the kernel), or a factory
+        ``(input_shape, n_outputs, generator) -> nn.Module``. Of several the one with the least
+        leave-one-out error is taken; "auto" stands for a few perceptrons for rows of numbers,
+        and for VGG-11 with average pooling for images.
     outputs : {"trace", "pseudo", "full"} or int, default="trace"
-        The kernel that all targets share: mean over the network's outputs, that of their sum, or
-        of one of them; or "full", in which targets interact, of size (n k) x (n k).
+        The kernel that all targets share: mean over the network's outputs, that of their sum (of
+        networks by name or factory at most sixteen outputs are made for either), or of one of
+        them; or "full", in which targets interact, of size (n k) x (n k).
     ridge : float, sequence of float or "loo", default="loo"
         In units of the kernel's mean diagonal entry; of several, and of a grid from 1e-6 to 10
         for "loo", the one with the least leave-one-out error.
@@ -37,8 +40,10 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         Stop gradient flow at this time instead of adding a ridge. That of the flow on half the
         mean squared error with the kernel divided by its mean diagonal entry.
     solver : {"auto", "exact", "cg"}, default="auto"
-        One eigendecomposition, or conjugate gradients on Jacobian-vector products that never
-        form the kernel (ridge chosen on a subset). "auto" is exact up to 8000 rows.
+        One eigendecomposition, or conjugate gradients (ridge chosen on a subset), on
+        Jacobian-vector products that never form the kernel; where there are many targets and the
+        kernel shared by them fits in a quarter of the memory, it is cheaper to form, and is.
+        "auto" is exact up to 8000 rows.
     width : float, default=1.0
         Multiplies hidden units or channels of the networks given by name.
     gain : float, optional
@@ -134,6 +139,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         self.dtype = dtype
         self.random_state = random_state
 
+    @ordinary_mode
     def fit(self, X, y, sample_weight=None):
         """Fit; an earlier fit is forgotten.
 
@@ -170,6 +176,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
             self.loo_prediction_ = self._in_units(self.fit_.leave_one_out.numpy())
         return self
 
+    @ordinary_mode
     def predict(self, X, return_std=False):
         """Predicted targets, of the shape that ``fit`` saw and the dtype of X.
 

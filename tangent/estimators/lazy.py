@@ -15,6 +15,7 @@ from torch import Tensor
 from tangent.estimators._common import INPUT_DTYPES, flat_rows
 from tangent.estimators._lazy import Lazy
 from tangent.losses import loss_named
+from tangent.modes import ordinary_mode
 
 __all__ = ["LazyClassifier", "LazyRegressor"]
 
@@ -29,7 +30,8 @@ class LazyClassifier(ClassifierMixin, Lazy):
     ----------
     model : str, nn.Module or callable, default="mlp"
         "vgg11", "resnet18", "mlp", a module (copied; its present weights are w0), or a factory
-        ``(input_shape, n_outputs, generator) -> nn.Module``.
+        ``(input_shape, n_outputs, generator) -> nn.Module``. In evaluation mode: batch norm by its
+        running statistics, no dropout.
     alpha : float, default=math.inf
         Scale of the model, positive. At 1 the network trains as usual (but centred), from about
         1e4 on it is lazy.
@@ -163,6 +165,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
         self.checkpoint = checkpoint
         self.verbose = verbose
 
+    @ordinary_mode
     def fit(self, X, y):
         """Train from initialization; an earlier fit is forgotten.
 
@@ -193,17 +196,20 @@ class LazyClassifier(ClassifierMixin, Lazy):
         self._fit(X, k, loss, targets)
         return self
 
+    @ordinary_mode
     def decision_function(self, X) -> np.ndarray:
         """Scaled, centred outputs: shape (n, k), or (n,) for two classes (their difference)."""
         scores = self._outputs(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
+    @ordinary_mode
     def predict(self, X) -> np.ndarray:
         """Class of the largest output, in the labels that ``fit`` saw; shape (n,)."""
         scores = self._outputs(X)
         return self.classes_[scores.argmax(axis=1)]
 
     @available_if(lambda self: self.loss == "cross_entropy")
+    @ordinary_mode
     def predict_proba(self, X) -> np.ndarray:
         """Softmax of the outputs; shape (n, k), rows sum to 1. Only with cross entropy."""
         return torch.softmax(torch.from_numpy(self._outputs(X)), dim=1).numpy()
@@ -269,6 +275,7 @@ class LazyRegressor(RegressorMixin, Lazy):
         self.checkpoint = checkpoint
         self.verbose = verbose
 
+    @ordinary_mode
     def fit(self, X, y):
         """Train from initialization; y has shape (n,) or (n, k). Returns self."""
         X, y = validate_data(
@@ -283,6 +290,7 @@ class LazyRegressor(RegressorMixin, Lazy):
         self._fit(X, rows.shape[1], loss_named("square"), standardized.to)
         return self
 
+    @ordinary_mode
     def predict(self, X) -> np.ndarray:
         """Predicted targets, of the shape that ``fit`` saw."""
         predicted = self._outputs(X) * self.y_scale_ + self.y_mean_

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tangent.kernel import tangent_kernel
-from tangent.laziness.lanczos import Spectrum, lanczos, whole_spectrum
+from tangent.lanczos import lanczos, ritz_values, upper_bound
 from tangent.laziness.operators import NormalizedKernel
 from tangent.laziness.second import SecondNorm, second_norm
+from tangent.laziness.spectrum import SpectrumHead, whole_spectrum
 from tangent.laziness.trainings import Trained, short_training
 from tangent.laziness.words import text, verdict
 
@@ -53,7 +54,7 @@ class LazinessReport:
         Equation (1) of Chizat et al. 2019 for the network as it is and for h - h(w0).
     lazy_alpha : float
         Scale of the centred network at which its kappa is 0.1.
-    spectrum : Spectrum
+    spectrum : SpectrumHead
         Head of the spectrum, trace and effective rank.
     stable_lr : float
         Largest stable step of gradient descent on the mean over the inputs of half the squared
@@ -83,7 +84,7 @@ class LazinessReport:
     kappa: float
     kappa_centred: float
     lazy_alpha: float
-    spectrum: Spectrum
+    spectrum: SpectrumHead
     stable_lr: float
     alignment: float
     alignment_error: float
@@ -196,7 +197,7 @@ def laziness(
     if alphas is None:
         alphas = (1.0, max(10.0, 10.0 ** math.ceil(math.log10(lazy_alpha))))
     # half the stable rate of the mean of squares over inputs and outputs
-    lr = 0.5 * k / (largest + float(spectrum.errors[0]))
+    lr = 0.5 * k / spectrum.upper
     trainings = short_training(
         model,
         x,
@@ -224,7 +225,7 @@ def laziness(
         kappa_centred=centred,
         lazy_alpha=lazy_alpha,
         spectrum=spectrum,
-        stable_lr=2 / (largest + float(spectrum.errors[0])),
+        stable_lr=2 / spectrum.upper,
         alignment=alignment,
         alignment_error=alignment_error,
         trainings=trainings,
@@ -281,7 +282,7 @@ def _spectrum(
     products: int,
     probes: int,
     generator: torch.Generator,
-) -> tuple[Spectrum, float, float]:
+) -> tuple[SpectrumHead, float, float]:
     """Head of the spectrum, and the alignment of the kernel with the centred targets."""
     q = kernel.size
     parameters = sum(p.numel() for p in model.parameters())
@@ -291,7 +292,9 @@ def _spectrum(
         whole = tangent_kernel(model, x).reshape(q, q).double().cpu() / n
         columns = _centred(_centred(whole, k).T, k)
         return whole_spectrum(whole), _aligned(columns @ y, y, k, float(columns.norm())), 0.0
-    values, errors = lanczos(kernel, q, products, generator)
+    start = torch.randn(q, generator=generator, dtype=torch.float64)
+    *_, (diagonal, beside) = lanczos(kernel, start, products)
+    values, errors = ritz_values(diagonal, beside)
     squares, traces = [], []
     for _ in range(max(probes, 2)):
         z = torch.randint(0, 2, (q,), generator=generator).double() * 2 - 1
@@ -299,7 +302,8 @@ def _spectrum(
         traces.append(float(z @ kernel(z)))
     square, error = _mean_and_error(squares)
     trace, trace_error = _mean_and_error(traces)
-    head = Spectrum(values, errors, trace, trace_error, False)
+    upper = upper_bound(diagonal, beside, q)
+    head = SpectrumHead(values, errors, upper, trace, trace_error, False)
     image = kernel(_centred(y, k))
     aligned = _aligned(image, y, k, math.sqrt(square))
     return head, aligned, aligned * error / (2 * square)

@@ -42,6 +42,11 @@ def network(
     ValueError
         If the name is unknown (with the names there are) or the shape does not fit.
     """
+    if name == "designed_cnn":
+        raise ValueError(
+            "model 'designed_cnn' is built from images: call tangent.nets.designed_cnn(images), "
+            "or give its name to TangentKernelClassifier or TangentKernelRegressor"
+        )
     one_of("model", name, ("vgg11", "resnet18", "mlp"))
     options: dict[str, Any] = {} if gain is None else {"gain": gain}
     if name == "mlp":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -207,3 +208,41 @@ def test_kernels_equal_those_of_neural_tangents():
         found = convolutional_kernels(a, b, depth=depth, weight_variance=1.7, bias_variance=0.3)
         np.testing.assert_allclose(found.nngp, expected.nngp, rtol=1e-6)
         np.testing.assert_allclose(found.ntk, expected.ntk, rtol=1e-6)
+
+
+def exact_kernels(x, y, depth, weight_variance, bias_variance):
+    """The recursion of the closed form in fifty digits."""
+    with mpmath.workdps(50):
+        w, b, d = mpmath.mpf(weight_variance), mpmath.mpf(bias_variance), len(x)
+        x, y = ([mpmath.mpf(float(v)) for v in vector] for vector in (x, y))
+        k, p, q = (
+            w * sum(u * v for u, v in zip(*pair, strict=True)) / d + b
+            for pair in ((x, y), (x, x), (y, y))
+        )
+        tangent = k
+        for _ in range(depth):
+            root = mpmath.sqrt(p * q)
+            cosine = max(min(k / root, mpmath.mpf(1)), mpmath.mpf(-1)) if root else mpmath.mpf(0)
+            angle = mpmath.acos(cosine)
+            rest = mpmath.pi - angle
+            k = w * root * (mpmath.sin(angle) + rest * cosine) / (2 * mpmath.pi) + b
+            tangent = k + w * rest / (2 * mpmath.pi) * tangent
+            p, q = w * p / 2 + b, w * q / 2 + b
+        return float(k), float(tangent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias_variance", [0.0, 0.3])
+@pytest.mark.parametrize("unit", [1.0, 1e-17, 1e17])
+def test_kernels_have_all_digits_near_the_diagonal_and_in_any_unit(dtype, bias_variance, unit):
+    base = normal(2, 6)
+    near = [base * (1 + 1e-7), base + 1e-4 * normal(2, 6, seed=1), base + 1e-9 * normal(2, 6)]
+    x = unit * torch.cat([base, *near, -base, -near[2], 2 * base, torch.zeros(1, 6)]).to(dtype)
+    found = mlp_kernels(x, depth=5, weight_variance=2.0, bias_variance=bias_variance)
+    expected = [[exact_kernels(a, b, 5, 2.0, bias_variance) for b in x] for a in x]
+    for kernel, right in zip(
+        found, torch.tensor(expected, dtype=torch.float64).unbind(-1), strict=True
+    ):
+        assert torch.equal(kernel, kernel.T)
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(kernel.double(), right, rtol=8 * eps, atol=1e-44)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from tangent.centring import CentredModel, KernelCentring, centred_product, mean_tangent_features
+from tangent.difference import linearize
 from tests.tangent.kernels import features, full, perceptron, problem, trace
 
 close = torch.testing.assert_close
@@ -82,3 +83,26 @@ def test_centring_lowers_the_top_eigenvalue_of_a_relu_network(generator):
     centred = KernelCentring.fit(kernel).train(kernel)
     top = torch.linalg.eigvalsh(kernel)[-1]
     assert torch.linalg.eigvalsh(centred)[-1] < top / 10
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_linearized_network_is_centred_in_what_is_trainable(frozen, generator):
+    model = perceptron(generator)
+    x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    if frozen:
+        next(model.parameters()).requires_grad_(False)
+    linear = linearize(model)
+    centred = CentredModel(linear, mean_tangent_features(model, x.split(4)))
+    with torch.no_grad():
+        for delta in linear.delta:
+            delta.normal_(generator=generator)
+    expected = linear(x)
+    torch.testing.assert_close(centred(x), expected - expected.mean(0))
+    loss = centred(x).square().sum()
+    assert len(torch.autograd.grad(loss, list(linear.delta))) == len(linear.delta)
+
+
+def test_mean_features_of_a_network_that_cannot_move_are_refused(generator):
+    model = perceptron(generator).requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter with requires_grad=True"):
+        mean_tangent_features(model, [torch.zeros(2, 3, dtype=torch.float64)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -195,3 +196,20 @@ def test_what_does_not_fit_is_named(generator, data, rows, labels, message):
 def test_class_numbers_out_of_range_are_named(generator, data):
     with pytest.raises(ValueError, match="class numbers from 0 to 2; got numbers from 0 to 7"):
         report(tanh_net(generator, outputs=3), data[0], torch.tensor([0, 1, 2, 7, 0, 0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_give_the_report_of_their_tensors(generator, data, dtype):
+    net, rows = tanh_net(generator, outputs=3), data[0].numpy().astype(dtype)
+    for y in (np.array([0, 1, 2, 0, 1, 2]), np.eye(3)[[0, 1, 2, 0, 1, 2]]):
+        found = report(net, rows, y, steps=3, generator=torch.Generator().manual_seed(0))
+        expected = report(
+            net,
+            torch.from_numpy(rows),
+            torch.from_numpy(y),
+            steps=3,
+            generator=torch.Generator().manual_seed(0),
+        )
+        assert found.as_dict() == expected.as_dict()
+    with pytest.raises(ValueError, match=r"y must hold class numbers from 0 to 2"):
+        report(net, rows, np.array([[0], [1], [2], [0], [1], [2]]))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
+from tangent.features import tangent_features
 from tangent.kernel import tangent_kernel
 from tangent.nets import resnet18, vgg11
 from tests.tangent.models import example
@@ -161,3 +162,35 @@ def test_the_recipe_of_torch_func_gives_the_same(case):
         for a, b in zip(j1.values(), j2.values(), strict=True)
     )
     torch.testing.assert_close(tangent_kernel(model, x1, x2), recipe)
+
+
+@pytest.mark.parametrize("k", [3, 6, 7])
+def test_pseudo_kernels_are_exact_in_float64(k):
+    model = torch.nn.Linear(4, k).double()
+    x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    phi = tangent_features(model, x).sum(1) / k**0.5
+    found = tangent_kernel(model, x, outputs="pseudo")
+    torch.testing.assert_close(found, phi @ phi.T, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("outputs", ["full", "trace", "pseudo", 0])
+def test_kernels_of_float16_weights_do_not_end_at_65504(outputs):
+    model = torch.nn.Linear(4, 2).half()
+    x = 300 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).half()
+    found = tangent_kernel(model, x, outputs=outputs)
+    expected = tangent_kernel(model.double(), x, outputs=outputs)
+    assert float(expected.abs().max()) > 2e5
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1.0)
+
+
+def test_a_kernel_beyond_its_dtype_is_refused():
+    model = torch.nn.Linear(4, 2).half()
+    x = torch.full((3, 4), 300.0).half()
+    with pytest.raises(ValueError, match=r"in float16, which ends at 6.55e\+04, it has infinite"):
+        tangent_kernel(model, x, outputs="trace", dtype=torch.float16)
+    with pytest.raises(ValueError, match="the kernel must be finite; in float32"):
+        tangent_kernel(model.float(), 1e19 * x.float())
+    two = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 1)).half()
+    two[1].weight.data.fill_(3e4)
+    with pytest.raises(ValueError, match=r"gradients of 0.weight exceed float16"):
+        tangent_features(two, x)

@@ -22,6 +22,7 @@ from tangent.estimators.kernel_classifier import TangentKernelClassifier
 from tangent.estimators.kernel_function import TangentKernel
 from tangent.estimators.kernel_regressor import TangentKernelRegressor
 from tangent.flow import training_path
+from tangent.products import KernelProduct
 from tangent.spectrum import spectrum
 from tests.tangent.kernels import features, trace
 
@@ -421,3 +422,82 @@ def test_auto_solver_takes_conjugate_gradients_where_the_kernel_does_not_fit(iri
     model = small_classifier(ridge=0.1, rank=10).fit(*iris)
     assert model.solver_ == "cg"
     assert model.score(*iris) > 0.9
+
+
+def clusters(k, n, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    return rng.normal(size=(k, 10))[y] * 3 + rng.normal(size=(n, 10)), y
+
+
+def test_forty_classes_by_conjugate_gradients_take_few_products(monkeypatch):
+    X, y = clusters(40, 200)
+    products = 0
+    apply = KernelProduct.__call__
+
+    def counted(self, v):
+        nonlocal products
+        products += v.reshape(len(v), -1).shape[1] * (self.k if self.outputs == "trace" else 1)
+        return apply(self, v)
+
+    monkeypatch.setattr(KernelProduct, "__call__", counted)
+    options = {"ridge": 0.1, "loss": "square"}
+    found = small_classifier(solver="cg", tolerance=1e-10, **options).fit(X, y)
+    assert found.solver_ == "cg"
+    assert found.fit_.log[-1].residual <= 1e-10
+    assert products <= 1000
+    exact = small_classifier(solver="exact", **options).fit(X, y)
+    np.testing.assert_allclose(
+        found._outputs(X), exact._outputs(X), atol=1e-6 * np.abs(exact._outputs(X)).max()
+    )
+
+
+def test_products_and_the_formed_kernel_give_the_same(monkeypatch):
+    X, y = clusters(5, 60)
+    options = {"solver": "cg", "ridge": 0.1, "tolerance": 1e-10, "loss": "square"}
+    formed = small_classifier(**options).fit(X, y)
+    monkeypatch.setattr("tangent.estimators._primal._PASSES", 10**9)
+    products = small_classifier(**options).fit(X, y)
+    np.testing.assert_allclose(products._outputs(X), formed._outputs(X), atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes:UserWarning")
+def test_a_thousand_classes_share_sixteen_outputs():
+    X, y = clusters(1000, 1000)
+    model = small_classifier(solver="exact", ridge=0.1, loss="square").fit(X, y)
+    assert model.kernel_.networks[0](torch.zeros(1, 10).double()).shape == (1, 16)
+    assert model.predict_proba(X[:3]).shape == (3, 1000)
+
+
+ONE_ROW = {"ones": np.ones((6, 2)), "zeros": np.zeros((6, 2)), "large": np.full((6, 2), 1e10)}
+
+
+@pytest.mark.parametrize("rows", ONE_ROW)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "cg"},
+        {"loss": "square"},
+        {"loss": "cross_entropy"},
+        {"outputs": "full"},
+        {"outputs": "pseudo"},
+        {"normalize": False},
+        {"time": 1.0},
+        {"fit_intercept": False, "normalize": True},
+    ],
+    ids=str,
+)
+def test_equal_rows_are_of_the_majority_whatever_the_options(rows, options):
+    X, y = ONE_ROW[rows], np.array([0, 0, 0, 0, 1, 1])
+    model = TangentKernelClassifier(random_state=0, width=0.02, **options).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), 0)
+    proba = model.predict_proba(X)
+    assert np.isfinite(proba).all()
+    assert np.isfinite(model.loo_log_loss_)
+
+
+def test_probabilities_of_equal_rows_are_the_shares_of_the_classes():
+    model = TangentKernelClassifier(random_state=0, width=0.02, loss="square")
+    proba = model.fit(np.ones((6, 2)), [0, 0, 0, 0, 1, 1]).predict_proba(np.ones((1, 2)))
+    np.testing.assert_allclose(proba, [[2 / 3, 1 / 3]], atol=1e-6)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tangent.difference import linearize
 from tangent.features import tangent_features
 from tangent.flow import training_path
 from tangent.kernel import tangent_kernel
@@ -61,3 +62,18 @@ def test_names_that_do_not_match_are_named(model, x):
         scaled_kernel(shares, {"other": 1.0})
     with pytest.raises(ValueError, match="kernel that is not zero"):
         balancing_scales({"a": torch.zeros(2, 2)})
+
+
+def test_the_groups_of_a_linearized_network_are_those_of_the_network(model, x):
+    scales = balancing_scales(tangent_kernel(model, x, outputs="trace", per_layer=True))
+    first = next(iter(scales))
+    dict(model.named_parameters())[first].requires_grad_(False)
+    linear = linearize(model)
+    groups = parameter_groups(linear, scales, 0.1)
+    assert [g["params"][0] for g in groups] == list(linear.delta)
+    of_network = parameter_groups(model, scales, 0.1)
+    assert [g["lr"] for g in groups] == [g["lr"] for g in of_network]
+    assert [g["lr"] for g in groups] == [0.1 * scales[name] ** 2 for name in linear.names]
+    assert first not in linear.names
+    with pytest.raises(ValueError, match="scales must have one entry for each of"):
+        parameter_groups(linear, {"other": 1.0}, 0.1)

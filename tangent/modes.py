@@ -1,0 +1,51 @@
+"""torch's modes around a public call, which must make no difference to its answer.
+
+``torch.no_grad`` and ``torch.inference_mode`` are the caller's, for what the caller computes. Our
+functions differentiate inside, and what an estimator keeps has to be of use outside: within them
+gradients are on, and tensors are ordinary ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ordinary", "ordinary_mode", "ordinary_network", "ordinary_tensor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """Gradients on, inference mode off, whatever the caller's modes are."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def ordinary_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Return ``function``, made to run within `ordinary`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ordinary():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def ordinary_tensor(x: Tensor) -> Tensor:
+    """Return ``x``, or a copy of it where it was made in inference mode (autograd refuses it)."""
+    return x.clone() if x.is_inference() else x
+
+
+def ordinary_network(model: nn.Module) -> nn.Module:
+    """Return ``model``, or a copy of it where some of its tensors were made in inference mode."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model) if any(t.is_inference() for t in tensors) else model
