@@ -73,7 +73,7 @@ def tangent_features(
     Raises
     ------
     TypeError
-        If the model returns something else than a tensor.
+        If the model returns no tensor, or several and none of them named logits.
     ValueError
         If an argument breaks its rule, or the model returns no row for each input.
     """

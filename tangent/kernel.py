@@ -118,7 +118,7 @@ def tangent_kernel(
     Raises
     ------
     TypeError
-        If the model returns something else than a tensor.
+        If the model returns no tensor, or several and none of them named logits.
     ValueError
         If an argument breaks its rule, the model returns no row for each input, or the kernel is
         not finite: its entries exceed the range of its dtype, or the gradients are NaN.
@@ -147,16 +147,8 @@ def tangent_kernel(
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
     if per_layer:
         shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
-        return {name: _shaped(_held(share), outputs) for name, share in shares.items()}
-    total = _assembled(engine, x1, x2, size, progress, distributed)[""]
-    return _shaped(_held(total), outputs)
-
-
-def _held(total: Tensor) -> Tensor:
-    """The kernel, unless float16 cannot hold it."""
-    if total.dtype == torch.float16 and not bool(total.isfinite().all()):
-        raise ValueError("the kernel has entries beyond float16's 65504; pass dtype=torch.float32")
-    return total
+        return {name: _shaped(share, outputs) for name, share in shares.items()}
+    return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:

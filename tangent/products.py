@@ -18,6 +18,7 @@ from tangent.capture import evaluated_copy, unwrapped
 from tangent.difference.interpreter import ScaledDifference, sharing
 from tangent.engine.functional import check_inputs
 from tangent.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.outputs import output_count
 
 __all__ = ["KernelProduct"]
 
@@ -74,8 +75,7 @@ class KernelProduct:
         self._linear: ScaledDifference | None = None
         self.outputs, self.batch_size = outputs, batch_size
         self.group = dist.group.WORLD if isinstance(group, str) else group
-        with torch.inference_mode(False), torch.no_grad():
-            self.k = self._linearized().pair(self.x[:1], delta=()).base.numel()
+        self.k = output_count(model, self.x)
         self.width = self.k if outputs == "full" else 1
         self.start, self.rows = 0, len(self.x) * self.width
         if self.group is not None:

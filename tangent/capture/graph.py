@@ -139,3 +139,27 @@ def positions(shape: tuple, stride: tuple, offset: int, device: torch.device) ->
         line = torch.arange(size, device=device) * step
         where = where + line.view(-1, *(1,) * (len(shape) - axis - 1))
     return where
+
+
+def apart(one: tuple, two: tuple, root: tuple) -> bool:
+    """Whether two views of a storage have no entry in common, as far as can be said at once."""
+    boxes = [_box(view, root) for view in (one, two)]
+    if boxes[0] is None or boxes[1] is None:
+        return False
+    return any(a + n <= b or b + m <= a for (a, n), (b, m) in zip(boxes[0], boxes[1], strict=True))
+
+
+def _box(view: tuple, root: tuple) -> list[tuple[int, int]] | None:
+    """First position and length along every axis of the root; None for other views."""
+    shape, stride, offset, dtype = view
+    whole, steps, start, kind = root
+    if stride != steps or dtype != kind or min(steps, default=1) < 1:
+        return None
+    offset -= start
+    found = {}
+    for axis in sorted(range(len(steps)), key=lambda i: -steps[i]):
+        first, offset = divmod(offset, steps[axis])
+        if first + shape[axis] > whole[axis]:
+            return None
+        found[axis] = (first, shape[axis])
+    return None if offset else [found[axis] for axis in range(len(steps))]

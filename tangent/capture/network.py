@@ -23,7 +23,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+            model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
 
@@ -41,7 +41,7 @@ def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None
     memo: dict[int, Any] = {}
     taken: set[int] = set()
     for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedTensorMixin):
+        if isinstance(p, nn.parameter.UninitializedParameter):
             raise ValueError(
                 f"parameter {name!r} has no shape yet; call the model once before it is looked at"
             )

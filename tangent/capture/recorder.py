@@ -23,6 +23,7 @@ from tangent.capture.graph import (
     Call,
     Custom,
     Value,
+    apart,
     geometry,
     operation_name,
     positions,
@@ -39,6 +40,19 @@ aten = torch.ops.aten
 _READERS = {"numpy", "tolist", "__array__"}
 # What is called where nothing wants a gradient, and what it stands for.
 _DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
+_SAME = {
+    aten.detach.default,
+    aten.alias.default,
+    aten.as_strided.default,  # read where it is used, from the memory it looks at
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+    aten.empty_like.default,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.new_empty.default,
+}
 _TURNED = {
     aten.transpose_.default: aten.transpose.int,
     aten.t_.default: aten.t.default,
@@ -131,7 +145,7 @@ class Recorder(TorchDispatchMode):
         """Positions of a view among the entries of the root, flattened."""
         shape, stride, offset, _ = memory.geometry
         spots = positions(shape, stride, offset, device).flatten()
-        wanted = positions(*where[:3], device)
+        wanted = positions(where[0], where[1], where[2], device)
         size = int(max(spots.max().item(), wanted.max().item())) + 1 if len(spots) else 1
         back = torch.zeros(size, dtype=torch.int64, device=device)
         back[spots] = torch.arange(len(spots), device=device)
@@ -153,7 +167,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
-        if func is aten.detach.default:  # the same value by another name
+        if func in _SAME:  # the same value by another name, or a constant of its shape
             return func(*args, **kwargs)
         return self._run(func, args, kwargs)
 
@@ -268,10 +282,11 @@ class Recorder(TorchDispatchMode):
                 scattered, (memory.root, index, value), {}, (memory.root, value)
             )
         memory.version += 1
-        memory.views = {
-            where: (memory.version, value),
-            memory.geometry: (memory.version, memory.root),
-        }
+        present = {where: (memory.version, value), memory.geometry: (memory.version, memory.root)}
+        for other, (version, kept) in memory.views.items():
+            if version == memory.version - 1 and apart(other, where, memory.geometry):
+                present.setdefault(other, (memory.version, kept))
+        memory.views = present
 
     # Operations with a rule of the user's own
 

@@ -130,9 +130,9 @@ class ScaledDifference(nn.Module):
         _check_mode(self.network)
         alpha = self.alpha if alpha is None else alpha
         program = self._program(inputs, keywords)
-        delta = self.delta if delta is None else delta
+        steps: Any = self.delta if delta is None else delta
         leaves = [t for t in tree_leaves((inputs, keywords)) if isinstance(t, Tensor)]
-        moved = dict(zip(self.names, delta, strict=bool(len(delta))))
+        moved = dict(zip(self.names, steps, strict=bool(len(steps))))
         with torch.inference_mode(False):
             try:
                 return program.run(
@@ -295,7 +295,9 @@ class _Program:
                 (call.args, call.kwargs),
             )
             out = executed(call.op, args, kwargs)
-            values.update(zip(call.outputs, _tensors(out), strict=True))
+            for value, t in zip(call.outputs, _tensors(out), strict=True):
+                if value is not None:
+                    values[value] = t
             for value in graph.last_use.get(position, ()):
                 values.pop(value, None)
         return values[graph.output]

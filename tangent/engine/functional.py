@@ -42,7 +42,7 @@ def selected_parameters(
     Raises
     ------
     ValueError
-        If the model has no parameters, none is asked for, or a name matches none.
+        If the model has no parameters, or a name matches none.
     """
     found = {name: p.detach() for name, p in model.named_parameters()}
     if not found:

@@ -40,8 +40,8 @@ def mistaken(
     """
     with torch.inference_mode(False), torch.enable_grad():
         twin = evaluated_copy(model, tensors).eval()
-        found = dict(twin.named_parameters())
-        leaves = {name: found[name].requires_grad_() for name in names}
+        own = dict(twin.named_parameters())
+        leaves = {name: own[name].requires_grad_() for name in names}
         output = picked(called(twin, None, (x.clone(),))).reshape(len(x), -1)
         single = outputs == "pseudo" or isinstance(outputs, int)
         weights = torch.cos(torch.arange(1 if single else output.shape[1]) + 1.0).to(output)

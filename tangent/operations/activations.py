@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,11 @@ def relu_pair(z: Pair, alpha: float) -> Pair:
 aten = torch.ops.aten
 
 
+def _bent(z: Pair, alpha: float) -> Any:
+    """Difference of max(z, 0), where z moves."""
+    return relu_pair(z, alpha).difference
+
+
 @exact(aten.relu)
 def _relu(alpha, z, *, _op=None) -> Pair:
     return relu_pair(z, alpha)
@@ -77,22 +83,22 @@ def _sign_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
 @exact(aten.leaky_relu)
 def _leaky_relu(alpha, z, slope=0.01, *, _op=None) -> Pair:
     # phi(z) = slope z + (1 - slope) relu(z)
-    bent = relu_pair(z, alpha)
-    return Pair(F.leaky_relu(z.base, slope), slope * z.difference + (1 - slope) * bent.difference)
+    bent = _bent(z, alpha)
+    return Pair(F.leaky_relu(z.base, slope), slope * z.difference + (1 - slope) * bent)
 
 
 def _negative_part(z: Pair, alpha: float) -> Pair:
     """min(z, 0) = z - relu(z)."""
     if z.difference is None:
         return Pair(z.base.clamp(max=0))
-    return Pair(z.base.clamp(max=0), z.difference - relu_pair(z, alpha).difference)
+    return Pair(z.base.clamp(max=0), z.difference - _bent(z, alpha))
 
 
 @exact(aten._prelu_kernel)
 def _prelu(alpha, z, weight, *, _op=None) -> Pair:
-    bent = multilinear(torch.mul, alpha, weight, _negative_part(z, alpha)).difference
+    bent: Any = multilinear(torch.mul, alpha, weight, _negative_part(z, alpha)).difference
     if z.difference is not None:
-        bent = bent + relu_pair(z, alpha).difference
+        bent = bent + _bent(z, alpha)
     return Pair(_op(z.base, weight.base), bent.expand_as(z.base))
 
 
@@ -100,15 +106,15 @@ def _prelu(alpha, z, weight, *, _op=None) -> Pair:
 def _abs(alpha, z, *, _op=None) -> Pair:
     if math.isinf(alpha) or not z.base.is_floating_point():
         return generic_difference(_op, alpha, (z,), {})
-    return Pair(z.base.abs(), 2 * relu_pair(z, alpha).difference - z.difference)
+    return Pair(z.base.abs(), 2 * _bent(z, alpha) - z.difference)
 
 
-def _between(z: Pair, low, high, alpha: float) -> Tensor | None:
+def _between(z: Pair, low, high, alpha: float) -> Any:
     """Difference of z clamped: relu(z - low) - relu(z - high)."""
-    parts = []
+    parts: list[Any] = []
     for at, sign in ((low, 1), (high, -1)):
         if at is not None:
-            parts.append(sign * relu_pair(Pair(z.base - at, z.difference), alpha).difference)
+            parts.append(sign * _bent(Pair(z.base - at, z.difference), alpha))
     if low is None:  # min(z, high) = z - relu(z - high)
         parts.append(z.difference)
     return sum(parts[1:], parts[0])
@@ -370,10 +376,8 @@ def _softplus_rule(alpha, z, beta=1.0, threshold=20.0, *, _op=None) -> Pair:
 @exact(aten.log_sigmoid_forward)
 def _log_sigmoid(alpha, z, *, _op=None) -> list[Pair]:
     base, buffer = _op(z.base)
-    return [
-        Pair(base, -_softplus_one(Pair(-z.base, -z.difference), alpha).difference),
-        Pair(buffer),
-    ]
+    falling: Any = _softplus_one(Pair(-z.base, -z.difference), alpha).difference
+    return [Pair(base, -falling), Pair(buffer)]
 
 
 @exact(aten.mish)
@@ -386,7 +390,7 @@ def _mish(alpha, z, *, _op=None) -> Pair:
 def _elu(alpha, z, rate=1.0, scale=1.0, input_scale=1.0, *, _op=None) -> Pair:
     below = _negative_part(z, alpha)
     below = _exp(Pair(below.base * input_scale, below.difference * input_scale), alpha)
-    v = scale * (relu_pair(z, alpha).difference + rate * below.difference)
+    v = scale * (_bent(z, alpha) + rate * below.difference)
     return Pair(_op(z.base, rate, scale, input_scale), v)
 
 
@@ -394,7 +398,7 @@ def _elu(alpha, z, rate=1.0, scale=1.0, input_scale=1.0, *, _op=None) -> Pair:
 def _celu(alpha, z, rate=1.0, *, _op=None) -> Pair:
     below = _negative_part(z, alpha)
     below = _exp(Pair(below.base / rate, below.difference / rate), alpha)
-    return Pair(_op(z.base, rate), relu_pair(z, alpha).difference + rate * below.difference)
+    return Pair(_op(z.base, rate), _bent(z, alpha) + rate * below.difference)
 
 
 @exact(aten.glu)

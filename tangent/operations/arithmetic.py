@@ -229,10 +229,10 @@ def _choice(alpha: float, x: Any, y: Any, larger: bool, op: Any) -> Pair:
     x = as_pair(x, y.base if is_pair(y) else None)
     y = as_pair(y, x.base)
     base = op(x.base, y.base)
-    gap = _sub(alpha, y, x, _op=aten.sub.Tensor)
+    gap: Any = _sub(alpha, y, x, _op=aten.sub.Tensor)
     if not larger:
         gap = Pair(-gap.base, -gap.difference)
-    bent = relu_pair(gap, alpha).difference
+    bent: Any = relu_pair(gap, alpha).difference
     moved = bent if larger else -bent
     return Pair(base, moved if x.difference is None else x.difference + moved)
 

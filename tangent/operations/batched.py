@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tangent.operations.table import entry, operation
 
-__all__ = ["Many", "is_many", "run_batched"]
+__all__ = ["Many", "elementwise", "is_many", "run_batched"]
 
 aten = torch.ops.aten
 
@@ -48,11 +48,20 @@ def run_batched(op: Any, args: tuple, kwargs: dict) -> list[Tensor]:
     out = None
     if rule is not None:
         out = rule(*args, **kwargs)
-    elif torch.Tag.pointwise in getattr(op, "tags", ()):
+    elif elementwise(op):
         out = op(*aligned(args), **kwargs)
     if out is None:
         out = mapped(op, args, kwargs)
     return [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+
+
+def elementwise(op: Any) -> bool:
+    """Whether an operation acts entry by entry."""
+    packet = getattr(op, "overloadpacket", None)
+    return torch.Tag.pointwise in getattr(op, "tags", ()) or packet in _ELEMENTWISE
+
+
+_ELEMENTWISE = {aten.hardswish, aten.hardsigmoid, aten._to_copy}
 
 
 def aligned(args: tuple) -> tuple:
@@ -161,6 +170,28 @@ def _select(x, dim, index):
 @batched(aten.slice)
 def _slice(x, dim=0, start=None, end=None, step=1):
     return aten.slice(x.t, axis(dim, x.dims), start, end, step)
+
+
+@batched(aten.unbind)
+def _unbind(x, dim=0):
+    return x.t.unbind(axis(dim, x.dims))
+
+
+@batched(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes)
+def _split(x, sizes, dim=0):
+    return x.t.split(sizes, axis(dim, x.dims))
+
+
+@batched(aten.stack)
+def _stack(tensors, dim=0):
+    n = next(len(a.t) for a in tensors if is_many(a))
+    whole = [a.t if is_many(a) else a.expand(n, *a.shape) for a in tensors]
+    return torch.stack(whole, axis(dim, whole[0].dim()))
+
+
+@batched(aten._softmax)
+def _softmax(x, dim, half=False):
+    return None if half else x.t.softmax(axis(dim, x.dims))
 
 
 @batched(aten.cat)

@@ -19,7 +19,7 @@ from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.engine.convolution import input_cotangent
-from tangent.operations.batched import aligned, axis, is_many
+from tangent.operations.batched import aligned, axis, elementwise, is_many
 from tangent.operations.table import entry, operation
 
 __all__ = ["Pull", "pulled"]
@@ -87,11 +87,11 @@ def pulled(pull: Pull) -> dict[int, Tensor]:
     if pull.complex:
         return _generic(pull)
     rule = entry(pull.op).cotangent
-    if rule is not None and pull.single:
+    if rule is not None and (pull.single or rule in SEVERAL):
         out = rule(pull)
         if out is not None:
             return out
-    if torch.Tag.pointwise in getattr(pull.op, "tags", ()) and pull.single:
+    if elementwise(pull.op) and pull.single:
         return _elementwise(pull)
     return _generic(pull)
 
@@ -109,6 +109,7 @@ def cotangent(*ops: Any, fresh: bool = False) -> Callable[[Rule], Rule]:
     return decorator
 
 
+SEVERAL: set[Rule] = set()  # rules that take the cotangents of all results
 FRESH: set[Rule] = set()  # rules whose result is always new memory
 
 
@@ -174,7 +175,7 @@ def _generic(pull: Pull) -> dict[int, Tensor]:
             warnings.simplefilter("ignore")
             found = vmap(back, in_dims=(0, *in_dims))(cotangents, *values)
     except (RuntimeError, NotImplementedError, ValueError):
-        found = _one_by_one(pull, positions, many, values, given)
+        found = tuple(_one_by_one(pull, positions, many, values, given))
     return dict(zip(pull.wanted, found, strict=True))
 
 
@@ -256,6 +257,48 @@ def _part(pull: Pull) -> dict[int, Tensor]:
     else:
         aten.slice(back, place, *rest[1:]).copy_(pull.d)
     return {i: back}
+
+
+@cotangent(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes)
+def _parts(pull: Pull) -> dict[int, Tensor]:
+    """Side by side again."""
+    args = pull.args
+    place = axis(args[2] if len(args) > 2 else 0, len(pull.shape(0))) + 1
+    return {0: torch.cat(_filled(pull), dim=place)}
+
+
+@cotangent(aten.unbind)
+def _unbind(pull: Pull) -> dict[int, Tensor]:
+    args = pull.args
+    place = axis(args[1] if len(args) > 1 else 0, len(pull.shape(0))) + 1
+    return {0: torch.stack(_filled(pull), dim=place)}
+
+
+SEVERAL.update((_parts, _unbind))
+
+
+def _filled(pull: Pull) -> list[Tensor]:
+    n, o = next(c for c in pull.cotangents if c is not None).shape[:2]
+    return [
+        pull.result(i).new_zeros(1).expand(n, o, *pull.result(i).shape[2:]) if c is None else c
+        for i, c in enumerate(pull.cotangents)
+    ]
+
+
+@cotangent(aten.cat, aten.stack)
+def _together(pull: Pull) -> dict[int, Tensor] | None:
+    tensors, *rest = pull.args
+    dims = pull.d.dim() - 2
+    place = axis(rest[0] if rest else 0, dims) + 1
+    if pull.op.overloadpacket == aten.stack:
+        return {i: pull.d.select(place, i) for i in pull.wanted}
+    shapes = [pull.shape(i) for i in range(len(tensors))]
+    if any(len(shape) != dims for shape in shapes):
+        return None
+    starts = [0]
+    for shape in shapes:
+        starts.append(starts[-1] + shape[place - 2])
+    return {i: pull.d.narrow(place, starts[i], shapes[i][place - 2]) for i in pull.wanted}
 
 
 @cotangent(aten.mean, aten.sum)

@@ -104,7 +104,7 @@ def _convolution(pull: Pull) -> Found:
         return found
     x, d = x.t.squeeze(1), pull.d.squeeze(2).flatten(3)
     kernel = tuple(weight.shape[2:])
-    options = [kernel, *(_full(v, dims) for v in (stride, padding, dilation))]
+    options: list[Any] = [kernel, *(_full(v, dims) for v in (stride, padding, dilation))]
     if dims == 1:
         x = x.unsqueeze(2)
         options = [(1, *options[0]), (1, *options[1]), (0, *options[2]), (1, *options[3])]
@@ -136,9 +136,10 @@ def _unfolded(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
 def _embedding(pull: Pull) -> Found:
     weight, index, *rest = pull.args
     padding, by_frequency = (*rest, -1, False)[:2]
-    if not is_many(index) or by_frequency:
+    if by_frequency:
         return {}
-    places = index.t.flatten(1)
+    plain = index.t if is_many(index) else index.expand(len(pull.d), *index.shape)
+    places = plain.flatten(1)
     if padding is not None and padding >= 0:
         places = places.masked_fill(places == padding, -1)
     d = pull.d.flatten(2, -2) if pull.d.dim() > 3 else pull.d.unsqueeze(2)

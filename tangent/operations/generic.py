@@ -58,7 +58,7 @@ def _divided(call, leaves: list, moving: list[int], base: Any, alpha: float) -> 
     with torch.no_grad():
         before = tree_flatten(call(wide))[0]
     after = tree_flatten(call(shifted))[0]
-    out = []
+    out: list[Tensor | None] = []
     for b, w, a in zip(tree_flatten(base)[0], before, after, strict=True):
         if not isinstance(b, Tensor):
             out.append(None)

@@ -126,8 +126,9 @@ def _max_pool_rule(
         args = (x, kernel, stride, padding, dilation, ceil_mode)
         return generic_difference(_op, alpha, args, {})
     stride = list(stride) or None
-    pooled = _max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode)
-    return [pooled[0], Pair(pooled[1])]
+    pair, winner, _ = _max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode)
+    assert winner is not None  # something moves
+    return [pair, Pair(winner)]
 
 
 operation(aten.max_pool2d_with_indices).only_first = True
