@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,9 @@ def output_shape(model: nn.Module, x: Tensor) -> tuple[int, ...]:
     ValueError
         If the tensor has not one row for each input.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        # of reentrant checkpoints, which expect to be differentiated
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
         twin = evaluated_copy(unwrapped(model)).train().eval()
         output = picked(called(twin, None, (torch.cat([x[:1], x[:1]]),)))
     if output.ndim == 0 or len(output) != 2:
