@@ -223,7 +223,10 @@ def test_kernel_features_and_products_are_those_of_plain_autograd(name):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+# float64 asks the same of more digits than the rules can lose; float32 is the hard one.
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("alpha", [1.0, 1e3, 1e7, math.inf])
 @pytest.mark.parametrize("name", CASES)
 def test_differences_are_those_of_two_networks(name, alpha, dtype):
