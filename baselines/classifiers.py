@@ -18,7 +18,7 @@ from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 FLIPS = ("none", "average", "double")
 

@@ -14,8 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from baselines.cholesky import factor_in_place
-from baselines.conjugate import PackedKernel, iterative_kernel_ridge
+from baselines.iterative_ridge import PackedKernel, iterative_kernel_ridge
 from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     N_KEPT,
@@ -28,8 +27,9 @@ from baselines.linear import (
     tensor,
 )
 from baselines.moments import Moments, Rows, primal_ridge
-from tangent.modes import ordinary_mode
-from tangent.statistics import column_statistics
+from tangent.machine.modes import ordinary_mode
+from tangent.machine.statistics import column_statistics
+from tangent.solve.cholesky import factor_in_place
 
 SOLVERS = ("auto", "cholesky", "conjugate")
 N_FACTORS = 15_000  # rows up to which "auto" takes factors

@@ -23,9 +23,9 @@ from baselines.linear import (
     indicators,
     scores_to_decision,
 )
-from tangent._system import check_memory
-from tangent.modes import ordinary_mode
-from tangent.statistics import column_statistics
+from tangent.machine.modes import ordinary_mode
+from tangent.machine.statistics import column_statistics
+from tangent.solve.system import check_memory
 
 NETWORKS = ("mlp", "convolutional")
 KERNELS = ("ntk", "nngp")

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve
 from torch import Tensor
 
-from baselines.cholesky import factor_in_place, inverse_diagonal
 from baselines.moments import best_of, gcv, left_out_accuracy
+from tangent.solve.cholesky import factor_in_place, inverse_diagonal
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from baselines.moments import Moments, RidgeSolution, Rows, dual_ridge, primal_ridge
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 N_KEPT = 5_000  # rows of a stream that leave-one-out accuracy is measured on
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve
 from torch import Tensor
 
-from baselines.cholesky import factor_in_place, inverse_diagonal, squared_norms
-from tangent.statistics import rounding
+from tangent.machine.statistics import rounding
+from tangent.solve.cholesky import factor_in_place, inverse_diagonal, squared_norms
 
 N_PROBES = 30
 N_EXACT = 1000

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.threads import over_ranges
+from tangent.machine.threads import over_ranges
 
 TINY = 1e-12
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.images import Placement, as_images, checked_image_shape
 from baselines.patches import patch_features, patch_filters
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 
 def _check_positive(name: str, value: Any, kind: Any, *, zero: bool = False) -> None:

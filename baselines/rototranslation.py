@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus
-from baselines.threads import over_ranges
 from baselines.transform import Averaging, reflecting
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
+from tangent.machine.threads import over_ranges
 
 ROWS = 16  # rows of an image handled at once along the angle, for the sake of the cache
 

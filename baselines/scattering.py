@@ -18,7 +18,7 @@ from torch import Tensor
 from baselines.images import Placement, as_images, checked_image_shape, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 COLOURS = ("rgb", "yuv")
 BACKENDS = ("torch", "kymatio")

@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.linear import checked_classes
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 
 class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.linear import checked_classes, indicators
-from tangent.modes import ordinary_mode
-from tangent.statistics import column_statistics
+from tangent.machine.modes import ordinary_mode
+from tangent.machine.statistics import column_statistics
 
 MIN_NORM = 1e-4  # of a feature's own: less of it left over is rounding
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus, mirror_order, single
-from baselines.threads import over_ranges
 from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size, reflection
+from tangent.machine.threads import over_ranges
 
 # Sizes of blocks whose operations are kept: whole ones, a remainder, those of two other calls.
 _KEPT = 4

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from experiments.machine import provenance
+from experiments.runs.machine import provenance
 
 DIRTY = "the files were changed after the commit that is named: these numbers belong to no commit"
 

@@ -25,10 +25,10 @@ import torch
 from common import machine
 from lazy_methods import operations, peak_rate
 
-from experiments.data import load_dataset
+from experiments.data.datasets import load_dataset
 from tangent import stored_tangent_kernel, vgg11
-from tangent.engine.cost import Problem, Rates, seconds
-from tangent.engine.engine import Engine
+from tangent.kernel.engine.cost import Problem, Rates, seconds
+from tangent.kernel.engine.engine import Engine
 
 
 class PieceDone(Exception):

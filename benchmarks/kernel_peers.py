@@ -20,7 +20,7 @@ Maker = Callable[[], np.ndarray]
 
 def engine(model: nn.Module, x: Tensor, trace: bool) -> Maker:
     """This project's `tangent_kernel`."""
-    from tangent.kernel import tangent_kernel
+    from tangent.kernel.matrix import tangent_kernel
 
     return lambda: tangent_kernel(model, x, outputs="trace" if trace else "full").numpy()
 

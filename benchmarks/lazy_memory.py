@@ -2,8 +2,8 @@
 
 `tangent.LazyClassifier` is fitted for a few steps in a process of its own: float32, alpha = 1e7,
 cross entropy, gain 1.3 (Chizat et al. 2019, Figure 3(b), whose wide VGG-11 has width 8 and a batch
-of 8). The process's peak resident memory stands beside `tangent.memory.training_memory`, which
-allocates nothing.
+of 8). The process's peak resident memory stands beside
+`tangent.training.memory.training_memory`, which allocates nothing.
 
     python benchmarks/lazy_memory.py [--width 8] [--batch 8] [--steps 2] [--lr auto] [--out FILE]
 """
@@ -85,7 +85,7 @@ def main():
     from common import machine, write
 
     from tangent import vgg11
-    from tangent.memory import training_memory
+    from tangent.training.memory import training_memory
 
     with torch.device("meta"):
         network = vgg11(width=chosen.width)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.func import functional_call, jvp
 
 from tangent import ScaledDifference
-from tangent.layout import channels_last, like_weights
+from tangent.training.layout import channels_last, like_weights
 
 ALPHA, LR, MOMENTUM = 1e7, 0.05, 0.9
 
@@ -93,7 +93,7 @@ class Linearized(Method):
 
 
 class Difference(Method):
-    """Difference propagation as `tangent.lazy.train` runs it."""
+    """Difference propagation as `tangent.training.lazy.train` runs it."""
 
     def __init__(self, network, x, y, dtype=torch.float32):
         self.module = ScaledDifference(network, ALPHA).to(dtype)

@@ -22,10 +22,11 @@ import threadpoolctl
 import torch
 from common import machine, seconds_of, wall_and_cpu, write
 
-from experiments import _fig1, fig1
-from tangent import _students
-from tangent._threads import side_by_side
-from tangent.shallow import descend
+from experiments.fig1.measure import problem
+from experiments.fig1.settings import PRESETS, runs
+from tangent.machine.threads import side_by_side
+from tangent.theory import students as _students
+from tangent.theory.shallow import descend
 
 
 def published_loop(x, y, x_test, y_test, weights, step, n_steps):
@@ -56,8 +57,8 @@ def a_step(times, count):
 
 def paper_problem(dtype):
     """Students of one repetition as printed, their task, steps and scales."""
-    run = next(r for r in fig1.runs(fig1.PRESETS["paper"]) if r["part"] == "c") | {"seeds": [0]}
-    return _fig1.problem(run, SimpleNamespace(device="cpu", dtype=dtype))
+    run = next(r for r in runs(PRESETS["paper"]) if r["part"] == "c") | {"seeds": [0]}
+    return problem(run, SimpleNamespace(device="cpu", dtype=dtype))
 
 
 def descent(problem, steps, every, records=3):

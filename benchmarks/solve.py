@@ -28,7 +28,7 @@ import torch
 from common import machine, write
 
 from tangent import solve, vgg11
-from tangent.kernel import tangent_kernel
+from tangent.kernel.matrix import tangent_kernel
 
 
 def timed(function):
@@ -51,7 +51,7 @@ def as_far_as_it_goes(*arguments, **options):
 
 def digits(n: int):
     """``n`` training images (n, 1, 32, 32), normalized, and one-hot labels."""
-    from experiments.data import load_dataset
+    from experiments.data.datasets import load_dataset
 
     X, y, _, _ = load_dataset("digits").subset(n, 10, 0).arrays()
     x = torch.from_numpy(X).reshape(n, 1, 32, 32)
@@ -125,7 +125,7 @@ def memory(options) -> dict:
 def large(options) -> dict:
     """A few iterations of CG on all classes of CIFAR-10 images, full kernel, never formed."""
     if options.single:
-        from experiments.data import load_dataset
+        from experiments.data.datasets import load_dataset
 
         data = load_dataset("cifar10", data_dir=options.data_dir)
         X, y, _, _ = data.subset(options.single, 10, 0).arrays()
@@ -165,7 +165,7 @@ def large(options) -> dict:
 
 def cifar10(options) -> dict:
     """CG with a preconditioner on CIFAR-10 images; the same command goes on from ``--state``."""
-    from experiments.data import load_dataset
+    from experiments.data.datasets import load_dataset
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     data = load_dataset("cifar10", data_dir=options.data_dir)
@@ -316,7 +316,7 @@ def _difficulty(kernel: torch.Tensor, y: torch.Tensor) -> dict:
             kernel.matmul, y, ridge=1e-3, tolerance=tolerance, max_iterations=5000
         )
         entry[f"cg_iterations_to_{tolerance:g}"] = fit.iterations
-    lr = 0.5 * solve.stable_lr(spectrum.eigenvalues, scale=1.0)  # 1 / top eigenvalue
+    lr = 0.5 * solve.stability_edge(spectrum.eigenvalues, scale=1.0)  # 1 / top eigenvalue
     steps = [2**i for i in range(22)]
     labels = y.argmax(1)
     path = solve.training_path(spectrum, y, steps, lr=lr, scale=1.0)

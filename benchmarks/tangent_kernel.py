@@ -99,7 +99,7 @@ def measured(case: str, peer: str, repeats: int, threads: int, path: str) -> Non
     x = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     seconds = []
     if peer == "reference":
-        from tangent.kernel import tangent_kernel
+        from tangent.kernel.matrix import tangent_kernel
 
         kernel = tangent_kernel(
             model, x, outputs="trace" if trace else "full", dtype=torch.float64

@@ -4,8 +4,9 @@
 
 VGG-11, 10 outputs, one thread. The prediction adds up two terms: the factors, at the seconds an
 input measured on the first ``--first`` inputs, and every layer's contraction, at the seconds that
-the cost model (`tangent.engine.cost`) gives for the order it chose, from the rates it measures on
-the device. Nothing is fitted to the times that are predicted. Writes a JSON file and a figure.
+the cost model (`tangent.kernel.engine.cost`) gives for the order it chose, from the rates it
+measures on the device. Nothing is fitted to the times that are predicted. Writes a JSON file and a
+figure.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import later, machine, seconds_of, write
 from benchmarks.tangent_kernel import network
-from tangent.engine.cost import Problem, seconds
-from tangent.engine.engine import Engine
-from tangent.kernel import tangent_kernel
+from tangent.kernel.engine.cost import Problem, seconds
+from tangent.kernel.engine.engine import Engine
+from tangent.kernel.matrix import tangent_kernel
 
 SIZES = (32, 64, 100, 150, 200, 250, 300, 350, 400, 450, 500)
 

@@ -7,7 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from tangent import linearize, mlp, spectrum, tangent_kernel, training_path
+from tangent import linearize, mlp, tangent_kernel
+from tangent.solve import spectrum, training_path
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/pictures")
 folder.mkdir(parents=True, exist_ok=True)

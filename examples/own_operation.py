@@ -12,7 +12,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from tangent import Pair, ScaledDifference, register_rule
+from tangent import ScaledDifference, register_rule
+from tangent.operations import Pair
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/pictures")
 folder.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from tangent import ScaledDifference, mlp
-from tangent.batches import Inputs
-from tangent.lazy import LazySettings, train
-from tangent.parallel import Share, my_share
+from tangent.training.batches import Inputs
+from tangent.training.distributed import Share, my_share
+from tangent.training.lazy import LazySettings, train
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/pictures")
 many = "WORLD_SIZE" in os.environ

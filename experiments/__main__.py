@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
-    from experiments.cli import run
+    from experiments.command.cli import run
 
     sys.exit(run(sys.argv[1:]))
 

@@ -9,7 +9,7 @@ import socket
 import time
 from pathlib import Path
 
-__all__ = ["OutputError", "part_name", "said", "sweep", "write_file"]
+__all__ = ["OutputError", "part_name", "sweep", "write_file", "writing"]
 
 _FORGOTTEN = 86400.0  # seconds without a change: what another machine left is taken away
 
@@ -19,7 +19,7 @@ class OutputError(OSError):
 
 
 @contextlib.contextmanager
-def said(path: Path):
+def writing(path: Path):
     """Turn an `OSError` met in writing ``path`` into an `OutputError` that says what to do."""
     try:
         yield
@@ -86,7 +86,7 @@ def write_file(path: Path, content: bytes) -> None:
         When the folder cannot be written or the disk is full; nothing is left behind.
     """
     beside = path.with_name(part_name(path.name))
-    with said(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("wb") as file:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 def test_a_wrong_shape_is_refused_in_every_package():
     from baselines.moments import Moments
-    from experiments._shallow import half_square
-    from tangent.batches import crop_and_flip
+    from experiments.data.teachers import half_square
+    from tangent.training.batches import crop_and_flip
 
     calls = [
         (crop_and_flip, torch.zeros(3, 8, 8)),
@@ -71,7 +71,14 @@ def test_packages_that_came_too_early_are_named():
 
 
 def test_the_suite_does_not_start_with_the_check_switched_off():
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/tangent/test_ridge.py"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "tests/tangent/solve/test_ridge.py",
+    ]
     found = subprocess.run(
         words,
         cwd=Path(__file__).parents[1],

@@ -30,9 +30,9 @@ from tangent.capture.graph import (
     storage_id,
     values_in,
 )
+from tangent.operations.pointwise import SubsampledPointwise
 from tangent.operations.registry import rule_for
 from tangent.operations.writing import copied, filled, gathered, scattered
-from tangent.pointwise import SubsampledPointwise
 
 __all__ = ["Recorder", "recording"]
 

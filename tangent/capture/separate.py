@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tangent.capture.network import captured, evaluated_copy, picked
-from tangent.pointwise import called
+from tangent.operations.pointwise import called
 
 __all__ = ["check_separate", "kept_apart"]
 

@@ -13,9 +13,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
-from tangent.batches import Inputs
+from tangent.machine.statistics import column_statistics
 from tangent.nets import network
-from tangent.statistics import column_statistics
+from tangent.training.batches import Inputs
 
 __all__ = [
     "INPUT_DTYPES",

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangent.centring import KernelCentring
-from tangent.flow import flow_filter
-from tangent.spectrum import Spectrum, spectrum
+from tangent.solve.centring import KernelCentring
+from tangent.solve.flow import flow_filter
+from tangent.solve.spectrum import Spectrum, spectrum
 
 __all__ = ["DualFit", "dual_fit"]
 

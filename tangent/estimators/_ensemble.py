@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from tangent._system import check_memory
+from tangent.capture.outputs import output_count
 from tangent.estimators._common import built_networks
-from tangent.kernel import tangent_kernel
-from tangent.outputs import output_count
+from tangent.kernel.matrix import tangent_kernel
+from tangent.solve.system import check_memory
 
 __all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype", "members"]
 

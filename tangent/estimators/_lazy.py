@@ -15,11 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from tangent._system import available_bytes
-from tangent.batches import Inputs
-from tangent.checkpoint import Checkpoint
-from tangent.difference import ScaledDifference
-from tangent.direct import DirectScaling, Scaled, update_size
+from tangent.capture.outputs import output_shape
 from tangent.estimators._common import (
     INPUT_DTYPES,
     built_network,
@@ -32,12 +28,16 @@ from tangent.estimators._common import (
     torch_dtype,
     torch_generator,
 )
-from tangent.lazy import LazySettings, outputs, stability_of_activations, train
-from tangent.learning_rate import stability_edge
-from tangent.losses import Loss
-from tangent.memory import training_memory
-from tangent.modes import ordinary_mode
-from tangent.outputs import output_shape
+from tangent.machine.modes import ordinary_mode
+from tangent.models import ScaledDifference
+from tangent.models.direct import DirectScaling, Scaled, update_size
+from tangent.models.losses import Loss
+from tangent.solve.system import available_bytes
+from tangent.training.batches import Inputs
+from tangent.training.checkpoint import Checkpoint
+from tangent.training.lazy import LazySettings, outputs, stability_of_activations, train
+from tangent.training.learning_rate import stability_edge
+from tangent.training.memory import training_memory
 
 __all__ = ["Lazy"]
 
@@ -247,7 +247,7 @@ class Lazy(BaseEstimator):
         -------
         dict
             From each ReLU's and max pooling's name to a fraction in [0, 1]; empty for networks
-            without such gates (see `tangent.lazy.stability_of_activations`).
+            without such gates (see `tangent.training.lazy.stability_of_activations`).
         """
         inputs = self._checked_inputs(X)
         with self._module_on(inputs.x.device) as module:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from torch import Tensor
 
-from tangent.conjugate import UnconvergedWarning
-from tangent.leave_one_out import cross_entropy_leave_one_out
-from tangent.newton import cross_entropy_solution
+from tangent.solve.conjugate import UnconvergedWarning
+from tangent.solve.leave_one_out import cross_entropy_leave_one_out
+from tangent.solve.newton import cross_entropy_solution
 
 __all__ = ["LogisticFit", "calibration", "logistic_fit"]
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangent._system import available_bytes
-from tangent.conjugate import Iteration, conjugate_gradients
 from tangent.estimators._dual import DualFit
 from tangent.estimators._ensemble import EnsembleKernel
-from tangent.preconditioner import NystromPreconditioner, nystrom_preconditioner
-from tangent.products import KernelProduct
+from tangent.kernel.products import KernelProduct
+from tangent.solve.conjugate import Iteration, conjugate_gradients
+from tangent.solve.nystrom import NystromPreconditioner, nystrom_preconditioner
+from tangent.solve.system import available_bytes
 
 __all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
 

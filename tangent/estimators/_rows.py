@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tangent.statistics import column_statistics
+from tangent.machine.statistics import column_statistics
 
 __all__ = ["merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
 

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from tangent._system import available_bytes
+from tangent.capture.outputs import output_shape
 from tangent.estimators._candidates import candidates
 from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
 from tangent.estimators._dual import DualFit, dual_fit
@@ -25,7 +25,7 @@ from tangent.estimators._ensemble import (
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
-from tangent.outputs import output_shape
+from tangent.solve.system import available_bytes
 
 __all__ = ["FLOATS", "TangentModel"]
 

@@ -11,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tangent.estimators._common import flat_rows, row_shape, torch_device
 from tangent.estimators._ensemble import feature_dtype, members
 from tangent.estimators._rows import row_tensor, weighted_normalization
-from tangent.features import tangent_features
-from tangent.modes import ordinary_mode
+from tangent.kernel.features import tangent_features
+from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentFeatures"]
 

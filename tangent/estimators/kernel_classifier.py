@@ -14,7 +14,7 @@ from tangent.estimators._common import flat_rows
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernelClassifier"]
 

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_array
 
 from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
 from tangent.estimators._ensemble import EnsembleKernel, members
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernel"]
 

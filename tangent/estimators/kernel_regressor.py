@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tangent.estimators._common import flat_rows
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernelRegressor"]
 

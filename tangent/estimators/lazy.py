@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tangent.estimators._common import INPUT_DTYPES, flat_rows
 from tangent.estimators._lazy import Lazy
-from tangent.losses import loss_named
-from tangent.modes import ordinary_mode
+from tangent.machine.modes import ordinary_mode
+from tangent.models.losses import loss_named
 
 __all__ = ["LazyClassifier", "LazyRegressor"]
 
@@ -97,7 +97,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
 
     Raises
     ------
-    tangent.lazy.DivergenceError
+    tangent.training.lazy.DivergenceError
         In `fit`, when the loss is no longer finite.
     MemoryError
         In `fit`, before training, when a large network needs more memory than the machine has.

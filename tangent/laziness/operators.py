@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.difference import ScaledDifference
-from tangent.pointwise import called
-from tangent.products import KernelProduct
+from tangent.kernel.products import KernelProduct
+from tangent.models import ScaledDifference
+from tangent.operations.pointwise import called
 
 __all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
 

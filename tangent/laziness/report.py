@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tangent.kernel import tangent_kernel
-from tangent.lanczos import lanczos, ritz_values, upper_bound
+from tangent.capture.outputs import output_shape
+from tangent.kernel.matrix import tangent_kernel
 from tangent.laziness.operators import NormalizedKernel
 from tangent.laziness.second import SecondNorm, second_norm
 from tangent.laziness.spectrum import SpectrumHead, whole_spectrum
 from tangent.laziness.trainings import Trained, short_training
 from tangent.laziness.words import text, verdict
+from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
+from tangent.solve.lanczos import lanczos, ritz_values, upper_bound
 
 __all__ = ["LAZY_KAPPA", "LazinessReport", "laziness"]
 
@@ -56,7 +58,7 @@ class LazinessReport:
         Scale of the centred network at which its kappa is 0.1.
     spectrum : SpectrumHead
         Head of the spectrum, trace and effective rank.
-    stable_lr : float
+    stability_edge : float
         Largest stable step of gradient descent on the mean over the inputs of half the squared
         distance, for the linearized network.
     alignment : float
@@ -85,7 +87,7 @@ class LazinessReport:
     kappa_centred: float
     lazy_alpha: float
     spectrum: SpectrumHead
-    stable_lr: float
+    stability_edge: float
     alignment: float
     alignment_error: float
     trainings: tuple[Trained, ...]
@@ -111,6 +113,7 @@ class LazinessReport:
         return text(self)
 
 
+@ordinary_mode
 def laziness(
     model: nn.Module,
     X: Tensor | np.ndarray,
@@ -177,7 +180,8 @@ def laziness(
     >>> found.kappa_centred > 0 and found.spectrum.exact
     True
     """
-    model = copy.deepcopy(model).eval().requires_grad_(True)
+    model = copy.deepcopy(ordinary_network(model)).eval().requires_grad_(True)
+    X, y = (ordinary_tensor(t) if isinstance(t, Tensor) else t for t in (X, y))
     x, targets, start = _checked(model, X, y)
     generator = torch.Generator().manual_seed(random_state)
     n, k = targets.shape
@@ -225,7 +229,7 @@ def laziness(
         kappa_centred=centred,
         lazy_alpha=lazy_alpha,
         spectrum=spectrum,
-        stable_lr=2 / spectrum.upper,
+        stability_edge=2 / spectrum.upper,
         alignment=alignment,
         alignment_error=alignment_error,
         trainings=trainings,
@@ -251,6 +255,7 @@ def _checked(model: nn.Module, X, y) -> tuple[Tensor, Tensor, Tensor]:
     for name, values in (("X", x), ("y", y)):
         if values.is_floating_point() and not torch.isfinite(values).all():
             raise ValueError(f"{name} must be finite; it has NaN or infinite values")
+    output_shape(model, x)
     with torch.no_grad():
         start = torch.cat([model(part) for part in x.split(64)]).reshape(len(x), -1)
     return x, _targets(y, start), start

@@ -24,7 +24,7 @@ class SpectrumHead:
         where all eigenvalues were computed.
     upper : float
         The largest eigenvalue from above: but for a chance of one in a thousand over the start
-        (`tangent.lanczos`), and exact where all eigenvalues were computed.
+        (`tangent.solve.lanczos`), and exact where all eigenvalues were computed.
     trace : float
         Sum of all eigenvalues, exact or estimated.
     trace_error : float

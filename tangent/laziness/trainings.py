@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tangent.batches import Inputs
-from tangent.difference import ScaledDifference
 from tangent.laziness.operators import NormalizedKernel
-from tangent.lazy import LazySettings, outputs, stability_of_activations, train
+from tangent.models import ScaledDifference
+from tangent.training.batches import Inputs
+from tangent.training.lazy import LazySettings, outputs, stability_of_activations, train
 
 __all__ = ["Trained", "short_training"]
 

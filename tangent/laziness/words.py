@@ -86,7 +86,7 @@ def text(report: LazinessReport) -> str:
         f"kappa 0.1 at alpha =   {report.lazy_alpha:.3g}",
         f"effective rank         {spectrum.effective_rank:.3g}{trace}  (trace over the largest "
         f"eigenvalue)",
-        f"largest stable step    {report.stable_lr:.3g}",
+        f"largest stable step    {report.stability_edge:.3g}",
         f"alignment with y       {report.alignment:.3g}{aligned}",
         "",
         f"after {_epochs(report.epochs)}, alpha   loss  |w-w0|/|w0|  kernel moved  from linearized"

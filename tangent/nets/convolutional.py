@@ -33,7 +33,7 @@ class _ResidualBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Subsampled first, which is the same: see tangent.pointwise for why.
+        # Subsampled first, which is the same: see tangent.operations.pointwise for why.
         read = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
         return self.relu2(self.conv2(self.relu1(self.conv1(x))) + self.shortcut(read))
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import wrap_torch_function
 
-from tangent.difference import Pair, register_rule
+from tangent.operations import Pair, register_rule
 
 __all__ = ["PatchFilters", "patch_filters", "patch_maps", "pooled_responses"]
 

@@ -4,3 +4,23 @@ An entry (`tangent.operations.table.Operation`) is found by the ATen operation i
 Families of operations fill it: `affine`, `activations`, `pooling`, `normalization`, `shape`,
 `arithmetic`, `writing`. What has no entry goes through `generic`.
 """
+
+from tangent.operations.activations import (
+    smooth_rule,
+    stable_signs,
+)
+from tangent.operations.registry import (
+    Pair,
+    register_gate,
+    register_rule,
+    rule_for,
+)
+
+__all__ = [
+    "Pair",
+    "register_gate",
+    "register_rule",
+    "rule_for",
+    "smooth_rule",
+    "stable_signs",
+]

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tangent.engine.convolution import input_cotangent
 from tangent.operations.batched import aligned, axis, elementwise, is_many
+from tangent.operations.convolution import input_cotangent
 from tangent.operations.table import entry, operation
 
 __all__ = ["Pull", "pulled"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tangent.engine.patches import Patches
-from tangent.engine.pieces import Piece
 from tangent.operations.batched import is_many
 from tangent.operations.cotangents import Pull, reduced
+from tangent.operations.patches import Patches
+from tangent.operations.pieces import Piece
 from tangent.operations.table import entry, operation
 
 __all__ = ["factors_of"]

@@ -92,7 +92,7 @@ def test_bad_arguments_are_named_with_rule_and_value(arguments, message):
 
 def test_a_kernel_larger_than_the_machine_is_refused_before_it_is_made(monkeypatch):
     x, y = np.zeros((50, 4)), np.arange(50) % 2
-    monkeypatch.setattr("tangent._system.available_bytes", lambda: 1e5)
+    monkeypatch.setattr("tangent.solve.system.available_bytes", lambda: 1e5)
     monkeypatch.setattr(InfiniteWidthHead, "_kernel", None)  # not to be called
     with pytest.raises(MemoryError, match=r"39 rows would fit.*take GaussianKernelHead"):
         InfiniteWidthHead().fit(x, y)

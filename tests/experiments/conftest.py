@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import registry
+from experiments.command import registry
 
 ROOT = Path(__file__).parents[2]
 # What `python -m experiments` does, with the toy in the table; without torch, which takes seconds
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 _MAIN = """
 import contextlib, sys
 import numpy as np
-from experiments import cli, machine, registry
+from experiments.command import cli, registry
+from experiments.runs import machine
 registry.EXPERIMENTS["toy"] = "tests.experiments.toy"
 machine.settled = lambda threads: contextlib.nullcontext()
 machine.resolve_device = lambda device: "cpu"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.report import Table, write_table
-from experiments.results import Outcome
+from experiments.drawing.tables import Table, write_table
+from experiments.runs.results import Outcome
 from experiments.usage import UsageError
 
 SUMMARY = "squares of numbers"

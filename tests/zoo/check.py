@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from tangent import ScaledDifference, describe, tangent_features, tangent_kernel
-from tangent.products import KernelProduct
+from tangent.kernel.products import KernelProduct
 from tests.zoo.networks import Entry
 
 __all__ = ["Outcome", "outcome_of"]

@@ -23,7 +23,7 @@ from tangent import (
     tangent_features,
     tangent_kernel,
 )
-from tangent.products import KernelProduct
+from tangent.kernel.products import KernelProduct
 from tests.tangent.naive import naive_features
 from tests.zoo.plain import NETWORKS, Net
 

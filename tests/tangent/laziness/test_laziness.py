@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from tangent import ScaledDifference, diagnostics, tangent_kernel
-from tangent.batches import Inputs
-from tangent.curvature import weight_function
-from tangent.lanczos import lanczos, ritz_values
+from tangent import ScaledDifference, tangent_kernel
 from tangent.laziness import LazinessReport, laziness
 from tangent.laziness import report as report_module
+from tangent.laziness.curvature import curvature, weight_function
 from tangent.laziness.operators import SecondDerivative
 from tangent.laziness.second import second_norm
 from tangent.laziness.trainings import Trained
 from tangent.laziness.words import verdict
-from tangent.lazy import LazySettings, train
+from tangent.solve.lanczos import lanczos, ritz_values
+from tangent.training.batches import Inputs
+from tangent.training.lazy import LazySettings, train
+from tests.tangent.naive import naive_kernel
 
 
 def _tanh(k=2, seed=0):
@@ -49,13 +50,19 @@ def matrix_free(monkeypatch):
 def test_norms_and_kappa_are_those_of_the_whole_derivatives(k):
     model, (x, y) = _tanh(k), _data(k=k)
     found = laziness(model, x, y, epochs=1, second_inputs=len(x))
-    old = diagnostics.report(model, x, y, steps=1, starts=8)
-    assert found.first == pytest.approx(old.first, rel=1e-9)
-    assert found.distance == pytest.approx(old.distance, rel=1e-9)
+    h, w0 = weight_function(model, x)
+    whole = curvature(h, w0, y.flatten() / len(x) ** 0.5, starts=8)
+    assert found.first == pytest.approx(whole.first, rel=1e-9)
+    assert found.distance == pytest.approx(whole.distance, rel=1e-9)
     # both are searches from below
-    assert found.second.value == pytest.approx(old.second, rel=2e-2)
-    assert found.kappa_centred == pytest.approx(old.kappa_centred, rel=2e-2)
-    assert found.spectrum.effective_rank == pytest.approx(old.effective_rank, rel=1e-9)
+    assert found.second.value == pytest.approx(whole.second, rel=2e-2)
+    assert found.kappa == pytest.approx(whole.kappa, rel=2e-2)
+    size = float((y**2).sum(1).mean().sqrt())
+    assert found.kappa_centred == pytest.approx(size * whole.second / whole.first**2, rel=2e-2)
+    rows = len(x) * k
+    values = torch.linalg.eigvalsh(naive_kernel(model, x).reshape(rows, rows))
+    effective_rank = float(values.sum() / values[-1])
+    assert found.spectrum.effective_rank == pytest.approx(effective_rank, rel=1e-9)
     assert found.spectrum.exact
 
 

@@ -1,0 +1,1 @@
+"""The non-learned competitors at full strength: accuracy against features and training images."""

@@ -1,0 +1,201 @@
+"""The command line: verbs, options and exit status.
+
+Exit status: 0 done, 1 some run failed (the others went on), 2 wrong usage, 130 interrupted.
+Results go to stdout, progress to stderr. torch is imported only once a command has work to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.command import registry
+from experiments.command.options import DataOptions, RunOptions
+from experiments.command.study import Command, draw_and_show, execute, say
+from experiments.files import OutputError
+from experiments.runs.results import ResultError
+from experiments.usage import UsageError, one_of
+
+__all__ = ["run"]
+
+_VERBS = {
+    "list": "names of the experiments, a line each",
+    "plot": "draw an experiment's figures and tables again, from results only",
+    "table": "show an experiment's tables, from results only",
+    "report": "one page with every table and figure found in --out",
+    "all": "every experiment, one after the other",
+    "pack": "put the finished runs of --out into one compressed file an experiment",
+}
+
+
+@dataclass(frozen=True)
+class _OutOptions:
+    out: Path = Path("results")
+    """folder of results"""
+
+
+@dataclass(frozen=True)
+class _AllOptions:
+    """Options of the verb ``all``."""
+
+    run: RunOptions = field(default_factory=RunOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line ``argv`` and return its exit status."""
+    try:
+        return _dispatch(argv)
+    except UsageError as error:
+        say(f"experiments: {error}")
+        return 2
+    except (ResultError, OutputError) as error:
+        say(f"experiments: {error}")
+        return 1
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        say("experiments: interrupted")
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    verb, rest = argv[0], argv[1:]
+    one_of("experiment or verb", verb, [*registry.available(), *_VERBS])
+    if verb == "list":
+        return _list()
+    if verb in ("plot", "table"):
+        return _redraw(verb, rest)
+    if verb == "report":
+        return _report(rest)
+    if verb == "all":
+        return _all(rest)
+    if verb == "pack":
+        return _pack(rest)
+    return _experiment(verb, rest)
+
+
+def _help() -> str:
+    lines = [
+        "usage: experiments VERB [options]     (experiments VERB --help shows its options)",
+        "",
+    ]
+    width = max(map(len, [*registry.available(), *_VERBS])) + 2
+    lines += ["experiments:"]
+    for name in registry.available():
+        lines += [f"  {name:<{width}}{registry.experiment(name).SUMMARY}"]
+    lines += ["", "verbs:", *(f"  {name:<{width}}{text}" for name, text in _VERBS.items())]
+    return "\n".join(lines)
+
+
+def _list() -> int:
+    for name in registry.available():
+        print(f"{name}\t{registry.experiment(name).SUMMARY}")
+    return 0
+
+
+def _parse(kind: Any, argv: list[str], prog: str, **more: Any) -> Any:
+    """Parse ``argv`` into a dataclass or a call, as tyro does; its errors leave with status 2."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(kind, args=argv, prog=f"experiments {prog}", config=config, **more)
+
+
+def _peek(argv: list[str], option: str) -> str | None:
+    """The value of ``--option`` in ``argv``, needed before the whole line is parsed."""
+    value = None
+    for word, following in itertools.zip_longest(argv, argv[1:]):
+        if word == f"--{option}":
+            value = following
+        elif word.startswith(f"--{option}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _experiment(name: str, argv: list[str]) -> int:
+    module = registry.experiment(name)
+    preset = _peek(argv, "preset") or "laptop"
+    default = registry.preset(module, preset, _peek(argv, "dataset"))
+    parts: list[tuple[str, type, Any]] = [
+        ("settings", module.Settings, default),
+        ("run", RunOptions, RunOptions(preset=preset)),
+    ]
+    if hasattr(default, "dataset"):
+        parts.append(("data", DataOptions, DataOptions()))
+    # One class of the three groups, made here since only this experiment's settings belong in it.
+    words = dataclasses.make_dataclass("Command", parts, frozen=True)
+    words.__doc__ = module.SUMMARY
+    given = _parse(words, argv, name)
+    data = getattr(given, "data", DataOptions())
+    return execute(Command(module, name, given.settings, default, given.run, data, argv))
+
+
+def _redraw(verb: str, argv: list[str]) -> int:
+    from experiments.runs import runner
+
+    if not argv or argv[0].startswith("-"):
+        if argv[:1] in (["-h"], ["--help"]):
+            print(f"usage: experiments {verb} EXPERIMENT [--out DIR]\n\n{_VERBS[verb]}")
+            return 0
+        raise UsageError(f"{verb} which experiment? there is {', '.join(registry.available())}")
+    name, rest = argv[0], argv[1:]
+    module = registry.experiment(name)
+    out = _parse(_OutOptions, rest, f"{verb} {name}").out
+    kept = draw_and_show(module, runner.studies(out, name), tables=verb == "table")
+    if kept is None:
+        raise UsageError(f"no results of {name} in {out}: run `experiments {name}` first")
+    return 0 if kept or verb == "table" else 1
+
+
+def _report(argv: list[str]) -> int:
+    from experiments.drawing import tables as report
+
+    out = _parse(_OutOptions, argv, "report").out
+    try:
+        for path in report.page(out):
+            print(path)
+    except OutputError as error:
+        print(report.text(out))
+        say(f"{error}; not written there: report.md, report.html")
+        return 1
+    return 0
+
+
+def _pack(argv: list[str]) -> int:
+    from experiments.runs.pack import pack, pack_of
+
+    out = _parse(_OutOptions, argv, "pack").out
+    for folder in sorted(out.glob("*/runs")):
+        if count := pack(folder):
+            print(f"{pack_of(folder / 'any.json')}: {count} runs more")
+    return 0
+
+
+def _all(argv: list[str]) -> int:
+    given = _parse(_AllOptions, argv, "all")
+    options, data = given.run, given.data
+    worst = 0
+    for name in registry.available():
+        say(f"== {name}")
+        module = registry.experiment(name)
+        words = ["--preset", options.preset]
+        try:
+            settings = registry.preset(module, options.preset)
+            status = execute(Command(module, name, settings, settings, options, data, words))
+        except UsageError as error:  # its data is missing, say; the others go on
+            say(f"{name}: {error}")
+            status = 1
+        if status == 130:
+            return status
+        worst = max(worst, status)
+    return worst

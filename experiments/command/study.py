@@ -1,0 +1,207 @@
+"""One command of one experiment: plan, compute what is missing, draw, account.
+
+torch is imported only where something is left to compute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.command.options import DataOptions, RunOptions
+from experiments.files import OutputError
+from experiments.runs import runner
+from experiments.runs.experiment import Experiment
+from experiments.runs.pack import kept
+from experiments.runs.results import Context, jsonable
+from experiments.usage import UsageError
+
+__all__ = ["Command", "draw_and_show", "execute", "say", "show"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for on the command line."""
+
+    module: Experiment
+    name: str
+    settings: Any
+    default: Any
+    """the preset's settings, before options changed them"""
+    options: RunOptions
+    data: DataOptions
+    argv: list[str]
+    """the words after the verb, as recorded with every run"""
+
+    @property
+    def study(self) -> str:
+        """Folder of figures: preset and data set, and a hash where settings were changed."""
+        words = [self.options.preset]
+        if hasattr(self.settings, "dataset"):
+            words.append(self.settings.dataset)
+        if self.settings != self.default:
+            text = json.dumps(jsonable(dataclasses.asdict(self.settings)), sort_keys=True)
+            words.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+        return "-".join(words)
+
+    @property
+    def recorded(self) -> str:
+        """The command in words; folders of this machine are left out."""
+        words, hide = [], False
+        for word in self.argv:
+            option, equals, _ = word.partition("=")
+            folder = option.replace("_", "-") in ("--data-dir", "--out", "--cache-dir")
+            words.append("DIR" if hide else f"{option}=DIR" if folder and equals else word)
+            hide = folder and not equals
+        return shlex.join(["python", "-m", "experiments", self.name, *words])
+
+
+def execute(command: Command) -> int:
+    """Do what ``command`` asks for and return the exit status.
+
+    Raises
+    ------
+    UsageError
+        For wrong settings and missing data, before any work.
+    experiments.files.OutputError
+        When the output folder cannot be written, before any work or when it fills up.
+    """
+    options, out = command.options, command.options.out
+    for option, value in (("jobs", options.jobs), ("threads", options.threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} must be at least 1; got {value}")
+    if not options.dry_run:
+        runner.check_writable(out / command.name)
+    dtype = getattr(command.module, "DTYPE", "float32")
+    dtype = dtype if options.dtype == "auto" else options.dtype
+    context = _context("cpu", dtype, command.data)
+    plan = runner.plan(command.module, command.name, command.study, command.settings, out, context)
+    if options.dry_run:
+        return _dry_run(plan, options.force)
+
+    study = runner.save_study(plan, out)
+    report = runner.Report(skipped=plan.paths)
+    # Not said here: what is damaged is said where it is computed again.
+    if options.force or not all(runner.finished(path, lambda _: None) for path in plan.paths):
+        try:
+            report = _compute(command, plan, dtype)
+        except KeyboardInterrupt:
+            done = sum(kept(path) for path in plan.paths)
+            say(
+                f"interrupted: {done} of {len(plan.paths)} runs are finished and kept in "
+                f"{out / command.name}; the same command goes on from there"
+            )
+            return 130
+    kept = draw_and_show(command.module, [study])
+    return max(_account(report), 0 if kept else 1)
+
+
+def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
+    """Compute what is missing, with helpers where more jobs than one are asked for."""
+    from experiments.runs import jobs
+    from experiments.runs.machine import cores, provenance, resolve_device, settled
+
+    options = command.options
+    device = resolve_device(options.device)
+    threads = max(1, (options.threads or cores()) // options.jobs)
+    recorded = {"command": command.recorded, **provenance(device, threads)}
+    context = functools.partial(_context, device, dtype, command.data)
+    # Stamps taken once: what a helper computes anew must not be computed again here.
+    stale = runner.stamps(plan) if options.force else {}
+    helpers = jobs.helpers(
+        options.jobs - 1,
+        module=command.module.path,
+        plan=plan,
+        context=context,
+        threads=threads,
+        recorded=recorded,
+        stale=stale,
+    )
+    with helpers as team, settled(threads):
+        report = runner.execute(
+            command.module, plan, context(), stale=stale, recorded=recorded, failed=team.failed
+        )
+    return team.account(report, say)
+
+
+@functools.lru_cache
+def _load(options: DataOptions, name: str):
+    """A data set, read once a process."""
+    from experiments.data.datasets import load_dataset
+
+    return load_dataset(
+        name,
+        data_dir=options.data_dir,
+        download=options.download,
+        cache_dir=options.cache_dir,
+    )
+
+
+def _context(device: str, dtype: str, data: DataOptions) -> Context:
+    return Context(device=device, dtype=dtype, load=functools.partial(_load, data), log=say)
+
+
+def _dry_run(plan: runner.Plan, force: bool) -> int:
+    for path in plan.paths:
+        done = not force and runner.finished(path, say)
+        print(f"{'finished' if done else 'would run'}\t{path}")
+    return 0
+
+
+def _account(report: runner.Report) -> int:
+    """Say what became of the runs; the exit status."""
+    say(f"{len(report.computed)} runs computed, {len(report.skipped)} were finished before")
+    for path in report.diverged:
+        say(f"diverged: {path}")
+    for path, reason in report.failed:
+        say(f"failed: {path.stem}: {reason}")
+    if report.failed:
+        say(f"{len(report.failed)} runs failed; the same command tries them again")
+    return 1 if report.failed else 0
+
+
+def draw_and_show(
+    module: Experiment, studies: Sequence[runner.Study], *, tables: bool = False
+) -> bool | None:
+    """Draw studies and show their tables and where everything is; None if nothing was drawn.
+
+    Where the folder cannot be written the tables are shown all the same, what is missing is said,
+    and the answer is False. With ``tables`` the paths of figures are not shown.
+    """
+    shown, kept = [], True
+    for study in studies:
+        try:
+            shown += runner.draw_study(module, study)
+        except OutputError as error:
+            kept = False
+            with tempfile.TemporaryDirectory() as elsewhere:
+                drawn = runner.draw_study(module, study, Path(elsewhere))
+                for path in drawn:
+                    if path.suffix == ".md":
+                        print(path.read_text(encoding="utf-8"))
+            say(f"{error}; not written there: {', '.join(path.name for path in drawn)}")
+    show([path for path in shown if not tables or path.suffix == ".md"])
+    return kept if shown or not kept else None
+
+
+def say(message: str) -> None:
+    """Show a line of progress, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def show(paths: list[Path]) -> None:
+    """Print the tables to stdout and then where everything is."""
+    for path in paths:
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"))
+    for path in paths:
+        print(path)

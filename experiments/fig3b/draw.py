@@ -1,0 +1,288 @@
+"""The table and the picture of Figure 3(b), made from results only."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from experiments.drawing import plots
+from experiments.drawing.tables import Table, mean_and_range, percent, provenance_notes, write_table
+from experiments.fig3b import draw_full as full_figure
+from experiments.fig3b.draw_exact import exact_table, flow
+from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracies", "accuracy_table"]
+
+# Rows of the paper's figure, by our names. Its linearized networks are those at alpha = 1e7.
+_PUBLISHED = {
+    "vgg11": "vgg11-standard",
+    "vgg11-lazy": "vgg11-linearized",
+    "resnet18": "resnet18-standard",
+    "resnet18-lazy": "resnet18-linearized",
+    "random-features": "random-features",
+    "scattering": "prior-features",
+}
+_NAMES = {
+    "vgg11": "VGG-11",
+    "resnet18": "ResNet-18",
+    "random-features": "random features",
+    "scattering": "scattering",
+    "gaussian": "Gaussian kernel on pixels",
+}
+
+
+def published(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The paper's numbers of Figure 3(b): method -> metric -> `baselines.published.Published`.
+
+    None where anything was measured on another data set than theirs.
+    """
+    return {} if (results["dataset"] != "cifar10").any() else of_the_paper()
+
+
+def of_the_paper() -> dict[str, dict[str, Any]]:
+    """All numbers of the paper's figure by our methods' names."""
+    from baselines import published
+
+    by_key: dict[str, dict[str, Any]] = {}
+    for number in published.load("3(b)"):
+        by_key.setdefault(number.key, {})[number.metric] = number
+    return {method: by_key.get(key, {}) for method, key in _PUBLISHED.items()}
+
+
+def name(method: str, alpha: float | None = None) -> str:
+    """A row's name: "VGG-11, α = 10⁷"."""
+    base, _, kind = method.rpartition("-")
+    if kind not in ("lazy", "linear", "exact", "direct"):
+        base = method
+    if method.endswith("-exact"):
+        return f"{_NAMES[base]}, linearized, solved"
+    if alpha is None or alpha != alpha:
+        return _NAMES.get(base, base)
+    if math.isinf(alpha):
+        return f"{_NAMES[base]}, linearized (α = ∞)"
+    way = ", by subtraction" if kind == "direct" else ""
+    return f"{_NAMES[base]}, α = {_power(alpha)}{way}"
+
+
+def _power(alpha: float) -> str:
+    exponent = math.log10(alpha)
+    if alpha < 1000 or exponent != int(exponent):
+        return f"{alpha:g}"
+    return "10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _methods(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of the results by method, in the order of the experiment."""
+    order = list(METHODS)
+    for method in DIRECT_METHODS:
+        order.insert(order.index(method.replace("direct", "lazy")) + 1, method)
+    for method in EXACT_METHODS:
+        order.insert(order.index(method.replace("exact", "linear")) + 1, method)
+    found = [(method, results[results["method"] == method]) for method in order]
+    return [(method, rows) for method, rows in found if len(rows)]
+
+
+def _alpha(rows: pd.DataFrame) -> float | None:
+    return None if "alpha" not in rows else rows["alpha"].iloc[0]
+
+
+def _known(rows: pd.DataFrame, column: str) -> list[float]:
+    """The column's values but for those of diverged runs."""
+    return [] if column not in rows else rows[column].dropna().astype(float).tolist()
+
+
+def _all(rows: pd.DataFrame, column: str) -> list[float | None]:
+    if column not in rows:
+        return [None] * len(rows)
+    return [None if v is None or v != v else float(v) for v in rows[column]]
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _rise(rows: pd.DataFrame) -> float:
+    """The largest rise of the process's memory during a run."""
+    return float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
+
+
+def _dagger(number: Any) -> str:
+    if number is None:
+        return "–"
+    return percent(number.value) + ("†" if number.status == "recalled" else "")
+
+
+def accuracy_table(results: pd.DataFrame) -> Table:
+    """Measured accuracies, cost and size of every method, beside the paper's.
+
+    ``results`` has a row a run, with columns method, alpha, seed, train_accuracy, test_accuracy,
+    stability, size, cpu_seconds and peak_memory_bytes.
+    """
+    import pandas as pd
+
+    paper = published(results)
+    numbers, shown = [], []
+    for method, rows in _methods(results):
+        known = paper.get(method, {})
+        stable, size = _mean(_known(rows, "stability")), _mean(_known(rows, "size"))
+        cpu, memory = _mean(_known(rows, "cpu_seconds")), max(_known(rows, "peak_memory_bytes"))
+        rise = _rise(rows)
+        record: dict[str, Any] = {"method": method, "alpha": _alpha(rows), "runs": len(rows)}
+        record["diverged"] = int((rows["status"] == "diverged").sum())
+        for metric in ("train_accuracy", "test_accuracy"):
+            values = _known(rows, metric)
+            record[f"{metric}_mean"] = _mean(values)
+            record[f"{metric}_min"] = min(values, default=None)
+            record[f"{metric}_max"] = max(values, default=None)
+            number = known.get(metric)
+            record[f"published_{metric}"] = number.value if number else None
+            record[f"published_{metric}_status"] = number.status if number else None
+        numbers.append(
+            {
+                **record,
+                "stability": stable,
+                "cpu_seconds": cpu,
+                "peak_memory_bytes": memory,
+                "memory_rise_bytes": rise,
+                "parameters_or_features": size,
+            }
+        )
+        shown.append(
+            {
+                "method": name(method, _alpha(rows)),
+                "train %": mean_and_range(_all(rows, "train_accuracy")),
+                "test %": mean_and_range(_all(rows, "test_accuracy")),
+                "stable %": percent(stable, 2),
+                "CPU seconds": "–" if cpu is None else f"{cpu:.1f}",
+                "peak MB": f"{memory / 2**20:.0f} [+{rise / 2**20:.0f}]",
+                "parameters or features": "–" if size is None else f"{size:,.0f}",
+                **(
+                    {
+                        "paper: train %": _dagger(known.get("train_accuracy")),
+                        "paper: test %": _dagger(known.get("test_accuracy")),
+                    }
+                    if paper
+                    else {}
+                ),
+            }
+        )
+    title = f"Figure 3(b) on {_label(results)}"
+    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), _notes(results, paper))
+
+
+def _label(results: pd.DataFrame) -> str:
+    first = results.iloc[0]
+    sizes = [first.get("n_train"), first.get("n_test")]
+    train, test = ("all" if n is None or n != n else f"{int(n):,}" for n in sizes)
+    label = first["data_label"] or first["dataset"]
+    return f"{label} ({train} training, {test} test images)"
+
+
+def _notes(results: pd.DataFrame, paper: dict[str, dict[str, Any]]) -> list[str]:
+    count = results["seed"].nunique()
+    mark = results["data_fingerprint"].iloc[0]
+    notes = [
+        f"Measured: mean [least, greatest] over {count} seed{'s' * (count > 1)}; a seed draws "
+        "images and weights. Stable: ReLUs with the sign they had at initialization, on test "
+        "images. CPU seconds of one run (fit and scores), all threads together; peak memory of the "
+        "whole process and, in brackets, its rise during the run. "
+        f"Data {str(mark)[:12]}.",
+    ]
+    if paper:
+        notes.append(
+            "Paper: Chizat, Oyallon and Bach 2019, Figure 3(b): CIFAR-10, all 50,000 lossless "
+            "training images, networks 8 (VGG-11) and 7 (ResNet-18) times as wide. On a few "
+            "thousand images or fewer nothing here tests the order of its methods, nor that lazy "
+            "training does not overfit."
+        )
+    elif "digits" in set(results["dataset"]):
+        notes.append(
+            "What digits can show: that at alpha = 1e7 a network trains like its linearization "
+            "and keeps its activations. What they cannot: the paper's order of methods, which is "
+            "about natural images; small digits are easy for all of them."
+        )
+    notes += provenance_notes(results)
+    statuses = {n.status for row in paper.values() for n in row.values()}
+    if "recalled" in statuses:
+        notes.append("† Recalled from the published figure and not checked against print.")
+    return notes
+
+
+def accuracies(results: pd.DataFrame) -> Figure:
+    """Test accuracy of every method as a bar, its training accuracy and the paper's as markers.
+
+    Bars are means over seeds and lines their range. ``results`` as in `accuracy_table`.
+    """
+    from matplotlib.patches import Patch
+
+    rows_of = _methods(results)
+    paper = published(results)
+    fig, ax = plots.figure(size=(6.4, 0.42 * len(rows_of) + 1.5))
+    # A grey bar in the legend: the bars have their methods' colours.
+    handles: dict[str, Any] = {"test, measured": Patch(color="0.6")}
+    for y, (method, rows) in enumerate(rows_of):
+        test, train = (
+            [100 * v for v in _known(rows, c)] for c in ("test_accuracy", "train_accuracy")
+        )
+        if test:
+            mean = sum(test) / len(test)
+            spread = [[mean - min(test)], [max(test) - mean]]
+            ax.barh(y, mean, height=0.5, color=plots.colour(method), alpha=0.85, zorder=1)
+            if len(test) > 1:  # one seed has no range
+                ax.errorbar(mean, y, xerr=spread, color="black", lw=1, capsize=2.5, zorder=3)
+        else:
+            ax.text(1, y, "diverged", va="center")
+        if train:
+            mean = sum(train) / len(train)
+            (dot,) = ax.plot(mean, y, "o", mfc="white", mec="black", ms=5, zorder=4)
+            handles.setdefault("train, measured", dot)
+        for metric, fill in (("test_accuracy", "black"), ("train_accuracy", "white")):
+            number = paper.get(method, {}).get(metric)
+            if number:
+                dagger = "†" if number.status == "recalled" else ""
+                split = metric.partition("_")[0]
+                (mark,) = ax.plot(
+                    100 * number.value, y + 0.33, "^", mfc=fill, mec="black", ms=5, zorder=5
+                )
+                handles.setdefault(f"{split}, paper{dagger} (CIFAR-10)", mark)
+    ax.set_yticks(range(len(rows_of)), [name(m, _alpha(rows)) for m, rows in rows_of])
+    ax.set(xlim=(0, 104), ylim=(len(rows_of) - 0.4, -0.6), xlabel="accuracy (%)")
+    ax.set_title(f"Figure 3(b) on {_label(results)}", loc="left", fontsize=9)
+    if any("†" in label for label in handles):
+        ax.set_xlabel("accuracy (%)\n† recalled from the paper's figure, not checked against print")
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    return fig
+
+
+def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the figure and the table."""
+    if results["n_train"].isna().all():
+        return _draw_whole(results, folder)
+    paths = write_table(accuracy_table(results), folder, "fig3b")
+    exact = results["method"].isin(EXACT_METHODS) & (results["status"] == "done")
+    with plots.style():
+        paths += plots.save_figure(accuracies(results), folder, "fig3b")
+        if exact.any():
+            paths += write_table(exact_table(results), folder, "fig3b-exact")
+            paths += plots.save_figure(flow(results), folder, "fig3b-flow")
+    return paths
+
+
+def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
+    """Draw the comparison on all images, the fixed representations' rows beside it."""
+    label = results["data_label"].iloc[0]
+    found = full_figure.comparison_rows(results, folder.parents[1])
+    paths = write_table(full_figure.comparison_table(found, label), folder, "fig3b")
+    paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
+    with plots.style():
+        paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
+        if len({row.width for row in found if row.kind == "lazy"}) > 1:
+            paths += plots.save_figure(full_figure.widening(found, label), folder, "fig3b-widening")
+    return paths

@@ -1,0 +1,1 @@
+"""Is a network lazy on this data? The report of `tangent.laziness`, of any network by name."""

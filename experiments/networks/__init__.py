@@ -1,0 +1,1 @@
+"""Networks by name, networks of the user's own, and the learning rate chosen for them."""

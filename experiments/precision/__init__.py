@@ -1,0 +1,1 @@
+"""What single precision does to lazy training, with a subtraction and without."""

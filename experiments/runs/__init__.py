@@ -1,0 +1,1 @@
+"""Runs: what one returns, the files that keep it, who computes it, on which machine."""

@@ -1,0 +1,1 @@
+"""Appendix C: singular values of the tangent features of a CNN, on images and on random pixels."""

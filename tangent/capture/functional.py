@@ -1,0 +1,108 @@
+"""A network as a function of its parameters, read in evaluation mode and left as found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tangent.operations.pointwise import called
+
+__all__ = ["check_inputs", "evaluating", "model_outputs", "one_input", "selected_parameters"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode and restore the mode of every module afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def selected_parameters(
+    model: nn.Module, parameters: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Detached parameters by name, in the order of ``model.named_parameters()``.
+
+    Parameters
+    ----------
+    model : nn.Module
+    parameters : sequence of str, optional
+        Names of parameters, or of modules for all parameters below them. All by default,
+        whatever their ``requires_grad``. A parameter that occurs under several names is listed
+        under its first.
+
+    Raises
+    ------
+    ValueError
+        If the model has no parameters, or a name matches none.
+    """
+    found = {name: p.detach() for name, p in model.named_parameters()}
+    if not found:
+        raise ValueError("model must have parameters; it has none, so it has no tangent kernel")
+    if parameters is None:
+        return found
+    if isinstance(parameters, str):
+        parameters = [parameters]
+    if not len(parameters):
+        raise ValueError(
+            "parameters must name at least one parameter or module; got none; leave it out for "
+            "all parameters"
+        )
+    for wanted in parameters:
+        if not any(_matches(name, wanted) for name in found):
+            raise ValueError(
+                f"parameters must be names of parameters or modules of the model; got {wanted!r}; "
+                f"there are {', '.join(found)}"
+            )
+    return {n: p for n, p in found.items() if any(_matches(n, w) for w in parameters)}
+
+
+def _matches(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(f"{wanted}.")
+
+
+def check_inputs(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
+    """Return ``x`` on the device of the weights, and in their dtype where it is floating.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is not a tensor.
+    ValueError
+        If it has no first axis for the inputs, no inputs, or NaN or infinite values.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(x).__name__}; use torch.as_tensor")
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"{name} must have at least one input along axis 0; got {tuple(x.shape)}")
+    weight = next(model.parameters(), None)
+    x = x.clone() if x.is_inference() else x
+    if x.is_floating_point():
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} must be finite; it has NaN or infinite values")
+        return x.detach().to(weight) if weight is not None else x.detach()
+    return x.to(weight.device) if weight is not None else x
+
+
+def model_outputs(
+    model: nn.Module, parameters: dict[str, Tensor], x: Tensor
+) -> Float[Tensor, "n k"]:
+    """Outputs at the given parameters, flattened to one row an input."""
+    return called(model, parameters, (x,)).reshape(len(x), -1)
+
+
+def one_input(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    """Return the function (parameters, one input) -> (k,) that torch.func differentiates."""
+
+    def outputs(parameters: dict[str, Tensor], x_one: Tensor) -> Tensor:
+        return called(model, parameters, (x_one.unsqueeze(0),)).reshape(-1)
+
+    return outputs

@@ -1,0 +1,66 @@
+"""Whether the record of a forward pass can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tangent.capture import evaluated_copy, picked
+from tangent.operations.pieces import Piece
+from tangent.operations.pointwise import called
+
+__all__ = ["mistaken"]
+
+
+def mistaken(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    names: Sequence[str],
+    pieces: dict[str, list[Piece]],
+    x: Tensor,
+    outputs: str | int,
+) -> set[str]:
+    """Names of parameters whose pieces do not give the gradient that autograd gives.
+
+    The record cannot see everything: a branch without gradients, a custom backward pass. One
+    combination of the outputs at two inputs is compared (of one input, the backward pass of
+    torch 2.14's batch norm is wrong for some strides); an ordinary backward pass finds all.
+
+    Parameters
+    ----------
+    model, tensors, names
+        The network, its parameters and buffers, and the parameters to look at.
+    pieces : dict
+        Of a batch whose first inputs are ``x``.
+    x : Tensor of shape (1 or 2, *input)
+    outputs : str or int
+        Which cotangents the pieces were made from.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        twin = evaluated_copy(model, tensors).eval()
+        own = dict(twin.named_parameters())
+        leaves = {name: own[name].requires_grad_() for name in names}
+        output = picked(called(twin, None, (x.clone(),))).reshape(len(x), -1)
+        single = outputs == "pseudo" or isinstance(outputs, int)
+        weights = torch.cos(torch.arange(1 if single else output.shape[1]) + 1.0).to(output)
+        if outputs == "pseudo":
+            value = output.sum() / output.shape[1] ** 0.5 * weights[0]
+        elif isinstance(outputs, int):
+            value = output[:, outputs].sum() * weights[0]
+        else:
+            value = (output @ weights).sum()
+        value.backward()  # not torch.autograd.grad, which reentrant checkpoints refuse
+    # A mistake is of the order of the gradient; a ReLU that falls the other way is not.
+    tolerance = 0.01 if torch.finfo(output.dtype).bits >= 32 else 0.1
+    wrong = set()
+    for name, leaf in leaves.items():
+        gradient = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).flatten()
+        found = torch.zeros_like(gradient)
+        for use in pieces.get(name, []):
+            part = use.first(len(x)).dense(weights).sum(0).flatten()
+            found = found + part if part.shape == found.shape else part.new_full((), torch.nan)
+        if not (found - gradient).norm() <= tolerance * gradient.norm():
+            wrong.add(name)
+    return wrong

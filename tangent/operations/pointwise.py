@@ -1,0 +1,97 @@
+"""Strided convolutions with a window of one position, as products with the subsampled input.
+
+A 1x1 convolution with stride s reads every s-th position and no other: it is the convolution of
+the subsampled input with stride 1, exactly, and cheaper. torch 2.14.1 (oneDNN 3.12) makes it a
+duty: on CPUs with AVX2 only, the backward pass of the strided one with channels last and few
+channels writes beyond its memory (``free(): invalid next size``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from tangent.operations.prelu import ElementaryPReLU
+
+__all__ = ["SubsampledPointwise", "called", "subsampled"]
+
+_CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+
+
+def subsampled(
+    x: Tensor, weight: Tensor, stride: int | Sequence[int], padding: object, window_dims: int
+) -> Tensor | None:
+    """The positions of ``x`` that the convolution reads, where its window is one position.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, c, *positions) or (c, *positions)
+    weight : Tensor of shape (o, c / groups, *window)
+    stride, padding
+        As torch's convolutions take them.
+    window_dims : int
+        Number of axes of positions.
+
+    Returns
+    -------
+    Tensor or None
+        A view of ``x`` for the convolution with stride 1; None where the convolution is of
+        another kind.
+    """
+    strides = (stride,) * window_dims if isinstance(stride, int) else tuple(stride)
+    if len(strides) == 1:
+        strides *= window_dims
+    if all(s == 1 for s in strides) or any(size != 1 for size in weight.shape[-window_dims:]):
+        return None
+    if isinstance(padding, Sequence) and not isinstance(padding, str):
+        unpadded = all(p == 0 for p in padding)
+    else:
+        unpadded = padding in (0, "valid")
+    if not unpadded:
+        return None
+    for axis, step in enumerate(strides, start=x.ndim - window_dims):
+        x = x[(slice(None),) * axis + (slice(None, None, step),)]
+    return x
+
+
+class SubsampledPointwise(TorchFunctionMode):
+    """Within it, a strided convolution with a window of one position is made of its subsample."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS:
+            args, kwargs = _without_stride(_CONVOLUTIONS[func], *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _without_stride(dims, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    part = subsampled(input, weight, stride, padding, dims)
+    if part is None:
+        return (input, weight, bias, stride, padding, dilation, groups), {}
+    return (part, weight, bias, 1, 0, 1, groups), {}
+
+
+def called(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor] | None,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None = None,
+) -> Tensor:
+    """The model's output with other parameters and buffers, to be differentiated safely.
+
+    Parameters
+    ----------
+    model : nn.Module
+    tensors : mapping of str to Tensor, or None
+        As `torch.func.functional_call` takes them; None leaves the model's own.
+    args, kwargs
+        The model's arguments.
+    """
+    with SubsampledPointwise(), ElementaryPReLU():
+        if tensors is None:
+            return model(*args, **(kwargs or {}))
+        return functional_call(model, dict(tensors), args, dict(kwargs or {}))

@@ -1,0 +1,1 @@
+"""The theorems: their bounds, gradient flows of small models, two-layer students, closed forms."""

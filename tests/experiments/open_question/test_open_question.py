@@ -1,0 +1,238 @@
+"""The open question: its runs, what they fit, and how it is shown."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from baselines.gaussian import gaussian_kernel
+from baselines.patches import PatchFilters, patch_features
+from experiments.command import cli
+from experiments.command.registry import experiment
+from experiments.open_question.draw import paired_difference, steps_table
+from experiments.open_question.frozen import Views, frozen
+from experiments.open_question.primal import _stored, primal
+from experiments.open_question.rows import Convolution, Dense, Gaussian, Linear, fitted
+from experiments.runs.results import Context, load_results, read_arrays
+from experiments.usage import UsageError
+from tangent import tangent_kernel
+from tangent.nets import designed_cnn
+
+open_question = experiment("open-question")
+
+SMOKE = open_question.PRESETS["smoke"]
+
+
+@pytest.fixture
+def images(generator):
+    coarse = torch.rand(24, 3, 8, 8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, 32) * 0.8 + 0.1 * torch.rand(
+        24, 3, 32, 32, generator=generator
+    )
+
+
+@pytest.fixture
+def y(generator):
+    return torch.randint(3, (24,), generator=generator)
+
+
+@pytest.fixture
+def made(images):
+    return frozen(images[:16], filters=6, channels=5, seed=3)
+
+
+def context(tmp_path):
+    return Context("cpu", "float32", lambda name: None, lambda message: None, tmp_path / "x.ckpt")
+
+
+def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
+    code = cli.run(["open-question", "--preset", "smoke", "--out", str(tmp_path)])
+    assert code == 0
+    results = load_results(tmp_path)
+    parts = results["part"].value_counts()
+    expected = {"table": 1, "roto-translation": 1, "pixels": 3, "waterfall": 7, "trained": 1}
+    assert parts.to_dict() == {**expected, "primal": 1}
+    table = results[results["part"] == "table"].iloc[0]
+    for row in ("A", "B", "patches, Gaussian", "both Gaussians"):
+        assert 0.3 < table[f"{row}: test accuracy"] <= 1
+        assert table[f"{row}: condition number"] > 1
+        arrays = read_arrays(Path(table["path"]))
+        for kind, number in (("correct", "test"), ("left out", "left-out")):
+            expected = table[f"{row}: {number} accuracy"]
+            assert arrays[f"{kind} {row}"].mean() == pytest.approx(expected)
+    (folder,) = (tmp_path / "open-question").glob("smoke-*")
+    for stem in ("accuracy", "steps"):
+        for kind in ("csv", "md", "pdf", "svg", "png"):
+            assert (folder / f"{stem}.{kind}").exists(), (stem, kind)
+    assert "A: linearized convolution" in capsys.readouterr().out
+
+
+def test_candidates_of_channels_grow_with_the_images():
+    settings = dataclasses.replace(SMOKE, n_train=(500, 5_000), channels=(32, 64, 96))
+    tables = [r for r in open_question.runs(settings) if r["part"] == "table"]
+    assert [r["channels"] for r in tables] == [(32, 64), (64, 96)]
+
+
+def test_photographs_are_mirrored_and_digits_are_not():
+    for settings in open_question.PRESETS.values():
+        runs = [r for r in open_question.runs(settings) if r["part"] != "pixels"]
+        assert {r["mirror"] for r in runs} == {settings.dataset == "cifar10"}
+
+
+@pytest.mark.parametrize("name", open_question.PRESETS)
+def test_runs_of_a_preset_differ_and_never_take_the_draw_of_the_design(name):
+    runs = open_question.runs(open_question.PRESETS[name])
+    assert len({repr(sorted(r.items())) for r in runs}) == len(runs)
+    assert all(r["seed"] != 0 for r in runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": ("tabel",)}, "table"),
+        ({"levers": ("whiten",)}, "whitened"),
+        ({"seeds": ()}, "--seeds needs one value"),
+        ({"channels": ()}, "--channels needs one value"),
+    ],
+)
+def test_wrong_settings_are_usage_errors(change, message):
+    with pytest.raises(UsageError, match=message):
+        open_question.runs(dataclasses.replace(SMOKE, **change))
+
+
+def test_the_table_fits_the_kernel_of_the_network_itself(images):
+    seeded = torch.Generator().manual_seed(3)
+    model = designed_cnn(images, 1, filters=6, channels=5, width=4, generator=seeded).double()
+    made = frozen(images, filters=6, channels=5, seed=3, scattering=False)
+    # The same weights on the same maps: the shares are the network's, each of its own scale.
+    model.frozen = _Frozen(made)
+    row = Convolution(made.views(images), 5, 4, seed=0)
+    for ours, theirs in zip((row.conv, row.head), model.layers()[::2], strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    kernel = tangent_kernel(model.float(), images, outputs=0)
+    torch.testing.assert_close(sum(row.kernels()), kernel, rtol=1e-4, atol=1e-3)
+
+
+class _Frozen(torch.nn.Module):
+    """The table's frozen layers as a module."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.whitening = made.whitening
+
+    def forward(self, x):
+        return self.whitening(x)
+
+
+def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, generator):
+    train, new = made.views(images[:16]), made.views(images[16:])
+    dual = torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    rows = [
+        Convolution(train, 4, 3, 0),
+        Linear(train, "pooled"),
+        Gaussian(Linear(train, "scattering"), 1.0),
+        Dense(train, "pooled", 5, 0),
+    ]
+    for row in rows:
+        kernels, products = row.kernels(), row.products(dual)(train)
+        for kernel, product in zip(kernels, products, strict=True):
+            expected = kernel.double() @ dual
+            size = float(expected.abs().max())
+            torch.testing.assert_close(product.double(), expected, rtol=1e-4, atol=1e-4 * size)
+        assert [p.shape for p in row.products(dual)(new)] == [(8, 3)] * len(kernels)
+
+
+def test_the_rows_on_patches_read_what_the_baseline_reads(images):
+    """Features, their average over mirror images, and the kernel of `baselines`."""
+    made = frozen(images, filters=6, channels=5, seed=3, scattering=False)
+    linear = Linear(made.views(images), "pooled")
+    row = Gaussian(linear, 1.3)
+    sums = torch.empty(2, 24, 2, 9, 6)
+    theirs = PatchFilters(made.filters.weight, (6, 6), made.filters.offset)
+    for view, out in zip((images, images.flip(3)), sums, strict=True):
+        patch_features(view, theirs, bias=0.5, grid=(3, 3), out=out)
+    rows = sums.mean(0).transpose(2, 3).flatten(1)
+    rows = (rows - rows.mean(0)) / rows.std(0)
+    torch.testing.assert_close(linear.rows, rows, rtol=1e-3, atol=1e-3)
+    expected = gaussian_kernel(rows, rows, 1 / (2 * 1.3**2 * rows.shape[1]))
+    torch.testing.assert_close(row.kernels()[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_leaving_one_out_chooses_the_candidate(images, made, y):
+    views = made.views(images)
+    nonsense = Views(views.maps, torch.randn(2, 24, 7), views.scattering)
+    clear = Views(
+        views.maps, torch.nn.functional.one_hot(y, 3).float().repeat(2, 1, 1), views.scattering
+    )
+    targets = torch.nn.functional.one_hot(y, 3).double()
+    candidates = [
+        (name, [Linear(v, "pooled")], [(1.0,)])
+        for name, v in (("nonsense", nonsense), ("clear", clear))
+    ]
+    row = fitted(candidates, targets)
+    assert row.chosen == "clear"
+    assert row.left_out == 1.0
+
+
+def test_the_normal_equations_predict_as_the_dual_does(images, y, tmp_path):
+    run = {
+        "filters": 6,
+        "channels": 4,
+        "width": 2,
+        "seed": 3,
+        "ridges": (0.1,),
+        "part": "primal",
+        "mirror": True,
+    }
+    train, labels = images[:20], y[:20]
+    outcome = primal(run, context(tmp_path), train, labels, images[20:], y[20:])
+    made = frozen(train, filters=6, channels=4, scattering=False, seed=3)
+    part = Convolution(made.views(train), 4, 2, 3)
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    row = fitted([("", [part], [(1.0, 0.25)])], targets, [0.1])
+    right = row.predictor()(made.views(images[20:])).argmax(1) == y[20:]
+    assert (outcome.arrays["correct A"] == right.numpy()).all()
+    assert outcome.metrics["A: left-out accuracy"] == pytest.approx(row.left_out)
+    assert outcome.metrics["normal_residual"] < 1e-6
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stored_array_that_is_damaged_is_made_again(tmp_path):
+    path = tmp_path / "maps-0.npy"
+    made = _stored(path, lambda: torch.arange(6.0))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    assert torch.equal(_stored(path, lambda: torch.arange(6.0) + 1), made + 1)
+    assert torch.equal(_stored(path, lambda: torch.zeros(0)), made + 1)
+
+
+def test_an_interval_has_the_images_and_the_draws():
+    first, second = np.array([1, 1, 0, 1] * 25, bool), np.array([1, 0, 0, 1] * 25, bool)
+    mean, half = paired_difference([first], [second])
+    assert mean == pytest.approx(0.25)
+    assert half == pytest.approx(1.96 * (0.25 * 0.75 / 99) ** 0.5)
+    mean, wider = paired_difference([first, first], [second, first])
+    assert mean == pytest.approx(0.125)
+    images = 0.25 * 0.75 / 99 / 2
+    assert wider == pytest.approx(1.96 * (images + 0.03125 / 2) ** 0.5)
+
+
+def test_steps_stand_in_the_order_in_which_they_are_taken():
+    rows = [
+        {"part": part, "lever": lever, "width": width, "n_train": 100, "n_test": 50,
+         "test_accuracy": 0.5, "left_out_accuracy": 0.5, "features": 10.0,
+         "condition_number": 3.0, "total_cpu_seconds": 1.0, "data_label": "digits"}
+        for part, lever, width in (
+            ("waterfall", "mirrored", 256), ("waterfall", "branches", 64),
+            ("pixels", "vgg11", None), ("waterfall", "mirrored", 64), ("trained", None, 64),
+        )
+    ]  # fmt: skip
+    steps = list(steps_table(pd.DataFrame(rows)).numbers["step"])
+    assert steps[0].startswith("VGG-11")
+    assert [s.rpartition(": ")[2] for s in steps[1:4:2]] == ["A", "B"]
+    assert steps[2] == "A with width 256"
+    assert steps[4] == "A trained at alpha = 1"

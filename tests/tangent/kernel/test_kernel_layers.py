@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tangent.kernel.engine.factors
+from tangent.kernel.engine.cost import Problem
+from tangent.kernel.engine.engine import Engine
+from tangent.kernel.matrix import tangent_kernel
+from tangent.machine import products
+from tests.tangent.naive import naive_kernel
+from tests.tangent.networks import MODELS, example
+
+ORDERS = ("jacobian", "half", "gram")
+
+
+def force(monkeypatch, order: str) -> None:
+    """Let every layer take ``order``, where that has a meaning for it."""
+
+    def chosen(shape, problem, rates, *, one_hot=False):
+        if (one_hot and order == "jacobian") or (order == "half" and not problem.full):
+            return "gram"
+        return order
+
+    monkeypatch.setattr(tangent.kernel.engine.factors, "cheapest", chosen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_order_gives_the_full_kernel(name, order, monkeypatch):
+    force(monkeypatch, order)
+    model, x = example(name, 5, seed=1)
+    expected = naive_kernel(model, x)
+    torch.testing.assert_close(tangent_kernel(model, x), expected)
+    torch.testing.assert_close(tangent_kernel(model, x[:2], x[1:]), expected[:2, :, 1:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("order", ["jacobian", "gram"])
+@pytest.mark.parametrize("outputs", ["diagonal", "trace", "pseudo", 1])
+def test_every_order_gives_the_parts_of_the_kernel(name, order, outputs, monkeypatch):
+    force(monkeypatch, order)
+    model, x = example(name, 4, seed=2)
+    full = naive_kernel(model, x)
+    diagonal = torch.einsum("iaja->ija", full)
+    expected = {
+        "diagonal": diagonal,
+        "trace": diagonal.sum(2),
+        "pseudo": full.sum((1, 3)) / full.shape[1],
+        1: diagonal[:, :, 1],
+    }[outputs]
+    torch.testing.assert_close(tangent_kernel(model, x, outputs=outputs), expected)
+    rectangle = tangent_kernel(model, x[:3], x[2:], outputs=outputs)
+    torch.testing.assert_close(rectangle, expected[:3, 2:])
+
+
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(MODELS)))
+def test_the_chosen_orders_give_the_kernel(seed, name):
+    model, x = example(name, 3, seed)
+    torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
+
+
+def layers_without_a_rule(name: str) -> set[str]:
+    model, x = example(name, 3, seed=4)
+    engine = Engine(model, "full", Problem(3, 3, True, True))
+    engine.factors(x)
+    return engine.opaque
+
+
+def test_no_parameter_is_left_to_the_jacobian_but_where_gradients_are_cut():
+    for name in MODELS:
+        left = layers_without_a_rule(name)
+        assert ("second.weight" in left) if name == "no_grad branch" else not left
+
+
+def test_a_path_that_differs_between_inputs_has_zeros_where_it_does_not_lead(generator):
+    class Forked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return torch.stack([self.one(v) if v[0] > 0 else self.two(v) for v in x])
+
+    model = Forked().double()
+    x = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    assert 0 < int((x[:, 0] > 0).sum()) < 6
+    torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
+    torch.testing.assert_close(
+        tangent_kernel(model, x[:2], x[2:], batch_size=1), naive_kernel(model, x[:2], x[2:])
+    )
+
+
+def test_rows_with_gaps_do_not_go_to_the_library_that_is_slow_on_them(monkeypatch, generator):
+    def unreachable():
+        raise AssertionError("asked for oneDNN")
+
+    monkeypatch.setattr(products, "_has_onednn", unreachable)
+    a = torch.randn(40, 3, 512, generator=generator)
+    torch.testing.assert_close(products.product(a[:, 1], a[:, 2]), a[:, 1] @ a[:, 2].T)

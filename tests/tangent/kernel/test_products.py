@@ -1,0 +1,98 @@
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tangent.kernel.products import KernelProduct
+from tangent.solve.conjugate import conjugate_gradients
+from tangent.solve.nystrom import nystrom_preconditioner
+from tests.tangent.kernels import features, full, perceptron, trace
+
+close = torch.testing.assert_close
+
+
+@pytest.fixture
+def model(generator):
+    return perceptron(generator)
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(7, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("outputs", ["full", "pseudo", "trace", 1])
+def test_product_is_that_with_the_kernel(outputs, model, x, generator):
+    phi = features(model, x)
+    kernel = {
+        "full": full(phi, phi).reshape(14, 14),
+        "pseudo": trace(phi.sum(1, keepdim=True), phi.sum(1, keepdim=True)) / 2,
+        "trace": trace(phi, phi),
+        1: phi[:, 1] @ phi[:, 1].T,
+    }[outputs]
+    product = KernelProduct(model, x, outputs=outputs, batch_size=3)
+    v = torch.randn(product.rows, 2, generator=generator, dtype=torch.float64)
+    close(product(v), kernel @ v)
+    close(product(v[:, 0]), kernel @ v[:, 0])
+    assert product.products == 3
+
+
+@pytest.mark.parametrize("outputs", ["full", "pseudo"])
+def test_displacement_and_its_outputs_are_the_two_halves(outputs, model, x, generator):
+    product = KernelProduct(model, x, outputs=outputs, batch_size=4)
+    v = torch.randn(product.rows, generator=generator, dtype=torch.float64)
+    close(product.linear_outputs(product.displacement(v), x).flatten(), product(v))
+
+
+def test_float32_network_keeps_float64_vectors(model, x):
+    product = KernelProduct(model.float(), x, outputs="pseudo")
+    assert product(torch.ones(7, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: KernelProduct(m, x, outputs="sum"), "outputs must be 'full', 'pseudo'"),
+        (lambda m, x: KernelProduct(m, x, batch_size=0), "batch_size must be at least 1"),
+        (lambda m, x: KernelProduct(m, x)(torch.ones(7)), "v must have the 14 rows"),
+        (lambda m, x: KernelProduct(m, x * float("nan")), "x must be finite"),
+        (
+            lambda m, x: KernelProduct(m, x, outputs="trace").displacement(torch.ones(7)),
+            "no one displacement",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, message, model, x):
+    with pytest.raises(ValueError, match=message):
+        call(model, x)
+
+
+def _solve(x, group=None):
+    generator = torch.Generator().manual_seed(0)
+    model = perceptron(generator)
+    product = KernelProduct(model, x, group=group)
+    y = torch.randn(product.rows, 1, generator=generator, dtype=torch.float64)
+    preconditioner = nystrom_preconditioner(
+        product, product.rows, rank=5, ridge=0.1, generator=generator
+    )
+    return conjugate_gradients(
+        product, y, ridge=0.1, preconditioner=preconditioner, tolerance=1e-10
+    ).coefficients
+
+
+def _rank(rank: int, folder: str, x: torch.Tensor) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    share = x[:3] if rank == 0 else x[3:]
+    torch.save(_solve(share, "world"), os.path.join(folder, f"{rank}.pt"))  # noqa: PTH118
+    dist.barrier()  # no rank leaves while another still talks to it
+    dist.destroy_process_group()
+
+
+def test_two_processes_solve_what_one_solves(x, tmp_path):
+    mp.start_processes(_rank, (str(tmp_path), x), nprocs=2, start_method="spawn")
+    expected = _solve(x)
+    for rank in range(2):
+        close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)

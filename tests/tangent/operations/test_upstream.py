@@ -1,0 +1,109 @@
+"""Faults of torch that this project routes around: each shown, with the way around it.
+
+Where a test that shows one fails, torch has mended it, and the way around can go.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, jacrev, vmap
+
+from tangent import TangentOperator, tangent_features, tangent_kernel
+
+
+def normalized(x):
+    """Batch norm of fixed statistics, its gradient in x for some cotangent, and the right one."""
+    weight, mean, variance = torch.tensor([[1.0, 2, 3], [3, 2, 1], [1, 4, 2]], dtype=x.dtype)
+    x = x.detach().requires_grad_()
+    out = F.batch_norm(x, mean, variance, weight, None)
+    cotangent = torch.randn(out.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    (found,) = torch.autograd.grad(out, x, cotangent)
+    return found, cotangent * (weight * (variance + 1e-5).rsqrt())[:, None, None]
+
+
+def test_torch_has_the_backward_pass_of_batch_norm_wrong_for_one_input_of_these_strides():
+    x = torch.randn(36, dtype=torch.float64).as_strided((1, 3, 3, 4), (3, 1, 12, 3))
+    found, right = normalized(x)
+    if torch.__version__.startswith("2.14"):
+        assert (found - right).abs().max() > 0.1 * right.abs().max()
+    found, right = normalized(torch.cat([x, x]))  # two inputs: the way around
+    torch.testing.assert_close(found, right)
+
+
+def one_by_one(model, x):
+    """Features by autograd, an output at a time, each input twice."""
+    rows = []
+    for i in range(len(x)):
+        outputs = model(torch.cat([x[i : i + 1]] * 2))[0]
+        grads = [
+            torch.autograd.grad(o, list(model.parameters()), retain_graph=True) for o in outputs
+        ]
+        rows.append(torch.stack([torch.cat([g.flatten() for g in gs]) for gs in grads]))
+    return torch.stack(rows)
+
+
+class Wrapped(nn.Module):
+    """Not one of torch's own: its record is checked against autograd at one input."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        # One input comes out with strides (C, 1, W C, C), as of a crop of channels-last images.
+        n, c, h, w = x.shape
+        x = (
+            x.permute(0, 2, 3, 1)
+            .contiguous()
+            .as_strided((n, c, h, w), (c if n == 1 else c * h * w, 1, w * c, c))
+        )
+        return self.layers(x)
+
+
+def test_a_right_batch_norm_is_not_left_to_the_jacobian(monkeypatch):
+    torch.manual_seed(0)
+    model = Wrapped(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(36, 2)).double().eval()
+    x = torch.randn(4, 3, 3, 4, dtype=torch.float64)
+    monkeypatch.setattr(
+        "tangent.kernel.engine.engine.jacobians",
+        lambda *a, **k: pytest.fail("a layer that is right was distrusted"),
+    )
+    torch.testing.assert_close(tangent_features(model, x), one_by_one(model, x))
+
+
+def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
+    layer, x = nn.PReLU(3).double(), torch.randn(5, 3, dtype=torch.float64)
+
+    def output(weights, one):
+        return functional_call(layer, weights, (one[None],))[0]
+
+    weights = {"weight": layer.weight.detach()}
+    right = torch.stack([jacrev(output)(weights, one)["weight"] for one in x])
+    try:
+        found = vmap(jacrev(output), in_dims=(None, 0))(weights, x)["weight"]
+    except RuntimeError:
+        return
+    assert not torch.allclose(found, right)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("convolution", [False, True])
+def test_prelu_has_kernel_features_and_products(count, convolution):
+    torch.manual_seed(0)
+    if convolution:
+        layers = [nn.Conv2d(2, 4, 3), nn.PReLU(count), nn.Flatten(), nn.Linear(16, 2)]
+        x = torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    else:
+        layers = [nn.Linear(3, 4), nn.PReLU(count), nn.Linear(4, 2)]
+        x = torch.randn(5, 3, dtype=torch.float64)
+    model = nn.Sequential(*layers).double()
+    phi = one_by_one(model, x)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    kernel = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(model, x), kernel)
+    operator = TangentOperator(model, x)
+    matrix = operator.apply(torch.eye(10, dtype=torch.float64))
+    torch.testing.assert_close(matrix, kernel.reshape(10, 10))

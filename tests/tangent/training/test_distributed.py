@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tangent import ScaledDifference, vgg11
+from tangent.models.losses import loss_named
+from tangent.training.batches import Inputs
+from tangent.training.distributed import Share, my_share
+from tangent.training.lazy import LazySettings, train
+
+
+def trained(share=None, n=13):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    inputs = Inputs(images, torch.tensor(100.0), torch.tensor(60.0), torch.float32)
+    targets = loss_named("square").targets(torch.arange(n) % 4, 4, torch.float32)
+    module = ScaledDifference(vgg11(4, in_channels=1, width=0.05, generator=generator), 100.0)
+    settings = LazySettings(lr=0.05, epochs=2, batch_size=4, augment=True)
+    order = torch.Generator().manual_seed(1)
+    history = train(module, inputs, targets, settings, generator=order, share=share)
+    return history.loss, [d.detach().clone() for d in module.delta]
+
+
+def one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    init = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
+    losses, delta = trained(my_share())
+    torch.save({"losses": losses, "delta": delta}, f"{folder}/{rank}.pt")
+    dist.barrier()  # gloo aborts a process whose peer left first
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    # 13 inputs in batches of 4: the last batch has one row, and the second process none.
+    mp.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    losses, delta = trained()
+    for rank in range(2):
+        theirs = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert theirs["losses"] == pytest.approx(losses, rel=1e-5)
+        for a, b in zip(delta, theirs["delta"], strict=True):
+            assert (a - b).norm() <= 1e-5 * a.norm()
+
+
+def test_shares_part_a_batch_without_rest():
+    rows = torch.arange(7)
+    parts = [Share(rank, 3).of(rows)[0] for rank in range(3)]
+    assert torch.equal(torch.cat(parts), rows)
+
+
+def test_a_share_needs_an_initialized_group():
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        my_share()
