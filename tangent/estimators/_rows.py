@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tangent.machine.statistics import column_statistics
 
-__all__ = ["merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
+__all__ = ["first_rows", "merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
 
 
 def sample_weights(sample_weight: ArrayLike | None, n: int) -> np.ndarray:
@@ -41,9 +41,7 @@ def merged_rows(
     """
     kept = weights > 0
     X, y, weights = X[kept], y[kept], weights[kept]
-    # Rows as opaque bytes: adding 0 turns -0.0 into 0.0, which compares equal.
-    keys = np.ascontiguousarray(X + 0).view(np.dtype((np.void, X.dtype.itemsize * X.shape[1])))
-    _, first, group = np.unique(keys.ravel(), return_index=True, return_inverse=True)
+    _, first, group = np.unique(_keys(X), return_index=True, return_inverse=True)
     if len(first) == len(X):
         return X, y, weights
     order = np.argsort(first)
@@ -54,6 +52,19 @@ def merged_rows(
     sums = np.zeros((len(first), y.shape[1]))
     np.add.at(sums, group, weights[:, None] * y)
     return X[first[order]], sums / total[:, None], total
+
+
+def first_rows(X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Where the rows of `merged_rows` first stand in ``X``."""
+    kept = np.flatnonzero(weights > 0)
+    _, first = np.unique(_keys(X[kept]), return_index=True)
+    return kept[np.sort(first)]
+
+
+def _keys(X: np.ndarray) -> np.ndarray:
+    """Rows as opaque bytes: adding 0 turns -0.0 into 0.0, which compares equal."""
+    rows = np.ascontiguousarray(X + 0)
+    return rows.view(np.dtype((np.void, X.dtype.itemsize * X.shape[1]))).ravel()
 
 
 def weighted_normalization(

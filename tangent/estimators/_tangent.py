@@ -23,7 +23,7 @@ from tangent.estimators._ensemble import (
     members,
 )
 from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
-from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
+from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
 from tangent.solve.system import available_bytes
 
@@ -43,6 +43,7 @@ class TangentModel(BaseEstimator):
         """Fit targets (n, k), weighted."""
         self._check_options()
         shape = row_shape(self.image_shape, X.shape[1])
+        self.rows_ = first_rows(X, weights)
         X, y, weights = merged_rows(X, y, weights)
         self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if self.normalize:
@@ -55,6 +56,7 @@ class TangentModel(BaseEstimator):
             check_kernel_memory(len(x), y.shape[1] if self._full(y.shape[1]) else None)
         generator = torch_generator(self.random_state)
         targets, w = torch.from_numpy(y).double(), torch.from_numpy(weights)
+        self.targets_ = targets
         some = torch.arange(len(x))
         if self.solver_ == "cg":
             width = y.shape[1] if self._full(y.shape[1]) else 1

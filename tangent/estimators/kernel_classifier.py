@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tangent.estimators._common import flat_rows
+from tangent.estimators._dual import DualFit
+from tangent.estimators._explain import Explanation, contributions, influences
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
@@ -53,6 +55,8 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         log loss.
     ridge_, loo_error_, chosen_model_, kernel_, inputs_, fit_
         As in `TangentKernelRegressor`; ``loo_error_`` is the log loss.
+    rows_ : ndarray of shape (rows,)
+        Where the distinct rows first stand in X.
 
     Notes
     -----
@@ -184,6 +188,50 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     def predict_proba(self, X) -> np.ndarray:
         """Softmax of the scores; shape (n, k), rows sum to 1."""
         return torch.softmax(torch.from_numpy(self._scores(X)), dim=1).numpy()
+
+    @ordinary_mode
+    def explain(self, X) -> Explanation:
+        """What the scores of ``X`` rest on: training rows for and against every class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+
+        Returns
+        -------
+        Explanation
+            Arrays of n times the training rows times k numbers, float64.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from tangent import TangentKernelClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = TangentKernelClassifier("mlp", width=0.1, loss="square", random_state=0)
+        >>> found = model.fit(X[::2], y[::2]).explain(X[1:4:2])
+        >>> bool(abs(found.contributions.sum(1) + found.constant - found.scores).max() < 1e-6)
+        True
+        >>> for_it, against_it = found.speakers(0)
+        >>> int(y[::2][for_it[0][0]]) == int(model.predict(X[1:2])[0])
+        True
+        """
+        check_is_fitted(self)
+        X = validate_data(self, flat_rows(X), dtype=FLOATS, reset=False)
+        x, fit = self._inputs(X), self.fit_
+        place = (x, self.inputs_, self._device())
+        parts = contributions(self.kernel_, fit.coefficients, *place)
+        left_out = None
+        shared = isinstance(fit, DualFit) and len(fit.spectrum.eigenvectors) == len(self.inputs_)
+        if shared and self.time is None:
+            left_out = influences(self.kernel_, fit, self.targets_, *place) * self.temperature_
+        return Explanation(
+            self.rows_,
+            parts.numpy() * self.temperature_,
+            fit.constant.numpy() * self.temperature_,
+            (parts.sum(1) + fit.constant).numpy() * self.temperature_,
+            None if left_out is None else left_out.numpy(),
+            self.classes_,
+        )
 
     def _scores(self, X) -> np.ndarray:
         scores = self._outputs(X) * self.temperature_

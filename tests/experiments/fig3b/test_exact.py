@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.fig3b.exact import compute_exact, exact_run
+from experiments.fig3b.exact import compute_exact
+from experiments.fig3b.settings import exact_run
 from experiments.runs.results import Context, jsonable
 
 
