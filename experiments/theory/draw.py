@@ -35,6 +35,8 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         "over-parameterized": _over_parameterized,
         "under-parameterized": _under_parameterized,
         "kappa": _kappa,
+        "not-necessary": _not_necessary,
+        "wide": _wide,
     }
     with plots.style():
         for part, picture in parts.items():
@@ -193,4 +195,39 @@ def _kappa(results: pd.DataFrame) -> Figure:
     ax.loglog(m, 1.3 * (m / m[0]) ** -0.5, color="0.6", linewidth=0.8, label="slope -1/2")
     ax.set(xlabel="width $m$", ylabel=r"$\kappa$ (mean and range over seeds)")
     ax.legend(fontsize=6)
+    return fig
+
+
+def _not_necessary(results: pd.DataFrame) -> Figure:
+    """Footnote 3: kappa and the distance to the linearized path against the blind curvature."""
+    some = series(results, "not-necessary", model="tanh")
+    fig, ax = plots.figure(size=(4.2, 3.2))
+    c = np.array(some[0]["curves"]["curvature"])
+    place = np.where(c > 0, c, min(c[c > 0]) / 10)  # zero has no logarithm
+    ax.loglog(place, _mean(some, "kappa"), "o-", label=r"$\kappa$")
+    ax.loglog(place, _mean(some, "gap"), "s--", label="distance to the linearized path")
+    ax.set_xticks(place, ["0" if value == 0 else f"{value:g}" for value in c])
+    ax.minorticks_off()
+    ax.set(xlabel="curvature in a direction that training never takes")
+    ax.set_title(rf"footnote 3, $\alpha$ = {some[0]['alpha']:g}", fontsize=9)
+    ax.legend(fontsize=7)
+    return fig
+
+
+def _wide(results: pd.DataFrame) -> Figure:
+    """Wide networks at alpha = 1: movement of weights and kernel against the width."""
+    fig, axes = plots.figure(1, 2, size=(7.0, 3.1))
+    for model, dash in (("tanh", "-"), ("relu", "--")):
+        some = series(results, "wide", model=model)
+        if not some:
+            continue
+        m = np.array(some[0]["curves"]["m"])
+        for ax, name in zip(axes, ("weights", "kernel"), strict=True):
+            ax.loglog(m, _mean(some, name), dash, marker="o", markersize=3, label=model)
+    titles = (r"$|w - w_0|\,/\,|w_0|$", r"$\|K - K_0\|\,/\,\|K_0\|$")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_xticks(m, [f"{value:g}" for value in m])
+        ax.minorticks_off()
+        ax.set(xlabel="width m of both hidden layers", title=title)
+        ax.legend(fontsize=7)
     return fig

@@ -16,6 +16,7 @@ import torch
 from torch.func import grad, hessian, jvp, vmap
 
 from experiments.runs.results import Context, Outcome
+from experiments.theory.remarks import blind_curvature, wide_networks
 from experiments.usage import UsageError
 from tangent.laziness.curvature import (
     Curvature,
@@ -445,6 +446,18 @@ def _unit_last(t: Tensor) -> Tensor:
     return t / t.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)
 
 
+def _footnote_3(run: dict[str, Any], device: str) -> Outcome:
+    draws = _Draws.of(run, device)
+    x, y = _unit_rows(draws.normal(10, 3)), draws.normal(10).sign()
+    w0 = draws.normal(20 * 4)
+    h = _centred(_two_layer(x, 20, 20**-0.5, run["model"]), w0)
+    return blind_curvature(h, w0, y, run, draws.generator)
+
+
+def _wide(run: dict[str, Any], device: str) -> Outcome:
+    return wide_networks(run, _Draws.of(run, device).generator, device)
+
+
 MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "finite-horizon": finite_horizon_distances,
     "held-out": held_out_distances,
@@ -452,6 +465,8 @@ MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "over-parameterized": over_parameterized_path,
     "under-parameterized": under_parameterized_path,
     "kappa": kappa_by_width,
+    "not-necessary": _footnote_3,
+    "wide": _wide,
 }
 
 

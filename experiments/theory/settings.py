@@ -25,6 +25,8 @@ PARTS = (
     "over-parameterized",
     "under-parameterized",
     "kappa",
+    "not-necessary",
+    "wide",
 )
 
 
@@ -34,7 +36,8 @@ class Settings:
 
     parts: tuple[str, ...] = PARTS
     """finite-horizon (2.2), held-out (Proposition A.1), square-loss (2.3), over-parameterized
-    (2.4), under-parameterized (2.5), kappa (Section 2)"""
+    (2.4), under-parameterized (2.5), kappa (Section 2), not-necessary (footnote 3: lazy although
+    kappa is large), wide (the remark on wide networks in their standard parametrization)"""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """repetitions: each draws data and an initialization"""
     alphas: tuple[float, ...] = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
@@ -51,6 +54,10 @@ class Settings:
     """hidden units of the law of kappa; slopes are fitted from 32 on"""
     width_inputs: int = 30
     """inputs of the law of kappa"""
+    curvatures: tuple[float, ...] = (0.0, 10.0, 1000.0, 1e5)
+    """second derivatives, in a direction that training never takes, of footnote 3"""
+    wide_widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """hidden units of both layers of the wide networks"""
     kappa_seeds: int = 10
     """repetitions of the law of kappa; the verdict is on their mean"""
 
@@ -62,6 +69,8 @@ PRESETS = {
         ks=(1.0, 4.0),
         square_alphas=(10.0, 100.0),
         multiples=(1.0001, 4.0),
+        curvatures=(0.0, 1000.0),
+        wide_widths=(16, 64),
         widths=(8, 32),
         width_inputs=6,
         kappa_seeds=2,
@@ -110,6 +119,12 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
                 for model in ("tanh-unit", "relu-unit")
             ]
             + [{"model": "tanh-population", "alphas": settings.alphas}],
+            "not-necessary": [
+                {"model": "tanh", "curvatures": settings.curvatures, "horizon": settings.horizon}
+            ],
+            "wide": [
+                {"model": model, "widths": settings.wide_widths} for model in ("tanh", "relu")
+            ],
         }
         for part in settings.parts:
             for variant in variants.get(part, ()):

@@ -42,6 +42,9 @@ SLOPE_KAPPA = 0.05  # of a law of large numbers at 32 to 512 units, ten seeds
 RATIO = 0.02  # of a rate or a limit of Theorem 2.5 to that of the linearized model
 GRADIENT = 1e-5  # at a limit, over that at w0
 ROUNDING = 1e-9  # above a bound that is attained at t = 0
+LAZY = 0.05  # of the outputs' own way: what is called lazy in footnote 3
+SAME = 1e-3  # of an adaptive integrator whose steps the further weight may change
+WIDER = -0.25  # the weights' slope is -1/2 at least in theory, the kernel's -1/2 to -1
 _NOISE = 1e-8  # distances of the integrator's own error are not fitted
 
 
@@ -251,6 +254,36 @@ def _kappa(results: pd.DataFrame) -> list[Claim]:
     return claims
 
 
+def _not_necessary(results: pd.DataFrame) -> list[Claim]:
+    """Footnote 3: kappa grows without bound, and the path stays where it was."""
+    some = series(results, "not-necessary", model="tanh")
+    if not some:
+        return []
+    at = f"alpha = {some[0]['alpha']:g}"
+    kappas = [column(run, "kappa")[-1] for run in some]
+    gap = np.stack([column(run, "gap") for run in some])
+    change = abs(gap / gap[:, :1] - 1)
+    return [
+        at_least_claim("note 3", f"kappa with the largest curvature, {at}", kappas, 10, "{:.3g}"),
+        at_most_claim(
+            "note 3", f"distance to the linearized path over the path's length, {at}", gap, LAZY
+        ),
+        at_most_claim("note 3", "change of that distance by the curvature", change, SAME, "{:.1e}"),
+    ]
+
+
+def _wide(results: pd.DataFrame) -> list[Claim]:
+    """The remark on wide networks: alpha = 1, the wider the lazier."""
+    claims = []
+    for model in ("tanh", "relu"):
+        some = series(results, "wide", model=model)
+        for name, label in (("weights", "|w - w0| / |w0|"), ("kernel", "|K - K0| / |K0|")):
+            fits = [slope(column(run, "m"), column(run, name)) for run in some]
+            text = f"slope of {label} in the width m after training at alpha = 1, {model}"
+            claims += [at_most_claim("wide", text, fits, WIDER)] if some else []
+    return claims
+
+
 _PARTS = (
     _finite_horizon,
     _held_out,
@@ -258,6 +291,8 @@ _PARTS = (
     _over_parameterized,
     _under_parameterized,
     _kappa,
+    _not_necessary,
+    _wide,
 )
 
 
