@@ -17,7 +17,7 @@ def picture():
     return fig
 
 
-def test_the_same_data_gives_the_same_bytes_in_three_formats(tmp_path):
+def test_the_same_data_gives_the_same_bytes_in_three_formats(tmp_path, every_format):
     with plots.style():
         first = plots.save_figure(picture(), tmp_path, "one")
         second = plots.save_figure(picture(), tmp_path, "two")
