@@ -7,15 +7,12 @@ import os
 from pathlib import Path
 
 import matplotlib
-from jaxtyping import install_import_hook
 
-from tests.shapes import require_active
+from tests.shapes import check
 
 matplotlib.use("Agg")
 # Before the packages are imported: their array annotations are checked while the tests run.
-PACKAGES = ("tangent", "baselines", "experiments")
-require_active(PACKAGES)
-install_import_hook(PACKAGES, "tests.shapes.checked")
+check(("tangent", "baselines", "experiments"))
 
 import pytest  # noqa: E402  (after the hook)
 import torch  # noqa: E402

@@ -92,7 +92,9 @@ def test_a_users_model_is_imported_by_name(tmp_path, undrawn):
     assert load_results(tmp_path)["parameters"].iloc[0] == 1024 * 6 + 6 + 6 * 10 + 10
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch, capsys, undrawn):
+def test_an_interrupted_training_goes_on_from_its_checkpoint(
+    tmp_path, monkeypatch, capsys, undrawn
+):
     undrawn(fig3a)
     from tangent.checkpoint import Checkpoint
     from tangent.run import Run
@@ -122,7 +124,9 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, monkeypat
     assert one["metrics"] == other["metrics"]
 
 
-def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(tmp_path, capsys, undrawn):
+def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(
+    tmp_path, capsys, undrawn
+):
     undrawn(fig3a)
     words = ["fig3a", "--preset", "smoke", "--device", "cpu", "--alphas", "100.0"]
     words += ["--model", "tests.experiments.test_fig3a:my_network", "--out", str(tmp_path)]
