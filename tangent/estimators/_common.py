@@ -13,6 +13,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
+from tangent._system import allocations_of
 from tangent.batches import Inputs
 from tangent.nets import network
 from tangent.statistics import column_statistics
@@ -190,7 +191,8 @@ def _built(
     if isinstance(model, nn.Module):
         return copy.deepcopy(model)
     if callable(model):
-        built = model(shape, k, generator)
+        with allocations_of("model: the factory", "make the network smaller"):
+            built = model(shape, k, generator)
         if isinstance(built, nn.Module):
             return built
         raise TypeError(f"the model factory must return an nn.Module; got {type(built).__name__}")

@@ -504,3 +504,30 @@ def test_probabilities_of_equal_rows_are_the_shares_of_the_classes():
     model = TangentKernelClassifier(random_state=0, width=0.02, loss="square")
     proba = model.fit(np.ones((6, 2)), [0, 0, 0, 0, 1, 1]).predict_proba(np.ones((1, 2)))
     np.testing.assert_allclose(proba, [[2 / 3, 1 / 3]], atol=1e-6)
+
+
+def outgrows(input_shape, n_outputs, generator):
+    return nn.Linear(10**8, 10**7)
+
+
+class Outgrowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x) + torch.empty(10**15)[:3]
+
+
+def test_a_factory_that_outgrows_memory_is_named(iris):
+    words = r"model: the factory asked for [\d.,]+ GiB .*; make the network smaller"
+    with pytest.raises(MemoryError, match=words):
+        small_classifier(model=outgrows).fit(*iris)
+
+
+def test_a_network_whose_kernel_outgrows_memory_is_named(iris):
+    words = (
+        r"the tangent kernel of Outgrowing on \d+ inputs asked for [\d.,]+ GiB .*; take a smaller"
+    )
+    with pytest.raises(MemoryError, match=words):
+        small_classifier(model=Outgrowing(), solver="exact").fit(*iris)
