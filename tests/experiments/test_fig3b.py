@@ -246,7 +246,11 @@ def test_a_second_computation_ends_with_the_same_numbers(tmp_path):
         assert one["curves"] == two["curves"]
 
 
+_HANG = 1500  # seconds: against hangs alone
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3 * _HANG)
 def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
     def words(folder):
         return ["fig3b", "--preset", "smoke", "--threads", 1, "--out", tmp_path / folder]
@@ -259,7 +263,7 @@ def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
         return found
 
     straight = start(*words("straight"), real=True)
-    _, said = straight.communicate(timeout=250)
+    _, said = straight.communicate(timeout=_HANG)
     assert straight.returncode == 0, said
     killed = start(*words("killed"), real=True)
     while len(numbers("killed")) < 3:
@@ -270,7 +274,7 @@ def test_a_killed_comparison_goes_on_to_the_same_numbers(start, tmp_path):
     kept = numbers("killed")
     assert len(kept) >= 3
     again = start(*words("killed"), real=True)
-    _, said = again.communicate(timeout=250)
+    _, said = again.communicate(timeout=_HANG)
     assert again.returncode == 0, said
     assert f"{len(kept)} were finished before" in said
     assert numbers("killed") == numbers("straight")
