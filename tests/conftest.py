@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import matplotlib
-from jaxtyping import install_import_hook
 
-from tests.shapes import require_active
+from tests.shapes import check
 
 matplotlib.use("Agg")
 # Before the packages are imported: their array annotations are checked while the tests run.
-PACKAGES = ("tangent", "baselines", "experiments")
-require_active(PACKAGES)
-install_import_hook(PACKAGES, "tests.shapes.checked")
+check(("tangent", "baselines", "experiments"))
 
 import pytest  # noqa: E402  (after the hook)
 import torch  # noqa: E402
@@ -28,6 +26,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
+
+
+def pytest_collection_finish():
+    """Leave what was imported and collected out of every later garbage collection.
+
+    It stays to the end; a full collection, which every run of an experiment begins with, would go
+    through its some million objects each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import sys
 import types
 import typing
-from collections.abc import Container
+from collections.abc import Callable, Container
+from typing import Any
 
 import jaxtyping
 from beartype import beartype
@@ -24,8 +27,24 @@ def _mentions_an_array(hint: object) -> bool:
     return any(_mentions_an_array(part) for part in typing.get_args(hint))
 
 
+class _Unseen(type):
+    """A name imported for type checkers only: anything is one, and so is what it holds."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Any
+
+
+class _Anything(metaclass=_Unseen):
+    pass
+
+
 def _hints(function: types.FunctionType) -> dict[str, object]:
-    """The annotations, with Any for names that are imported for type checkers only.
+    """The annotations, with a stand-in for names that are imported for type checkers only.
 
     An annotation of an array must resolve in full: one that does not would never be checked.
     """
@@ -42,7 +61,7 @@ def _hints(function: types.FunctionType) -> dict[str, object]:
                         f"{where}: the shape of {argument!r}, {hint}, cannot be checked: "
                         f"{name} is not defined where it is read"
                     ) from error
-            known[name] = typing.Any
+            known[name] = _Anything
 
 
 def require_active(packages: tuple[str, ...], modules: Container[str] = sys.modules) -> None:
@@ -57,6 +76,32 @@ def require_active(packages: tuple[str, ...], modules: Container[str] = sys.modu
             f"shapes are not checked: {', '.join(early)} was imported before the check was "
             "installed; take it out of the plugin or conftest that imports it"
         )
+
+
+def check(packages: tuple[str, ...]) -> None:
+    """Check the shapes of ``packages``, not yet imported, in every call from now on.
+
+    jaxtyping's hook decorates every function, and binds the arguments of each at every call: a
+    fifth of the suite's time and more of its imports. Here it decorates those of arrays alone.
+    """
+    require_active(packages)
+    jaxtyping.install_import_hook(packages, "tests.shapes.checked")
+    decorator = jaxtyping.jaxtyped
+
+    def of_arrays_alone(*, typechecker: Any) -> Callable[[Any], Any]:
+        decorate = decorator(typechecker=typechecker)
+        return lambda made: decorate(made) if takes_arrays(made) else made
+
+    jaxtyping.jaxtyped = of_arrays_alone
+
+
+def takes_arrays(made: Any) -> bool:
+    """Whether a function, or the fields of a dataclass, are annotated as arrays anywhere."""
+    if inspect.isclass(made):
+        made = made.__init__ if dataclasses.is_dataclass(made) else None
+    if not isinstance(made, types.FunctionType):
+        return False
+    return any(_mentions_an_array(hint) for hint in _hints(made).values())
 
 
 def checked(function):

@@ -19,7 +19,7 @@ from torch import Tensor
 import baselines
 import experiments
 import tangent
-from tests.shapes import UncheckedShapeError, checked, require_active
+from tests.shapes import UncheckedShapeError, checked, require_active, takes_arrays
 
 if TYPE_CHECKING:
     from pathlib import PurePath
@@ -55,6 +55,22 @@ def test_names_for_type_checkers_only_do_not_stop_the_check():
     assert len(checked(doubled)(torch.ones(3))) == 6
     with pytest.raises(BeartypeCallHintViolation, match="doubled"):
         checked(doubled)(torch.ones(3, 3))
+
+
+def test_functions_without_arrays_are_left_as_they_are_and_the_others_are_not():
+    from experiments.command.registry import preset
+    from tangent.training.batches import crop_and_flip
+
+    assert not hasattr(preset, "__wrapped__")
+    assert hasattr(crop_and_flip, "__wrapped__")
+
+    def shares(x: int, h: dict[str, Float[Tensor, " p"]]) -> None: ...
+
+    def plain(x: int, h: dict[str, Tensor]) -> None: ...
+
+    assert takes_arrays(shares)
+    assert not takes_arrays(plain)
+    assert not takes_arrays(tangent)
 
 
 @pytest.mark.parametrize("package", [tangent, baselines, experiments])

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.command import registry
 from experiments.command.options import DataOptions, RunOptions
 from experiments.command.study import Command, draw_and_show, execute, say
-from experiments.files import OutputError
+from experiments.runs.files import OutputError
 from experiments.runs.results import ResultError
 from experiments.usage import UsageError, one_of
 

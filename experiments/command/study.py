@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command.options import DataOptions, RunOptions
-from experiments.files import OutputError
 from experiments.runs import runner
 from experiments.runs.experiment import Experiment
+from experiments.runs.files import OutputError
 from experiments.runs.pack import kept
 from experiments.runs.results import Context, jsonable
 from experiments.usage import UsageError
@@ -72,7 +72,7 @@ def execute(command: Command) -> int:
     ------
     UsageError
         For wrong settings and missing data, before any work.
-    experiments.files.OutputError
+    experiments.runs.files.OutputError
         When the output folder cannot be written, before any work or when it fills up.
     """
     options, out = command.options, command.options.out

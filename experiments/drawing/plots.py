@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.files import write_file
+from experiments.runs.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.command import registry
-from experiments.files import write_file
 from experiments.runs import runner
+from experiments.runs.files import write_file
 from experiments.runs.results import read_result
 from experiments.usage import UsageError
 

@@ -143,7 +143,11 @@ class _Checked:
     def __call__(self, input_shape: tuple[int, ...], n_outputs: int, generator: Any) -> Any:
         from torch import nn
 
-        made = self._build(input_shape, n_outputs, generator)
+        from tangent.solve.system import allocations_of
+
+        way_out = "make the network smaller"
+        with allocations_of(f"--model {self._model}: the function", way_out):
+            made = self._build(input_shape, n_outputs, generator)
         if not isinstance(made, nn.Module):
             raise UsageError(
                 f"--model {self._model}: it must return a torch.nn.Module; got "

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.files import sweep, write_file, writing
 from experiments.runs import claims
 from experiments.runs.experiment import Experiment
+from experiments.runs.files import sweep, write_file, writing
 from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import (
     Context,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tangent.machine.statistics import column_statistics
 from tangent.nets import network
+from tangent.solve.system import allocations_of
 from tangent.training.batches import Inputs
 
 __all__ = [
@@ -190,7 +191,8 @@ def _built(
     if isinstance(model, nn.Module):
         return copy.deepcopy(model)
     if callable(model):
-        built = model(shape, k, generator)
+        with allocations_of("model: the factory", "make the network smaller"):
+            built = model(shape, k, generator)
         if isinstance(built, nn.Module):
             return built
         raise TypeError(f"the model factory must return an nn.Module; got {type(built).__name__}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tangent.capture.outputs import output_count
 from tangent.estimators._common import built_networks
 from tangent.kernel.matrix import tangent_kernel
-from tangent.solve.system import check_memory
+from tangent.solve.system import allocations_of, check_memory
 
 __all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype", "members"]
 
@@ -42,13 +42,17 @@ class EnsembleKernel:
         total: Tensor | None = None
         for network in self.networks:
             network = network.to(device)
-            kernel = tangent_kernel(
-                network,
-                x1.to(device, self.dtype),
-                None if x2 is None else x2.to(device, self.dtype),
-                outputs=self.outputs,
-                accumulate=torch.float64,
-            )
+            with allocations_of(
+                f"the tangent kernel of {type(network).__name__} on {len(x1)} inputs",
+                "take a smaller network, fewer inputs or solver='cg', which never forms it",
+            ):
+                kernel = tangent_kernel(
+                    network,
+                    x1.to(device, self.dtype),
+                    None if x2 is None else x2.to(device, self.dtype),
+                    outputs=self.outputs,
+                    accumulate=torch.float64,
+                )
             assert isinstance(kernel, Tensor)
             if self.outputs == "trace":
                 kernel = kernel / output_count(network, x1[:1].to(device, self.dtype))

@@ -6,7 +6,9 @@ square matrix and columns of targets: a full kernel has n*k rows and a single co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +130,28 @@ def check_memory(rows: int, copies: int, what: str, instead: str) -> None:
             f"free; {fits} rows would fit (a row is an input, or an input and output of a full "
             f"kernel); {instead}"
         )
+
+
+_ASKED = re.compile(r"you tried to allocate (\d+) bytes|Tried to allocate ([\d.]+) GiB")
+
+
+@contextmanager
+def allocations_of(what: str, instead: str) -> Iterator[None]:
+    """Raise MemoryError in our words where torch, within, cannot allocate what is asked of it.
+
+    For what a user's own network does, whose needs nobody knows beforehand.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = _ASKED.search(str(error))
+        if found is None:
+            raise
+        asked = float(found[1]) / GIB if found[1] else float(found[2])
+        raise MemoryError(
+            f"{what} asked for {asked:,.1f} GiB in one piece and {available_bytes() / GIB:.1f} GiB "
+            f"of memory are free; {instead}"
+        ) from error
 
 
 def available_bytes() -> float:

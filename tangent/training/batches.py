@@ -53,8 +53,8 @@ class Inputs:
     """
 
     x: Shaped[Tensor, "n ..."]
-    mean: Float[Tensor, ...]
-    scale: Float[Tensor, ...]
+    mean: Float[Tensor, "*_"]
+    scale: Float[Tensor, "*_"]
     dtype: torch.dtype
 
     @classmethod

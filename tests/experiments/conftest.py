@@ -10,21 +10,9 @@ from pathlib import Path
 import pytest
 
 from experiments.command import registry
+from experiments.drawing import plots
 
 ROOT = Path(__file__).parents[2]
-# What `python -m experiments` does, with the toy in the table; without torch, which takes seconds
-# to import and which the toy does not use (tests in this process go through it).
-_MAIN = """
-import contextlib, sys
-import numpy as np
-from experiments.command import cli, registry
-from experiments.runs import machine
-registry.EXPERIMENTS["toy"] = "tests.experiments.toy"
-machine.settled = lambda threads: contextlib.nullcontext()
-machine.resolve_device = lambda device: "cpu"
-machine.with_seed = np.random.seed
-sys.exit(cli.run(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -33,6 +21,26 @@ def toy(monkeypatch):
 
     monkeypatch.setitem(registry.EXPERIMENTS, "toy", "tests.experiments.toy")
     return toy
+
+
+@pytest.fixture
+def every_format():
+    """Figures of this test are saved in all their formats."""
+
+
+@pytest.fixture(autouse=True)
+def png_alone(request, monkeypatch):
+    """Figures are saved as PNG alone, which takes a fifth of the time of all three formats."""
+    if "every_format" not in request.fixturenames:
+        monkeypatch.setattr(plots, "FORMATS", ("png",))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """``undrawn(experiment)``: its command computes and draws nothing."""
+    return lambda experiment: monkeypatch.setattr(
+        f"{experiment.path}.draw.draw", lambda results, folder: [folder]
+    )
 
 
 @pytest.fixture
@@ -45,9 +53,9 @@ def start(monkeypatch):
 
     def _start(*words, **more):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **more.pop("env", {})}
-        main = ["-m", "experiments"] if more.pop("real", False) else ["-c", _MAIN]
+        main = "experiments" if more.pop("real", False) else "tests.experiments.toy_command"
         process = subprocess.Popen(
-            [sys.executable, *main, *map(str, words)],
+            [sys.executable, "-m", main, *map(str, words)],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

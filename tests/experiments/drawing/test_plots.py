@@ -6,7 +6,7 @@ import pytest
 from matplotlib import rcParams
 
 from experiments.drawing import plots
-from experiments.files import OutputError
+from experiments.runs.files import OutputError
 
 
 def picture():
@@ -17,7 +17,7 @@ def picture():
     return fig
 
 
-def test_the_same_data_gives_the_same_bytes_in_three_formats(tmp_path):
+def test_the_same_data_gives_the_same_bytes_in_three_formats(tmp_path, every_format):
     with plots.style():
         first = plots.save_figure(picture(), tmp_path, "one")
         second = plots.save_figure(picture(), tmp_path, "two")

@@ -35,11 +35,11 @@ def written(module, settings, folder, dtype="float64"):
 
 
 def test_every_file_of_the_figure_is_written(tmp_path):
-    settings = dataclasses.replace(SMOKE, animate=True)
+    settings = dataclasses.replace(SMOKE, animate=True, path_steps=12)  # a frame a step
     results = written(fig1, settings, tmp_path)
     paths = fig1.draw(results, tmp_path / "drawn")
     names = {path.name for path in paths}
-    assert {"fig1ab.gif", "fig1ab.svg", "fig1c.pdf", "fig1c.csv", "fig1c.md"} <= names
+    assert {"fig1ab.gif", "fig1ab.png", "fig1c.png", "fig1c.csv", "fig1c.md"} <= names
     assert all(path.stat().st_size > 0 for path in paths)
 
 
@@ -108,9 +108,9 @@ def test_linear_descent_is_gradient_descent_and_then_the_interpolant(generator):
 
 
 def test_the_teacher_is_found_at_small_tau_only():
-    settings = dataclasses.replace(SMOKE, parts=("ab",), path_units=20, path_steps=6000)
+    settings = dataclasses.replace(SMOKE, parts=("ab",), path_units=20, path_steps=1500)
     (run,) = fig1.runs(settings)
-    metrics = _fig1.paths(run | {"step": 0.02}, context()).metrics
+    metrics = _fig1.paths(run | {"step": 0.05}, context()).metrics
     assert metrics["alignment_tau_0.1"] > metrics["alignment_tau_2"]
     assert metrics["relative_displacement_tau_0.1"] > 5 * metrics["relative_displacement_tau_2"]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from experiments.command.registry import experiment
-from experiments.fig2 import draw as fig2_figure
 from experiments.fig2 import measure as _fig2
+from experiments.fig2.draw import draw as fig2_figure
 from experiments.fig2.draw import still_decreasing
 from experiments.usage import UsageError
 from tests.experiments.fig1.test_fig1 import context, written
@@ -25,7 +25,7 @@ def part(name, **change):
     return [run for run in fig2.runs(settings) if run["part"] == name]
 
 
-def test_every_file_of_the_figure_is_written(tmp_path):
+def test_every_file_of_the_figure_is_written(tmp_path, every_format):
     paths = fig2.draw(written(fig2, SMOKE, tmp_path), tmp_path / "drawn")
     names = {path.name for path in paths}
     assert {"fig2a.svg", "fig2a.md", "fig2b.pdf", "fig2b.csv"} <= names
@@ -99,7 +99,7 @@ def test_own_draws_a_scale_differ_and_shared_draws_are_shared():
 
 
 def test_large_tau_converges_towards_the_tangent_models_minimum_and_not_below():
-    (run,) = part("b", taus=(30.0,), population_steps=3000, window=500)
+    (run,) = part("b", taus=(30.0,), population_steps=1500, window=250)
     arrays = _fig2.population(run, context()).arrays
     ratio = arrays["exact"] / arrays["tangent"]
     assert (ratio > 0.999).all()

@@ -24,6 +24,9 @@ def build(input_shape, n_outputs, generator):
 def none(input_shape, n_outputs, generator):
     return "a network"
 
+def huge(input_shape, n_outputs, generator):
+    return torch.empty(10**15)
+
 def others(n_outputs):
     return None
 
@@ -93,3 +96,11 @@ def test_what_cannot_be_used_is_named(folder, model, words):
 def test_what_is_returned_has_to_be_a_network(folder):
     with pytest.raises(UsageError, match=r"it must return a torch\.nn\.Module; got str"):
         own_model("own_net.py:none")((5,), 3, None)
+
+
+def test_a_network_that_outgrows_memory_is_named(folder):
+    words = (
+        r"--model own_net\.py:huge: the function asked for [\d.,]+ GiB .*; make the network smaller"
+    )
+    with pytest.raises(MemoryError, match=words):
+        own_model("own_net.py:huge")((5,), 3, None)

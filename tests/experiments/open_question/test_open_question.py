@@ -65,7 +65,7 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
             assert arrays[f"{kind} {row}"].mean() == pytest.approx(expected)
     (folder,) = (tmp_path / "open-question").glob("smoke-*")
     for stem in ("accuracy", "steps"):
-        for kind in ("csv", "md", "pdf", "svg", "png"):
+        for kind in ("csv", "md", "png"):
             assert (folder / f"{stem}.{kind}").exists(), (stem, kind)
     assert "A: linearized convolution" in capsys.readouterr().out
 

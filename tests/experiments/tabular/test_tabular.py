@@ -58,7 +58,9 @@ def test_problems_are_reproducible_and_bounded(problem):
 
 def test_outer_folds_cover_every_row_once():
     context = Context(device="cpu", dtype="float64", load=None, log=print)
-    settings = tabular.Settings(problems=("iris",), methods=("kernel-ridge",), max_rows=60)
+    settings = tabular.Settings(
+        problems=("iris",), methods=("kernel-ridge",), max_rows=60, folds=3, inner_folds=2
+    )
     sizes = [tabular.compute(run, context).metrics["n_test"] for run in tabular.runs(settings)]
     assert sum(sizes) == 60
 

@@ -53,8 +53,8 @@ def test_a_wrong_slope_fails_its_verdict(results, monkeypatch):
 
 def test_every_file_of_the_parts_run_is_written(results, tmp_path):
     names = {path.name for path in theory.draw(results, tmp_path)}
-    assert {"theory.md", "theory.csv", "theory-finite-horizon.svg"} <= names
-    assert "theory-kappa.svg" not in names
+    assert {"theory.md", "theory.csv", "theory-finite-horizon.png"} <= names
+    assert "theory-kappa.png" not in names
 
 
 @pytest.mark.parametrize("model", ["tanh-unit", "tanh-population"])

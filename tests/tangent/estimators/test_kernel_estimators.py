@@ -453,7 +453,7 @@ def test_forty_classes_by_conjugate_gradients_take_few_products(monkeypatch):
 
 
 def test_products_and_the_formed_kernel_give_the_same(monkeypatch):
-    X, y = clusters(5, 60)
+    X, y = clusters(3, 24)
     options = {"solver": "cg", "ridge": 0.1, "tolerance": 1e-10, "loss": "square"}
     formed = small_classifier(**options).fit(X, y)
     monkeypatch.setattr("tangent.estimators._primal._PASSES", 10**9)
@@ -472,25 +472,28 @@ def test_a_thousand_classes_share_sixteen_outputs():
 ONE_ROW = {"ones": np.ones((6, 2)), "zeros": np.zeros((6, 2)), "large": np.full((6, 2), 1e10)}
 
 
-@pytest.mark.parametrize("rows", ONE_ROW)
 @pytest.mark.parametrize(
-    "options",
+    ("rows", "options"),
     [
-        {},
-        {"solver": "cg"},
-        {"loss": "square"},
-        {"loss": "cross_entropy"},
-        {"outputs": "full"},
-        {"outputs": "pseudo"},
-        {"normalize": False},
-        {"time": 1.0},
-        {"fit_intercept": False, "normalize": True},
+        *((rows, {}) for rows in ONE_ROW),
+        ("ones", {"solver": "cg"}),
+        ("large", {"solver": "cg"}),
+        ("zeros", {"loss": "square"}),
+        ("large", {"loss": "square"}),
+        ("ones", {"loss": "cross_entropy"}),
+        ("zeros", {"loss": "cross_entropy"}),
+        ("ones", {"outputs": "full"}),
+        ("large", {"outputs": "pseudo"}),
+        ("zeros", {"normalize": False}),
+        ("large", {"normalize": False}),
+        ("ones", {"time": 1.0}),
+        ("zeros", {"fit_intercept": False, "normalize": True}),
     ],
     ids=str,
 )
 def test_equal_rows_are_of_the_majority_whatever_the_options(rows, options):
     X, y = ONE_ROW[rows], np.array([0, 0, 0, 0, 1, 1])
-    model = TangentKernelClassifier(random_state=0, width=0.02, **options).fit(X, y)
+    model = TangentKernelClassifier(random_state=0, width=0.02, n_ensemble=1, **options).fit(X, y)
     np.testing.assert_array_equal(model.predict(X), 0)
     proba = model.predict_proba(X)
     assert np.isfinite(proba).all()
@@ -501,3 +504,30 @@ def test_probabilities_of_equal_rows_are_the_shares_of_the_classes():
     model = TangentKernelClassifier(random_state=0, width=0.02, loss="square")
     proba = model.fit(np.ones((6, 2)), [0, 0, 0, 0, 1, 1]).predict_proba(np.ones((1, 2)))
     np.testing.assert_allclose(proba, [[2 / 3, 1 / 3]], atol=1e-6)
+
+
+def outgrows(input_shape, n_outputs, generator):
+    return nn.Linear(10**8, 10**7)
+
+
+class Outgrowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x) + torch.empty(10**15)[:3]
+
+
+def test_a_factory_that_outgrows_memory_is_named(iris):
+    words = r"model: the factory asked for [\d.,]+ GiB .*; make the network smaller"
+    with pytest.raises(MemoryError, match=words):
+        small_classifier(model=outgrows).fit(*iris)
+
+
+def test_a_network_whose_kernel_outgrows_memory_is_named(iris):
+    words = (
+        r"the tangent kernel of Outgrowing on \d+ inputs asked for [\d.,]+ GiB .*; take a smaller"
+    )
+    with pytest.raises(MemoryError, match=words):
+        small_classifier(model=Outgrowing(), solver="exact").fit(*iris)

@@ -63,9 +63,10 @@ def test_lipschitz_constant_of_the_quadratic_model_is_its_largest_column(generat
 
 def test_products_of_derivatives_and_the_whole_tensor_agree(generator, monkeypatch):
     h, w0, _ = tanh_model(generator, n=3, d=2, m=3)
-    whole = second_derivative_norm(h, w0, generator=seeded(1))
+    whole = second_derivative_norm(h, w0, starts=2, generator=seeded(1))
     monkeypatch.setattr(module, "_ENTRIES", 0)
-    assert second_derivative_norm(h, w0, generator=seeded(1)) == pytest.approx(whole, rel=1e-6)
+    found = second_derivative_norm(h, w0, starts=2, generator=seeded(1))
+    assert found == pytest.approx(whole, rel=1e-6)
 
 
 def test_second_derivative_norm_of_a_linear_model_is_zero(generator):
@@ -100,7 +101,7 @@ def test_one_output_has_the_hessians_largest_eigenvalue(seed):
     w0 = torch.zeros(5, dtype=F64)
     assert derivative_lipschitz(h, w0, 3.0, samples=1) == pytest.approx(exact, rel=1e-12)
     # Dh = a w: largest on the sphere, along the same direction
-    found = lipschitz(h, w0, 3.0, generator=generator)
+    found = lipschitz(h, w0, 3.0, samples=5, ascents=2, generator=generator)
     assert found == pytest.approx(3 * exact, rel=1e-4)
     assert found <= 3 * exact * (1 + 1e-12)
 
@@ -122,7 +123,7 @@ def test_lip_h_lies_between_what_is_tried_and_the_triangle_inequality(seed):
     generator = seeded(seed)
     h, w0, _, exact = quadratic_model(generator)
     found = lipschitz(h, w0, 0.5, generator=generator)
-    steps = normal(generator, 200, 40)
+    steps = normal(generator, 50, 40)
     tried = max(derivative_norm(h, w0 + 0.5 * step / step.norm()) for step in steps)
     assert tried < found <= derivative_norm(h, w0) + 0.5 * exact
 
@@ -133,8 +134,7 @@ def test_lip_h_of_a_linear_model_is_its_largest_singular_value(generator):
     assert found == pytest.approx(float(torch.linalg.svdvals(x)[0]))
 
 
-@pytest.mark.parametrize("outputs", [1, 2])
-@pytest.mark.parametrize("radius", [1.0, 2.0])
+@pytest.mark.parametrize(("outputs", "radius"), [(1, 2.0), (2, 1.0)])
 def test_the_constants_of_one_tanh_unit_are_those_of_tanh(generator, outputs, radius):
     """w.x runs over 1.5 +- r, and |x| = 1: the maxima are those of tanh' and tanh''."""
     x = normal(generator, 4)
@@ -147,7 +147,7 @@ def test_the_constants_of_one_tanh_unit_are_those_of_tanh(generator, outputs, ra
     s = torch.linspace(1.5 - radius, 1.5 + radius, 100_001, dtype=F64)
     first = 1 - torch.tanh(s) ** 2
     second = 2 * torch.tanh(s).abs() * first
-    found = lipschitz(h, 1.5 * x, radius, generator=generator)
+    found = lipschitz(h, 1.5 * x, radius, samples=3, ascents=1, generator=generator)
     assert found == pytest.approx(float(first.max()), rel=1e-5)
     found = derivative_lipschitz(h, 1.5 * x, radius, samples=5, starts=2, generator=generator)
     assert found == pytest.approx(float(second.max()), rel=1e-5)
@@ -155,9 +155,10 @@ def test_the_constants_of_one_tanh_unit_are_those_of_tanh(generator, outputs, ra
 
 def test_lip_h_by_power_iteration_is_that_of_the_whole_derivative(generator, monkeypatch):
     h, w0, _ = tanh_model(generator, n=3, d=2, m=3)
-    whole = lipschitz(h, w0, 0.5, samples=5, generator=seeded(1))
+    few = {"samples": 2, "ascents": 1}
+    whole = lipschitz(h, w0, 0.5, **few, generator=seeded(1))
     monkeypatch.setattr(module, "_ENTRIES", 0)
-    assert lipschitz(h, w0, 0.5, samples=5, generator=seeded(1)) == pytest.approx(whole, rel=1e-5)
+    assert lipschitz(h, w0, 0.5, **few, generator=seeded(1)) == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -163,7 +163,7 @@ print("whole")
 """
 
 
-@pytest.mark.parametrize("isa", ["AVX2", None])
+@pytest.mark.parametrize("isa", ["AVX2", pytest.param(None, marks=pytest.mark.slow)])
 def test_resnet_trains_on_cpus_with_avx2_only(isa):
     # In a process of its own: where memory is corrupted, it is the process that dies.
     environment = dict(os.environ) | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
