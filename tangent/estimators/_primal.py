@@ -163,7 +163,7 @@ def _condition_number(preconditioner: NystromPreconditioner | None) -> float:
     """By the leading eigenvalue and the ridge alone; infinite without a ridge."""
     if preconditioner is None:
         return float("nan")
-    top, ridge = float(preconditioner.eigenvalues[0]), preconditioner.ridge
+    top, ridge = float(preconditioner.eigenvalues[0]), float(preconditioner.ridge)
     return (top + ridge) / ridge if ridge else float("inf")
 
 

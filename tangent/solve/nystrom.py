@@ -48,8 +48,9 @@ class NystromPreconditioner:
 
     def of_columns(self, columns: Int[Tensor, " some"]) -> NystromPreconditioner:
         """The preconditioner of some of the columns."""
-        single = not isinstance(self.ridge, Tensor)
-        return self if single else replace(self, ridge=self.ridge[columns])
+        if isinstance(self.ridge, Tensor):
+            return replace(self, ridge=self.ridge[columns])
+        return self
 
 
 def nystrom_preconditioner(
