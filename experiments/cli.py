@@ -27,7 +27,7 @@ _VERBS = {
     "list": "names of the experiments, a line each",
     "plot": "draw an experiment's figures and tables again, from results only",
     "table": "show an experiment's tables, from results only",
-    "report": "one page with every table and figure found in --out",
+    "report": "one self-contained HTML page of everything that was measured, from results only",
     "all": "every experiment, one after the other",
 }
 
@@ -155,16 +155,9 @@ def _redraw(verb: str, argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    from experiments import report
+    from experiments.page.build import write_page
 
-    out = _parse(_OutOptions, argv, "report").out
-    try:
-        for path in report.page(out):
-            print(path)
-    except OutputError as error:
-        print(report.text(out))
-        say(f"{error}; not written there: report.md, report.html")
-        return 1
+    print(write_page(_parse(_OutOptions, argv, "report").out))
     return 0
 
 

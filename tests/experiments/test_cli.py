@@ -87,7 +87,7 @@ def test_every_experiment_has_the_parts_of_one():
         (["fig3b", "--dataset", "cifar10"], "give --data-dir"),
         (["fig3b", "--dataset", "cifar10", "--data-dir", "/missing"], "/missing does not exist"),
         (["table", "toy"], "no results of toy in"),
-        (["report"], "no tables or figures in"),
+        (["report"], "no results in"),
     ],
 )
 def test_wrong_usage_is_explained_and_ends_with_2(toy, tmp_path, capsys, words, message):

@@ -1,0 +1,1 @@
+"""Runs: what they return, how they are planned, estimated and computed."""
