@@ -20,8 +20,11 @@ from typing import Any
 
 from experiments import runner
 from experiments.files import OutputError
+from experiments.machine import cores
 from experiments.options import DataOptions, RunOptions
 from experiments.results import Context, jsonable
+from experiments.runs.costs import costs_in, kept_costs
+from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.usage import UsageError
 
 __all__ = ["Command", "draw_and_show", "execute", "say", "show"]
@@ -85,7 +88,7 @@ def execute(command: Command) -> int:
     context = _context("cpu", dtype, command.data)
     plan = runner.plan(command.module, command.name, command.study, command.settings, out, context)
     if options.dry_run:
-        return _dry_run(plan, options.force)
+        return _dry_run(plan, options)
 
     study = runner.save_study(plan, out)
     report = runner.Report(skipped=plan.paths)
@@ -149,10 +152,22 @@ def _context(device: str, dtype: str, data: DataOptions) -> Context:
     return Context(device=device, dtype=dtype, load=functools.partial(_load, data), log=say)
 
 
-def _dry_run(plan: runner.Plan, force: bool) -> int:
-    for path in plan.paths:
-        done = not force and runner.finished(path, say)
-        print(f"{'finished' if done else 'would run'}\t{path}")
+def _dry_run(plan: runner.Plan, options: RunOptions) -> int:
+    """Say what would run, with the CPU time and memory it is likely to take; write nothing."""
+    known = [*costs_in(path for path in plan.paths if path.exists()), *kept_costs()]
+    whole = Estimate()
+    for run, path, _ in plan.entries:
+        if not options.force and runner.finished(path, say):
+            print(f"finished\t{path}")
+            continue
+        one = estimate(plan.name, run, known)
+        whole += one
+        print(f"would run\t{path}\t{one}")
+    left = whole.alike + whole.scaled + whole.unknown
+    print(f"{left} of {len(plan.paths)} runs would be computed: {whole if left else 'nothing'}")
+    threads = options.threads or cores()
+    if threads > 1 and whole.cpu_seconds:
+        print(f"on {threads} threads {minutes(whole.cpu_seconds / threads)} at best")
     return 0
 
 

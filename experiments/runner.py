@@ -24,6 +24,7 @@ from experiments.results import (
     result_path,
     write_result,
 )
+from experiments.runs.countdown import Countdown
 
 __all__ = [
     "Plan",
@@ -191,6 +192,7 @@ def _execute(
 
     pending = list(enumerate(plan.entries))
     n = len(pending)
+    countdown = Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
     while pending:
         elsewhere = []
         for number, (run, path, data) in pending:
@@ -207,8 +209,11 @@ def _execute(
                     continue
                 if failed[number]:  # in another process of this command, which reports it
                     continue
-                context.log(f"[{number + 1}/{n}] {path.stem}")
+                rest = [p for p in plan.paths if _stamp(p) == stale.get(p)]
+                context.log(f"[{number + 1}/{n}] {path.stem}{countdown.left(rest)}")
+                start = time.process_time()
                 done = _one(module, plan.name, run, path, data, context, recorded, report)
+                countdown.took(path, time.process_time() - start)
                 failed[number] = not done
         pending = [] if once else elsewhere
         if pending:

@@ -198,8 +198,8 @@ def width_and_scale(results: pd.DataFrame) -> list[str]:
             for name in ("root_test", "inverse_test")
         )
         said.append(
-            f"At m = {int(wide['m'].max())} units the test loss is {root:.2g} with the lazy scaling "
-            f"1/√m and {inverse:.2g} with 1/m."
+            f"At m = {int(wide['m'].max())} units the test loss is {root:.2g} with the lazy "
+            f"scaling 1/√m and {inverse:.2g} with 1/m."
         )
     panel = results[results["part"] == "b"]
     if len(panel):
@@ -257,7 +257,7 @@ def competitors(results: pd.DataFrame) -> list[str]:
 
 def small_tables(results: pd.DataFrame) -> list[str]:
     """The tangent kernel's classifier beside scikit-learn's on small tables."""
-    from experiments.tabular_figure import SETTLED_ON, _NAMES, means
+    from experiments.tabular_figure import _NAMES, SETTLED_ON, means
 
     table = means(results)
     fair = table.drop(index=[name for name in SETTLED_ON if name in table.index])
@@ -277,7 +277,8 @@ def reports(results: pd.DataFrame) -> list[str]:
     """The verdicts of the laziness reports."""
     if "verdict" not in results:
         return []
-    return [f"{row.model}: {row.verdict}" for row in results.itertuples() if row.verdict]
+    rows = results[["model", "verdict"]].dropna().to_dict("records")
+    return [f"{row['model']}: {row['verdict']}" for row in rows]
 
 
 FINDINGS: dict[str, Callable[[pd.DataFrame], list[str]]] = {

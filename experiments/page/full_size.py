@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from experiments.page.drawn import Drawn
 
-__all__ = ["Answer", "FULL_COMMAND", "answer", "fixed_only", "networks_in"]
+__all__ = ["FULL_COMMAND", "Answer", "answer", "fixed_only", "networks_in"]
 
 FULL_COMMAND = "python -m experiments fig3b full --data-dir DIR --jobs 2"
 _QUESTION = (
@@ -165,8 +165,9 @@ def _published() -> list[str]:
     paper = of_the_paper()
     shown = []
     for model, name in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):
-        numbers = [paper[f"{model}{kind}"].get("test_accuracy") for kind in ("", "-lazy")]
-        if all(numbers):
+        found = (paper[f"{model}{kind}"].get("test_accuracy") for kind in ("", "-lazy"))
+        numbers = [number for number in found if number is not None]
+        if len(numbers) == 2:
             marks = ["†" if number.status == "recalled" else "" for number in numbers]
             one, lazy = (percent(n.value) + m for n, m in zip(numbers, marks, strict=True))
             shown.append(f"{name} {one} and {lazy}%")

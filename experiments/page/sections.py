@@ -114,11 +114,11 @@ SECTIONS: dict[str, About] = {
             "theory-finite-horizon": "Theorem 2.2: distances to the initial weights and to the "
             "linearized path against α",
             "theory-held-out": "Proposition A.1: distance of both models on other inputs against α",
-            "theory-square-loss": "Theorem 2.3: measured distance and its bound against α, for every "
-            "K; ReLU beside it",
+            "theory-square-loss": "Theorem 2.3: measured distance and its bound against α, for "
+            "every K; ReLU beside it",
             "theory-over-parameterized": "Theorem 2.4: error against time beside its bound",
-            "theory-under-parameterized": "Theorem 2.5: loss above its limit against time, and rates "
-            "against α",
+            "theory-under-parameterized": "Theorem 2.5: loss above its limit against time, and "
+            "rates against α",
             "theory-kappa": "κ against the width for two scalings",
         },
     ),
