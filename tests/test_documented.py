@@ -19,7 +19,7 @@ import experiments
 import tangent
 
 _ROOT = Path(__file__).parents[1]
-PAGES = [page for where in ("", "docs/", "examples/") for page in sorted(_ROOT.glob(f"{where}*.md"))]
+PAGES = [page for at in ("", "docs/", "examples/") for page in sorted(_ROOT.glob(f"{at}*.md"))]
 
 
 def modules_with_examples() -> list[str]:
