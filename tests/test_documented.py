@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import experiments
 import tangent
 
 _ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(_ROOT.glob("*.md")), *sorted(_ROOT.glob("docs/*.md"))]
+PAGES = [page for at in ("", "docs/", "examples/") for page in sorted(_ROOT.glob(f"{at}*.md"))]
 
 
 def modules_with_examples() -> list[str]:
@@ -84,6 +85,40 @@ def test_a_documented_block_runs(code, monkeypatch, capsys):
     rows, labels = np.random.default_rng(0).random((40, 64)), np.arange(40) % 2
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda **_: (rows, labels))
     exec(compile(code, "a documented block", "exec"), few_rows())
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every experiment's command in a block of shell on a page, and the page's name."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+            lines = block.replace("\\\n", " ").splitlines()
+            for line in lines:
+                words = shlex.split(line.partition("python -m experiments ")[2], comments=True)
+                if words:
+                    found.append((page.name, words))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), commands())
+def test_a_documented_command_is_one_that_the_command_line_takes(page, words, monkeypatch, capsys):
+    from experiments.command import cli
+
+    asked = []
+    monkeypatch.setattr(cli, "execute", lambda command: asked.append(command) or 0)
+    if words[0] in ("list", "completion"):
+        assert cli.run(words) == 0, page
+        return
+    assert words[0] in experiments_and_verbs(), page
+    if words[0] not in ("plot", "table", "report"):
+        assert cli.run(words) == 0, page
+        assert asked
+
+
+def experiments_and_verbs() -> list[str]:
+    from experiments.command import cli, registry
+
+    return [*registry.available(), *cli._VERBS]
 
 
 def test_links_between_the_pages_lead_somewhere():

@@ -17,7 +17,7 @@ from typing import Any
 from experiments.command import registry
 from experiments.command.options import DataOptions, RunOptions
 from experiments.command.study import Command, draw_and_show, execute, say
-from experiments.runs.files import OutputError
+from experiments.files import OutputError
 from experiments.runs.results import ResultError
 from experiments.usage import UsageError, one_of
 
@@ -27,9 +27,10 @@ _VERBS = {
     "list": "names of the experiments, a line each",
     "plot": "draw an experiment's figures and tables again, from results only",
     "table": "show an experiment's tables, from results only",
-    "report": "one page with every table and figure found in --out",
+    "report": "one self-contained HTML page of everything that was measured, from results only",
     "all": "every experiment, one after the other",
     "pack": "put the finished runs of --out into one compressed file an experiment",
+    "completion": "a script for bash, zsh or fish that completes these words: completion SHELL",
 }
 
 
@@ -81,12 +82,14 @@ def _dispatch(argv: list[str]) -> int:
         return _all(rest)
     if verb == "pack":
         return _pack(rest)
+    if verb == "completion":
+        return _completion(rest)
     return _experiment(verb, rest)
 
 
 def _help() -> str:
     lines = [
-        "usage: experiments VERB [options]     (experiments VERB --help shows its options)",
+        "usage: experiments VERB [PRESET] [options]   (experiments VERB --help shows its options)",
         "",
     ]
     width = max(map(len, [*registry.available(), *_VERBS])) + 2
@@ -111,6 +114,24 @@ def _parse(kind: Any, argv: list[str], prog: str, **more: Any) -> Any:
     return tyro.cli(kind, args=argv, prog=f"experiments {prog}", config=config, **more)
 
 
+def _completion(argv: list[str]) -> int:
+    from experiments import completion
+
+    if argv in (["-h"], ["--help"]) or len(argv) != 1:
+        print(f"usage: experiments completion {{{','.join(completion.SHELLS)}}}\n")
+        print('eval "$(experiments completion bash)" in ~/.bashrc, the same for zsh in ~/.zshrc,')
+        print("experiments completion fish | source in ~/.config/fish/config.fish")
+        return 0 if argv in (["-h"], ["--help"]) else 2
+    print(completion.script(argv[0], list(_VERBS)), end="")
+    return 0
+
+
+def _preset_first(argv: list[str]) -> list[str]:
+    """``argv`` with a preset that stands first, as in ``fig3b full``, made an option."""
+    word = next(iter(argv), "-")
+    return argv if word.startswith("-") else ["--preset", word, *argv[1:]]
+
+
 def _peek(argv: list[str], option: str) -> str | None:
     """The value of ``--option`` in ``argv``, needed before the whole line is parsed."""
     value = None
@@ -124,6 +145,7 @@ def _peek(argv: list[str], option: str) -> str | None:
 
 def _experiment(name: str, argv: list[str]) -> int:
     module = registry.experiment(name)
+    argv = _preset_first(argv)
     preset = _peek(argv, "preset") or "laptop"
     default = registry.preset(module, preset, _peek(argv, "dataset"))
     parts: list[tuple[str, type, Any]] = [
@@ -158,16 +180,9 @@ def _redraw(verb: str, argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-    from experiments.drawing import tables as report
+    from experiments.page.build import write_page
 
-    out = _parse(_OutOptions, argv, "report").out
-    try:
-        for path in report.page(out):
-            print(path)
-    except OutputError as error:
-        print(report.text(out))
-        say(f"{error}; not written there: report.md, report.html")
-        return 1
+    print(write_page(_parse(_OutOptions, argv, "report").out))
     return 0
 
 
@@ -182,7 +197,7 @@ def _pack(argv: list[str]) -> int:
 
 
 def _all(argv: list[str]) -> int:
-    given = _parse(_AllOptions, argv, "all")
+    given = _parse(_AllOptions, _preset_first(argv), "all")
     options, data = given.run, given.data
     worst = 0
     for name in registry.available():

@@ -28,7 +28,7 @@ class RunOptions:
     force: bool = False
     """compute finished runs again"""
     dry_run: bool = False
-    """say what would run, and write nothing"""
+    """say what would run, with estimated minutes and memory, and write nothing"""
 
 
 @dataclass(frozen=True)

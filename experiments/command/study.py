@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command.options import DataOptions, RunOptions
+from experiments.files import OutputError
 from experiments.runs import runner
+from experiments.runs.costs import costs_in, kept_costs
+from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.runs.experiment import Experiment
-from experiments.runs.files import OutputError
+from experiments.runs.machine import cores
 from experiments.runs.pack import kept
 from experiments.runs.results import Context, jsonable
 from experiments.usage import UsageError
@@ -72,7 +75,7 @@ def execute(command: Command) -> int:
     ------
     UsageError
         For wrong settings and missing data, before any work.
-    experiments.runs.files.OutputError
+    experiments.files.OutputError
         When the output folder cannot be written, before any work or when it fills up.
     """
     options, out = command.options, command.options.out
@@ -86,7 +89,7 @@ def execute(command: Command) -> int:
     context = _context("cpu", dtype, command.data)
     plan = runner.plan(command.module, command.name, command.study, command.settings, out, context)
     if options.dry_run:
-        return _dry_run(plan, options.force)
+        return _dry_run(plan, options)
 
     study = runner.save_study(plan, out)
     report = runner.Report(skipped=plan.paths)
@@ -150,10 +153,22 @@ def _context(device: str, dtype: str, data: DataOptions) -> Context:
     return Context(device=device, dtype=dtype, load=functools.partial(_load, data), log=say)
 
 
-def _dry_run(plan: runner.Plan, force: bool) -> int:
-    for path in plan.paths:
-        done = not force and runner.finished(path, say)
-        print(f"{'finished' if done else 'would run'}\t{path}")
+def _dry_run(plan: runner.Plan, options: RunOptions) -> int:
+    """Say what would run, with the CPU time and memory it is likely to take; write nothing."""
+    known = [*costs_in(path for path in plan.paths if kept(path)), *kept_costs()]
+    whole = Estimate()
+    for run, path, _ in plan.entries:
+        if not options.force and runner.finished(path, say):
+            print(f"finished\t{path}")
+            continue
+        one = estimate(plan.name, run, known)
+        whole += one
+        print(f"would run\t{path}\t{one}")
+    left = whole.alike + whole.scaled + whole.unknown
+    print(f"{left} of {len(plan.paths)} runs would be computed: {whole if left else 'nothing'}")
+    threads = options.threads or cores()
+    if threads > 1 and whole.cpu_seconds:
+        print(f"on {threads} threads {minutes(whole.cpu_seconds / threads)} at best")
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.datasets import ImageData, fingerprint
-from experiments.runs.files import part_name, sweep
+from experiments.files import part_name, sweep
 
 __all__ = ["default_folder", "read", "source_key", "write"]
 

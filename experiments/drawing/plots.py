@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.runs.files import write_file
+from experiments.drawing.collected import collecting
+from experiments.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,13 +109,19 @@ def figure(
 def save_figure(fig: Figure, folder: Path, stem: str) -> list[Path]:
     """Save ``fig`` as PDF, SVG and PNG and return the paths.
 
-    The files carry no date: the same data gives the same bytes. Call it inside `style`.
+    The files carry no date: the same data gives the same bytes. Call it inside `style`. Inside
+    `experiments.drawing.collected.collected` the SVG is kept in memory and no file is written.
 
     Raises
     ------
     experiments.runs.results.OutputError
         When the folder cannot be written; no file is left half-written.
     """
+    if (into := collecting()) is not None:
+        text = io.BytesIO()
+        fig.savefig(text, format="svg", metadata=_NO_DATE["svg"])
+        into.pictures[stem] = text.getvalue().decode()
+        return []
     paths = []
     for kind in FORMATS:
         buffer = io.BytesIO()

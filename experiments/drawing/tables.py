@@ -1,19 +1,16 @@
-"""Tables as CSV and Markdown, and one page of every table and figure."""
+"""Tables as CSV and Markdown."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command import registry
-from experiments.runs import runner
-from experiments.runs.files import write_file
+from experiments.drawing.collected import collecting
+from experiments.files import write_file
 from experiments.runs.results import read_result
-from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,10 +20,8 @@ __all__ = [
     "markdown",
     "mean_and_range",
     "noted",
-    "page",
     "percent",
     "provenance_notes",
-    "text",
     "write_table",
 ]
 
@@ -116,90 +111,14 @@ def _cell(value: object) -> str:
 
 
 def write_table(table: Table, folder: Path, stem: str) -> list[Path]:
-    """Write ``stem.csv`` and ``stem.md`` and return the paths."""
+    """Write ``stem.csv`` and ``stem.md`` and return the paths.
+
+    Inside `experiments.drawing.collected` the table is kept in memory and no file is written.
+    """
+    if (into := collecting()) is not None:
+        into.tables[stem] = table
+        return []
     csv, md = folder / f"{stem}.csv", folder / f"{stem}.md"
     write_file(csv, table.numbers.to_csv(index=False, lineterminator="\n").encode())
     write_file(md, markdown(table).encode())
     return [csv, md]
-
-
-def text(out: Path) -> str:
-    """Return every table and figure drawn in ``out`` as one page of Markdown.
-
-    Raises
-    ------
-    UsageError
-        When there is none.
-    """
-    lines = ["# Results", ""]
-    for name in registry.available():
-        for study in runner.studies(out, name):
-            tables = sorted(study.folder.glob("*.md"))
-            pictures = sorted(study.folder.glob("*.png"))
-            if not tables and not pictures:
-                continue
-            lines += [f"## {name}: {study.name}", "", registry.experiment(name).SUMMARY, ""]
-            for table in tables:
-                lines += [table.read_text(encoding="utf-8").rstrip(), ""]
-            for picture in pictures:
-                lines += [f"![{picture.stem}]({picture.relative_to(out).as_posix()})", ""]
-    if len(lines) == 2:
-        raise UsageError(f"no tables or figures in {out}: run an experiment first")
-    return "\n".join(lines)
-
-
-def page(out: Path) -> list[Path]:
-    """Write ``report.md`` and ``report.html``: every table and figure drawn in ``out``.
-
-    Raises
-    ------
-    UsageError
-        When there is none.
-    OutputError
-        When they cannot be written.
-    """
-    content = text(out)
-    paths = [out / "report.md", out / "report.html"]
-    write_file(paths[0], content.encode())
-    write_file(paths[1], _html(content).encode())
-    return paths
-
-
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Results</title><style>
-body { font: 15px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } td, th { padding: .2rem .7rem; text-align: left }
-tr { border-bottom: 1px solid #ccc } img { max-width: 100% }
-</style></head><body>
-"""
-
-
-def _html(text: str) -> str:
-    """The few forms of Markdown that `markdown` and `page` write, as HTML."""
-    body: list[str] = []
-    in_table = False
-    for line in text.splitlines():
-        row = line.startswith("|")
-        if in_table and not row:
-            body.append("</table>")
-        if row and not in_table:
-            body.append("<table>")
-        if row and set(line) <= set("|-: "):
-            pass  # the rule below the head
-        elif row:
-            tag = "td" if in_table else "th"
-            cells = line.replace("\\|", "\0").strip("|").split("|")
-            safe = [html.escape(cell.replace("\0", "|").strip()) for cell in cells]
-            body.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in safe) + "</tr>")
-        elif line.startswith("#"):
-            level = len(line) - len(line.lstrip("#"))
-            body.append(f"<h{level}>{html.escape(line[level:].strip())}</h{level}>")
-        elif line.startswith("![") and line.endswith(")"):
-            name, _, source = line[2:-1].partition("](")
-            body.append(f'<p><img alt="{html.escape(name)}" src="{html.escape(source)}"></p>')
-        elif line.strip():
-            body.append(f"<p>{html.escape(line)}</p>")
-        in_table = row
-    if in_table:
-        body.append("</table>")
-    return _HEAD + "\n".join(body) + "\n</body></html>\n"

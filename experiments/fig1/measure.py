@@ -66,6 +66,7 @@ def losses(run: dict[str, Any], context: Context) -> Outcome:
         x_test=task.x_test,
         y_test=task.y_test,
         test_every=run["test_every"],
+        progress=True,
     )
     references = [_linear(run, students, task, k) for k in range(len(run["seeds"]))]
     arrays = {
@@ -133,6 +134,7 @@ def paths(run: dict[str, Any], context: Context) -> Outcome:
         test_every=run["steps"],
         records=120,
         keep_path=True,
+        progress=True,
     )
     # w = tau (w0 + u / tau^2), a path for every tau
     scale = tau[0].cpu()[:, None, None, None]

@@ -60,6 +60,7 @@ def widths(run: dict[str, Any], context: Context) -> Outcome:
         x_test=x_test,
         y_test=y_test,
         test_every=run["steps"],
+        progress=True,
     )
     train, test = (loss[:, 0].view(2, count, -1) for loss in (result.train_loss, result.test_loss))
     arrays = _numpy(
@@ -146,6 +147,7 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
         run["population_steps"],
         metric=float(d),
         window=run["window"],
+        progress=True,
     )
     losses = losses.cpu().view(count, taus, -1)
     minima = [

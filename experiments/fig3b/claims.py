@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Claim", "Row", "claims", "rows"]
+__all__ = ["Claim", "Row", "claims", "pairs", "rows"]
 
 CLEAR = 2.0  # standard errors from which a difference counts
 SMALL_GAP = 0.05  # training minus test accuracy up to which there is no overfitting
@@ -175,7 +175,7 @@ def claims(found: Sequence[Row]) -> list[Claim]:
         _above("scattering > lazy CNN (best of each)", scattering, lazy),
         _above("standard CNN > lazy CNN (best of each)", standard, lazy),
     ]
-    for one, other in _pairs(found):
+    for one, other in pairs(found):
         result.append(
             _above(f"{one.name} above the same network at {_scale(other)}: test", one, other)
         )
@@ -206,9 +206,9 @@ def _above(text: str, one: Row | None, other: Row | None) -> Claim:
     return Claim(text, found, errors >= CLEAR)
 
 
-def _pairs(found: Sequence[Row]) -> list[tuple[Row, Row]]:
+def pairs(found: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Every network at alpha = 1 with the same network at its largest scale."""
-    pairs = []
+    found_pairs = []
     for row in found:
         if row.kind != "standard" or row.test is None:
             continue
@@ -216,8 +216,8 @@ def _pairs(found: Sequence[Row]) -> list[tuple[Row, Row]]:
         lazy = [r for r in found if r.kind == "lazy" and r.test is not None]
         same = [r for r in lazy if (r.model, r.width) == size]
         if same:
-            pairs.append((row, max(same, key=lambda r: r.alpha or 0.0)))
-    return pairs
+            found_pairs.append((row, max(same, key=lambda r: r.alpha or 0.0)))
+    return found_pairs
 
 
 def _less_training(one: Row, other: Row) -> Claim:

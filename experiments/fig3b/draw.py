@@ -278,7 +278,7 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
 def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the comparison on all images, the fixed representations' rows beside it."""
     label = results["data_label"].iloc[0]
-    found = full_figure.comparison_rows(results, folder.parents[1])
+    found = full_figure.comparison_rows(results, Path(results["path"].iloc[0]).parents[2])
     paths = write_table(full_figure.comparison_table(found, label), folder, "fig3b")
     paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
     with plots.style():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, write_table
-from experiments.runs.files import write_file
+from experiments.files import write_file
 from experiments.runs.results import read_result
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from experiments.runs.files import OutputError, writing
+from experiments.files import OutputError, writing
 
 __all__ = ["claimed", "held", "sweep", "wait_for"]
 

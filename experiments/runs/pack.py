@@ -12,7 +12,7 @@ import json
 import lzma
 from pathlib import Path
 
-from experiments.runs.files import write_file
+from experiments.files import write_file
 
 __all__ = ["ResultError", "Stamp", "kept", "pack", "pack_of", "run_paths", "run_text", "stamp"]
 

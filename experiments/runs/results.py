@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.runs.files import write_file
+from experiments.files import write_file
 from experiments.runs.pack import ResultError, run_paths, run_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.files import sweep, write_file, writing
 from experiments.runs import claims
+from experiments.runs.countdown import Countdown
 from experiments.runs.experiment import Experiment
-from experiments.runs.files import sweep, write_file, writing
 from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import (
     Context,
@@ -181,6 +182,7 @@ def _execute(
 
     pending = list(enumerate(plan.entries))
     n = len(pending)
+    countdown = Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
     while pending:
         elsewhere = []
         for number, (run, path, data) in pending:
@@ -197,8 +199,11 @@ def _execute(
                     continue
                 if failed[number]:  # in another process of this command, which reports it
                     continue
-                context.log(f"[{number + 1}/{n}] {path.stem}")
+                rest = [p for p in plan.paths if stamp(p) == stale.get(p)]
+                context.log(f"[{number + 1}/{n}] {path.stem}{countdown.left(rest)}")
+                start = time.process_time()
                 done = _one(module, plan.name, run, path, data, context, recorded, report)
+                countdown.took(path, time.process_time() - start)
                 failed[number] = not done
         pending = [] if once else elsewhere
         if pending:

@@ -21,6 +21,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from tangent.machine.threads import side_by_side
 from tangent.theory.students import (
@@ -81,6 +82,11 @@ def log_spaced_steps(n_steps: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({round(math.expm1(p)) for p in points.tolist()} | {0, last}))
 
 
+def _bar(total: int, progress: bool) -> tqdm:
+    """A bar of steps; silent unless asked for, and where standard error is no terminal."""
+    return tqdm(total=total, unit="step", leave=False, disable=None if progress else True)
+
+
 def _loss(r: Float[Tensor, "k s n"]) -> Float[Tensor, "k s"]:
     return r.square().mean(-1, dtype=torch.float64) / 2
 
@@ -108,7 +114,7 @@ def student_outputs(
 
 
 @torch.no_grad()
-def _descend_block(students, train_set, test_set, step, n_steps, steps, test_every, keep_path):
+def _descend_block(students, train_set, test_set, step, n_steps, steps, test_every, keep_path, bar):
     """`descend` for students that fit the cache together."""
     (x, y), (x_test, y_test) = train_set, test_set or train_set
     u, train = _zero(students), students_on(students, x.shape[1]).on_inputs(x)
@@ -130,6 +136,7 @@ def _descend_block(students, train_set, test_set, step, n_steps, steps, test_eve
                 kept["output"].append(u.output.clone())
         if t < n_steps - 1:
             _advance(u, train.gradient(u, r), rate, 1.0)
+        bar.update()
     stacked = [torch.stack(kept[name], 2) for name in ("train", "test")]
     path = [
         torch.stack(kept["hidden"], 2) if keep_path else u.hidden[:, :, None][:, :, :0],
@@ -178,6 +185,7 @@ def descend(
     records: int = 50,
     keep_path: bool = False,
     together: int | None = None,
+    progress: bool = False,
 ) -> Descent:
     """Gradient descent of every student on half the mean squared error of its outputs.
 
@@ -201,6 +209,8 @@ def descend(
     together : int, optional
         Scales of a problem advanced at once. It bounds memory and does not change the result
         beyond rounding. By default what fits the cache of a core, or everything on a GPU.
+    progress : bool
+        Show a bar with the time left on standard error, where that is a terminal.
 
     Returns
     -------
@@ -234,10 +244,12 @@ def descend(
         )
         test = None if x_test is None or y_test is None else (x_test[i], y_test[i])
         return _descend_block(
-            some, (x[i], y[i]), test, step[i, j], n_steps, steps, test_every, keep_path
+            some, (x[i], y[i]), test, step[i, j], n_steps, steps, test_every, keep_path, bar
         )
 
-    results = iter(side_by_side(advance, [block for row in blocks for block in row]))
+    each = [block for row in blocks for block in row]
+    with _bar(n_steps * len(each), progress) as bar:
+        results = iter(list(side_by_side(advance, each)))
     rows = [
         [torch.cat(parts, dim=1) for parts in zip(*(next(results) for _ in row), strict=True)]
         for row in blocks
@@ -255,6 +267,7 @@ def stochastic_descent(
     *,
     metric: float = 1.0,
     window: int = 2000,
+    progress: bool = False,
 ) -> tuple[Displacement, Float[Tensor, "k s w"]]:
     """Stochastic gradient descent on fresh batches, hence on the population loss.
 
@@ -270,6 +283,8 @@ def stochastic_descent(
         Multiplies the step of the hidden weights.
     window : int
         Steps over which batch losses are averaged.
+    progress : bool
+        Show a bar with the time left on standard error, where that is a terminal.
 
     Returns
     -------
@@ -284,12 +299,14 @@ def stochastic_descent(
         *students.alpha.shape, count, dtype=torch.float64, device=students.alpha.device
     )
     u, pair, skipped = _zero(students), None, n_steps - count * window
-    for t in range(n_steps):
-        x, y = draw()
-        # the other form would need the start's outputs on every batch, another product
-        pair = DifferenceStudents(students, x.shape[1]) if pair is None else pair
-        r = pair.on_inputs(x).residual(u, y)
-        if t >= skipped:
-            losses[:, :, (t - skipped) // window] += _loss(r) / window
-        _advance(u, pair.gradient(u, r), step / x.shape[1], metric)
+    with _bar(n_steps, progress) as bar:
+        for t in range(n_steps):
+            x, y = draw()
+            # the other form would need the start's outputs on every batch, another product
+            pair = DifferenceStudents(students, x.shape[1]) if pair is None else pair
+            r = pair.on_inputs(x).residual(u, y)
+            if t >= skipped:
+                losses[:, :, (t - skipped) // window] += _loss(r) / window
+            _advance(u, pair.gradient(u, r), step / x.shape[1], metric)
+            bar.update()
     return u, losses

@@ -87,7 +87,7 @@ def test_every_experiment_has_the_parts_of_one():
         (["fig3b", "--dataset", "cifar10"], "give --data-dir"),
         (["fig3b", "--dataset", "cifar10", "--data-dir", "/missing"], "/missing does not exist"),
         (["table", "toy"], "no results of toy in"),
-        (["report"], "no tables or figures in"),
+        (["report"], "no results in"),
     ],
 )
 def test_wrong_usage_is_explained_and_ends_with_2(toy, tmp_path, capsys, words, message):
@@ -159,6 +159,27 @@ def test_dry_run_says_what_would_run_and_writes_nothing(toy, tmp_path, capsys):
     cli.run(["toy", "--dry-run", "--preset", "smoke", "--out", str(out)])
     text = capsys.readouterr().out
     assert (text.count("would run\t"), text.count("finished\t")) == (2, 1)
+
+
+def test_dry_run_says_what_a_run_took_and_so_will_take(toy, tmp_path, capsys, monkeypatch):
+    from experiments.command import study as command
+    from experiments.runs.costs import Cost
+
+    known = Cost("toy", {"number": 2, "seconds": 0.0}, 90.0, 3 * 2**29, 1)
+    monkeypatch.setattr(command, "kept_costs", lambda: [known])
+    cli.run(["toy", "smoke", "--dry-run", "--threads", "2", "--out", str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("\tabout 1.5 minutes of CPU time, at least 1.5 GiB (1 scaled from other settings)")  # fmt: skip  # noqa: E501
+    assert lines[1].endswith("\tabout 1.5 minutes of CPU time, 1.5 GiB")
+    assert lines[3].startswith("3 of 3 runs would be computed: about 4.5 minutes of CPU time")
+    assert lines[4] == "on 2 threads 2.2 minutes at best"
+
+
+def test_a_preset_may_stand_first(toy, tmp_path, capsys):
+    assert cli.run(["toy", "smoke", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("would run\t") == 3
+    assert cli.run(["toy", "smok", "--out", str(tmp_path / "out")]) == 2
+    assert "unknown preset 'smok': did you mean 'smoke'" in capsys.readouterr().err
 
 
 def test_changed_settings_share_runs_but_not_tables(toy, tmp_path, capsys):
@@ -244,15 +265,14 @@ def test_a_reader_that_stops_reading_is_no_error(start):
     assert "Traceback" not in process.stderr.read()
 
 
-def test_report_has_every_table_and_figure(toy, tmp_path, capsys):
+def test_report_reads_results_and_writes_one_file(toy, tmp_path, capsys):
     cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)])
-    (tmp_path / "toy" / "smoke" / "toy.png").write_bytes(b"")
+    before = set(tmp_path.rglob("*"))
+    capsys.readouterr()
     assert cli.run(["report", "--out", str(tmp_path)]) == 0
-    text = (tmp_path / "report.md").read_text()
-    assert "## toy: smoke" in text
-    assert "| 3      | 9      |" in text
-    assert "![toy](toy/smoke/toy.png)" in text
-    assert "<td>9</td>" in (tmp_path / "report.html").read_text()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "report.html")]
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "report.html"}
+    assert ">9</td>" in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("verb", "status"), [("table", 0), ("plot", 1)])
@@ -269,15 +289,12 @@ def test_a_table_that_cannot_be_written_is_shown_all_the_same(toy, tmp_path, cap
     assert "not written there: toy.csv, toy.md" in said.err
 
 
-def test_a_report_that_cannot_be_written_is_shown_all_the_same(toy, tmp_path, capsys):
+def test_a_report_that_cannot_be_written_is_named_and_ends_with_1(toy, tmp_path, capsys):
     cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)])
-    (tmp_path / "report.md").mkdir()
+    (tmp_path / "report.html").mkdir()
     capsys.readouterr()
     assert cli.run(["report", "--out", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "| 3      | 9      |" in said.out
-    assert "cannot write" in said.err
-    assert "not written there: report.md, report.html" in said.err
+    assert f"cannot write {tmp_path / 'report.html'}" in capsys.readouterr().err
 
 
 def test_a_command_whose_tables_cannot_be_written_shows_them_and_ends_with_1(toy, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Tables and the page of all of them."""
+"""Tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments.drawing import tables as report
+from experiments.drawing.collected import collected
 from experiments.runs.results import Outcome, result_path, write_result
-from experiments.usage import UsageError
 
 
 def test_a_mean_comes_with_its_range_and_the_runs_that_diverged():
@@ -45,19 +45,11 @@ def test_a_table_is_written_as_csv_and_markdown(table, tmp_path):
     assert md.read_text() == report.markdown(table)
 
 
-def test_html_has_the_cells_of_the_table_and_escapes_them(table):
-    page = report._html(report.markdown(table) + "\n![a](b/a.png)\n")
-    assert "<h3>Accuracies &lt;1&gt;</h3>" in page
-    assert page.count("<tr>") == 3
-    assert "<td>a|b</td><td>50.0</td>" in page
-    assert "<th>method</th>" in page
-    assert '<img alt="a" src="b/a.png">' in page
-    assert page.count("<table>") == page.count("</table>") == 1
-
-
-def test_a_page_of_nothing_says_what_to_do(tmp_path):
-    with pytest.raises(UsageError, match="run an experiment first"):
-        report.page(tmp_path)
+def test_a_table_that_is_collected_is_not_written(table, tmp_path):
+    with collected() as into:
+        assert report.write_table(table, tmp_path, "t") == []
+    assert into.tables == {"t": table}
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_of_changed_files_are_said_below_a_table(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import rcParams
 
 from experiments.drawing import plots
-from experiments.runs.files import OutputError
+from experiments.files import OutputError
 
 
 def picture():

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.files import OutputError, part_name, sweep
 from experiments.runs import claims
-from experiments.runs.files import OutputError, part_name, sweep
 
 ROOT = Path(__file__).parents[3]
 # Takes the claim of a path, says so, and keeps it until its input ends.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.runs.files import OutputError, write_file
+from experiments.files import OutputError, write_file
 from experiments.runs.results import (
     Outcome,
     ResultError,
@@ -261,7 +261,7 @@ class FullDisk:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch, code):
-    monkeypatch.setattr("experiments.runs.files.os.fsync", FullDisk(code))
+    monkeypatch.setattr("experiments.files.os.fsync", FullDisk(code))
     path = path_of(RUN, tmp_path)
     with pytest.raises(OutputError, match=r"cannot write .*json: .*; make room or give another"):
         write_result(path, experiment="fig3b", run=RUN, outcome=Outcome({"a": 1}))
@@ -270,7 +270,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch, 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     write_file(tmp_path / "a", b"old")
-    monkeypatch.setattr("experiments.runs.files.os.fsync", FullDisk(errno.ENOSPC))
+    monkeypatch.setattr("experiments.files.os.fsync", FullDisk(errno.ENOSPC))
     with pytest.raises(OutputError):
         write_file(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from experiments.files import OutputError
 from experiments.runs import claims, runner
-from experiments.runs.files import OutputError
 from experiments.runs.results import Context, ResultError, read_result
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_stops_all_runs_and_leaves_nothing(go, computed, monkeypatch
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.runs.files.os.fsync", full)
+    monkeypatch.setattr("experiments.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device; make room"):
         go(1, 2)
     assert computed() == [1]

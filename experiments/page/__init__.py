@@ -1,0 +1,1 @@
+"""The report: one self-contained page of every figure and table, made from result files only."""

@@ -1,0 +1,160 @@
+"""How long runs will take and how much memory: from finished runs of the same settings, or others.
+
+Where no finished run has the same settings, the nearest of the same kind is scaled by the ratio of
+their work, a product of powers of the settings that the work grows with. That is an order of
+magnitude: rates differ between machines, and narrow networks do not fill a processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.runs.costs import Cost, costs_in, kept_costs, settings_of
+
+__all__ = ["Estimate", "estimate", "minutes", "total_of"]
+
+# Work is proportional to these powers: images and steps once, convolutions to the square of their
+# width, a kernel to the square of its inputs. Of a list its length counts.
+_POWERS = {
+    "n_train": 1,
+    "epochs": 1,
+    "steps": 1,
+    "width": 2,
+    "n": 2,
+    "m": 1,
+    "units": 1,
+    "features": 1,
+    "size": 1,
+    "n_filters": 1,
+    "filters": 1,
+    "max_rows": 1,
+    "seeds": 1,
+    "taus": 1,
+    "alphas": 1,
+    "methods": 1,
+}
+_ALL_IMAGES = {"cifar10": 50_000, "digits": 1_797}  # what n_train = None stands for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What some runs will take.
+
+    Parameters
+    ----------
+    cpu_seconds : float
+        All threads together; of the runs that are known.
+    peak_memory_bytes : int or None
+        Largest peak of a process.
+    alike, scaled, unknown : int
+        Runs estimated from the same settings, from others, and not at all.
+    """
+
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    alike: int = 0
+    scaled: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        peaks = [p for p in (self.peak_memory_bytes, other.peak_memory_bytes) if p is not None]
+        return Estimate(
+            self.cpu_seconds + other.cpu_seconds,
+            max(peaks, default=None),
+            self.alike + other.alike,
+            self.scaled + other.scaled,
+            self.unknown + other.unknown,
+        )
+
+    def __str__(self) -> str:
+        """In words: "about 12 CPU minutes, 1.3 GiB"; says where it is scaled or not known."""
+        if not self.alike + self.scaled:
+            return "not known: no finished run is like it"
+        text = f"about {minutes(self.cpu_seconds)} of CPU time"
+        if self.peak_memory_bytes is not None:
+            least = "at least " if self.scaled else ""
+            text += f", {least}{self.peak_memory_bytes / 2**30:.1f} GiB"
+        notes = [f"{self.scaled} scaled from other settings"] if self.scaled else []
+        notes += [f"{self.unknown} not known"] if self.unknown else []
+        return f"{text} ({', '.join(notes)})" if notes else text
+
+
+def minutes(seconds: float) -> str:
+    """Seconds in minutes, or in hours of many, to two digits: "0.3 minutes", "16 hours"."""
+    number, unit = (seconds / 3600, "hours") if seconds >= 6000 else (seconds / 60, "minutes")
+    return f"{float(f'{number:.2g}'):,.{0 if number >= 9.95 else 1}f} {unit}"
+
+
+def estimate(experiment: str, run: dict[str, Any], known: Sequence[Cost]) -> Estimate:
+    """Estimate of one run.
+
+    Parameters
+    ----------
+    experiment : str
+    run : dict
+        Its settings.
+    known : sequence of Cost
+        Of finished runs; those of other experiments are not looked at.
+    """
+    wanted = settings_of(run)
+    own = [cost for cost in known if cost.experiment == experiment]
+    for cost in own:
+        if cost.run == wanted:
+            return Estimate(cost.cpu_seconds, cost.peak_memory_bytes, alike=1)
+    near = [cost for cost in own if _kind(cost.run) == _kind(wanted)]
+    if not near:
+        return Estimate(unknown=1)
+    # Images of another data set have another size; they say something all the same.
+    near = [c for c in near if c.run.get("dataset") == wanted.get("dataset")] or near
+    work = _work(wanted)
+    nearest = min(near, key=lambda cost: abs(math.log(work / _work(cost.run))))
+    ratio = work / _work(nearest.run)
+    return Estimate(ratio * nearest.cpu_seconds, nearest.peak_memory_bytes, scaled=1)
+
+
+def total_of(
+    experiment: str, runs: Sequence[dict[str, Any]], finished: Sequence[Path] = ()
+) -> Estimate:
+    """Estimate of several runs of an experiment together.
+
+    Parameters
+    ----------
+    experiment : str
+    runs : sequence of dict
+    finished : sequence of Path
+        Results on this machine; they count before those that come with the package.
+    """
+    known = [*costs_in(finished), *kept_costs()]
+    return sum((estimate(experiment, run, known) for run in runs), Estimate())
+
+
+def _kind(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What has to agree for one run's time to say anything of another's."""
+    names = ("figure", "part", "method", "model", "variant", "problem", "lever", "parametrization")
+    return tuple(run.get(name) for name in names)
+
+
+def _work(run: dict[str, Any]) -> float:
+    work = 1.0
+    for name, power in _POWERS.items():
+        value = _amount(run, name)
+        if value > 0:
+            work *= value**power
+    trials = len(run.get("rate_fractions") or ()) * (run.get("trial_epochs") or 0)
+    if trials:  # choosing a rate trains on a part of the images beforehand
+        images = _amount(run, "n_train") * _amount(run, "epochs")
+        work *= 1 + trials * min(run["trial_images"], _amount(run, "n_train")) / images
+    return work
+
+
+def _amount(run: dict[str, Any], name: str) -> float:
+    value = run.get(name)
+    if value is None and name == "n_train" and name in run:
+        return _ALL_IMAGES.get(str(run.get("dataset")), 1)
+    if isinstance(value, list | tuple):
+        return len(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
