@@ -12,9 +12,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.files import write_file
-
 from experiments.drawing import plots
+from experiments.files import write_file
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("experiments", "baselines", "tangent")

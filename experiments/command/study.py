@@ -24,7 +24,7 @@ from experiments.runs.costs import costs_in, kept_costs
 from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.runs.experiment import Experiment
 from experiments.runs.machine import cores
-from experiments.runs.pack import kept
+from experiments.runs.pack import kept as has_result
 from experiments.runs.results import Context, jsonable
 from experiments.usage import UsageError
 
@@ -98,7 +98,7 @@ def execute(command: Command) -> int:
         try:
             report = _compute(command, plan, dtype)
         except KeyboardInterrupt:
-            done = sum(kept(path) for path in plan.paths)
+            done = sum(has_result(path) for path in plan.paths)
             say(
                 f"interrupted: {done} of {len(plan.paths)} runs are finished and kept in "
                 f"{out / command.name}; the same command goes on from there"
@@ -155,7 +155,7 @@ def _context(device: str, dtype: str, data: DataOptions) -> Context:
 
 def _dry_run(plan: runner.Plan, options: RunOptions) -> int:
     """Say what would run, with the CPU time and memory it is likely to take; write nothing."""
-    known = [*costs_in(path for path in plan.paths if kept(path)), *kept_costs()]
+    known = [*costs_in(path for path in plan.paths if has_result(path)), *kept_costs()]
     whole = Estimate()
     for run, path, _ in plan.entries:
         if not options.force and runner.finished(path, say):

@@ -265,7 +265,7 @@ def test_poolings_do_not_count_into_the_stability(monkeypatch):
         def stability_of_activations(self, X):
             return gates
 
-    monkeypatch.setattr("tangent.LazyClassifier", Trained)
+    monkeypatch.setattr("experiments.fig3a.measure.LazyClassifier", Trained)
     run = fig3a.runs(registry.preset(fig3a, "smoke"))[0]
     data = type("D", (), {"image_shape": (1, 2, 2), "arrays": lambda s: (0, 0, 0, 0)})()
     data.subset = lambda *sizes: data
