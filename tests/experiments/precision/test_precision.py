@@ -11,6 +11,7 @@ import torch
 from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.data.datasets import digits
+from experiments.precision import measure
 from experiments.precision.draw import precision_table
 from experiments.precision.training import Problem
 from experiments.runs.results import Context, load_results, read_result
@@ -96,9 +97,9 @@ def test_a_diverged_method_is_marked_and_the_others_are_kept(context):
 
 def test_tf32_needs_a_gpu_and_leaves_the_switches_as_they_were():
     before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(UsageError, match="mode of GPUs"), precision._tf32(True, "cpu"):
+    with pytest.raises(UsageError, match="mode of GPUs"), measure._tf32(True, "cpu"):
         pass
-    with precision._tf32(False, "cpu"):
+    with measure._tf32(False, "cpu"):
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 is before
 

@@ -13,6 +13,7 @@ from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.data.datasets import load_dataset
 from experiments.runs.results import Context, load_results, read_arrays
+from experiments.spectrum import measure
 from experiments.usage import UsageError
 from tangent.kernel.features import tangent_features
 
@@ -48,8 +49,8 @@ def test_the_paper_has_4950_rows():
 def test_the_singular_values_are_those_of_the_features(context, inputs, variant):
     run = {**spectrum.runs(SMALL)[0], "inputs": inputs, "variant": variant, "width": 0.04}
     outcome = spectrum.compute(run, context)
-    x = spectrum._inputs(run, context).double()
-    model = spectrum._network(run, tuple(x.shape[1:])).double()
+    x = measure._inputs(run, context).double()
+    model = measure._network(run, tuple(x.shape[1:])).double()
     phi = tangent_features(model, x).flatten(0, 1)
     expected = torch.linalg.svdvals(phi)
     found = torch.from_numpy(outcome.arrays["singular_values"])
@@ -59,14 +60,12 @@ def test_the_singular_values_are_those_of_the_features(context, inputs, variant)
 
 def test_images_and_pixels_are_normalized_alike(context):
     run = {**spectrum.runs(SMALL)[0], "n": 200}
-    x = spectrum._inputs(run, context)
+    x = measure._inputs(run, context)
     assert abs(x.mean()) < 1e-5
     assert x.std() == pytest.approx(1, abs=1e-3)
-    pixels = spectrum._inputs({**run, "inputs": "random"}, context)
+    pixels = measure._inputs({**run, "inputs": "random"}, context)
     assert pixels.std() > 0.5
-    assert not torch.equal(
-        pixels, spectrum._inputs({**run, "inputs": "random", "seed": 5}, context)
-    )
+    assert not torch.equal(pixels, measure._inputs({**run, "inputs": "random", "seed": 5}, context))
 
 
 @pytest.mark.parametrize(
