@@ -35,7 +35,7 @@ import dataclasses
 import importlib.util
 from typing import Any
 
-from experiments.data.datasets import DATASETS
+from experiments.data.datasets import DATASETS, check_dataset
 from experiments.runs.experiment import Experiment
 from experiments.usage import UsageError, one_of
 
@@ -78,7 +78,7 @@ def preset(of: Experiment, name: str, dataset: str | None = None) -> Any:
     presets = of.PRESETS
     one_of("preset", name, [key for key in presets if "/" not in key])
     if dataset is not None and hasattr(presets[name], "dataset"):
-        one_of("dataset", dataset, getattr(of, "DATASETS", DATASETS))
+        check_dataset(dataset, getattr(of, "DATASETS", DATASETS))
     if dataset is None or dataset == getattr(presets[name], "dataset", None):
         return presets[name]
     if not hasattr(presets[name], "dataset"):

@@ -25,7 +25,7 @@ from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.runs.experiment import Experiment
 from experiments.runs.machine import cores
 from experiments.runs.pack import kept as has_result
-from experiments.runs.results import Context, jsonable
+from experiments.runs.results import Context, file_word, jsonable
 from experiments.usage import UsageError
 
 __all__ = ["Command", "draw_and_show", "execute", "say", "show"]
@@ -50,7 +50,7 @@ class Command:
         """Folder of figures: preset and data set, and a hash where settings were changed."""
         words = [self.options.preset]
         if hasattr(self.settings, "dataset"):
-            words.append(self.settings.dataset)
+            words.append(file_word(self.settings.dataset))
         if self.settings != self.default:
             text = json.dumps(jsonable(dataclasses.asdict(self.settings)), sort_keys=True)
             words.append(hashlib.sha256(text.encode()).hexdigest()[:6])

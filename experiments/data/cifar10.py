@@ -15,7 +15,7 @@ from experiments.data import archive, cache
 from experiments.data.batches import BatchError, read_batch
 from experiments.data.datasets import DataError, ImageData, image_data
 
-__all__ = ["load_cifar10"]
+__all__ = ["IMAGES", "load_cifar10", "read_image"]
 
 CLASSES = (
     "airplane",
@@ -31,7 +31,7 @@ CLASSES = (
 )
 _BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
 _FOLDER = "cifar-10-batches-py"
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _WHAT_TO_DO = (
@@ -100,8 +100,8 @@ def _decode(source: Path) -> ImageData:
     for path, content in archive.files(source):
         if path.name in (*_BATCHES, "test_batch"):
             batches[path.name] = _batch(content, f"{source}: {path}")
-        elif path.suffix.lower() in _IMAGES and len(path.parts) > 2 and path.parts[-3] in images:
-            array, encoding = _image(content, f"{source}: {path}")
+        elif path.suffix.lower() in IMAGES and len(path.parts) > 2 and path.parts[-3] in images:
+            array, encoding = read_image(content, f"{source}: {path}")
             images[path.parts[-3]].append((path.parts[-2], path.name, array))
             label = f"CIFAR-10, {encoding}" if encoding else label
     if batches:
@@ -144,24 +144,32 @@ def _from_images(
     return image_data("cifar10", label, CLASSES, part("train"), part("test"))
 
 
-def _image(content: bytes, where: str) -> tuple[np.ndarray, str | None]:
+def read_image(
+    content: bytes, where: str, side: int | None = None
+) -> tuple[np.ndarray, str | None]:
     """The image as (3, 32, 32) uint8, and how it was re-encoded if it was.
+
+    Of another size it is refused; with ``side`` it is cut to a square and resized to that.
 
     Eight bits a channel and no transparency: of more bits, and of what shows through, nobody could
     say which colours were meant. Pillow is asked for the formats of `_FORMATS` alone: one of the
     others starts an interpreter of PostScript.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are refused below, and odd entries
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                if image.size != (32, 32):
+                if side is None and image.size != (32, 32):
                     size = f"{image.size[0]}x{image.size[1]}"
                     raise DataError(f"{where} is {size}; CIFAR-10 is 32x32")
                 encoding = _jpeg(image) if image.format == "JPEG" else None
-                return _colours(image, where).transpose(2, 0, 1), encoding
+                pixels = _colours(image, where)
+                if side is not None:
+                    size, way = (side, side), Image.Resampling.BILINEAR
+                    pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), size, way))
+                return pixels.transpose(2, 0, 1), encoding
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -170,7 +178,7 @@ def _image(content: bytes, where: str) -> tuple[np.ndarray, str | None]:
 
 
 def _colours(image: Any, where: str) -> np.ndarray:
-    """The pixels as (32, 32, 3) uint8.
+    """The pixels as (h, w, 3) uint8.
 
     Raises
     ------

@@ -15,10 +15,19 @@ from jaxtyping import Float32, Int64, UInt8
 
 from experiments.usage import UsageError, one_of
 
-__all__ = ["DATASETS", "DataError", "ImageData", "fingerprint", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "ImageData",
+    "check_dataset",
+    "fingerprint",
+    "load_dataset",
+    "names_images",
+]
 
 DATASETS = ("digits", "cifar10")
 
+_OWN = ("folder:", "npz:")
 _DIGITS_TEST = 500  # of 1,797 images
 _DIGITS_SIDE = 32  # the smallest side that VGG-11 and ResNet-18 take
 
@@ -34,7 +43,7 @@ class ImageData:
     Parameters
     ----------
     name : str
-        As asked for: "digits", "cifar10".
+        As asked for: "digits", "cifar10", "folder:PATH".
     label : str
         As tables and figures call it: "CIFAR-10, JPEG-75" where images were re-encoded.
     fingerprint : str
@@ -149,6 +158,17 @@ def image_data(
     return ImageData(name, label, mark, class_names, *train, *test)
 
 
+def names_images(name: object) -> bool:
+    """Whether ``name`` is that of a data set of images."""
+    return isinstance(name, str) and (name in DATASETS or name.startswith(_OWN))
+
+
+def check_dataset(name: str, known: tuple[str, ...] = DATASETS) -> None:
+    """Raise `UsageError`, with the nearest name, unless it is a known one or of the user's own."""
+    if not (known == DATASETS and name.startswith(_OWN)):
+        one_of("dataset", name, known)
+
+
 def load_dataset(
     name: str,
     *,
@@ -160,7 +180,7 @@ def load_dataset(
 
     Parameters
     ----------
-    name : {"digits", "cifar10"}
+    name : {"digits", "cifar10"}, or ``folder:PATH``, ``npz:PATH`` (`experiments.data.own`)
     data_dir : path, optional
         For CIFAR-10: the folder ``cifar-10-batches-py``, a class-folder tree
         (``train/<class>/*.jpg``, ``test/<class>/*.jpg``), an archive of either (``.tar``,
@@ -177,9 +197,13 @@ def load_dataset(
     DataError
         When the data is missing or cannot be read.
     """
-    one_of("dataset", name, DATASETS)
+    check_dataset(name)
     if name == "digits":
         return digits()
+    if name.startswith(_OWN):
+        from experiments.data.own import load_own
+
+        return load_own(name)
     from experiments.data.cifar10 import load_cifar10
 
     return load_cifar10(

@@ -39,7 +39,8 @@ class Settings:
     """Settings of the open question."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn) or cifar10"""
+    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
+    with a folder a class, or npz:PATH"""
     parts: tuple[str, ...] = PARTS[:-1]
     """table; roto-translation (a row of it, with features selected by labels); waterfall; wide (A
     ever wider); trained (A at alpha = 1); primal (A by its normal equations)"""

@@ -31,7 +31,8 @@ class Settings:
     """Settings of the comparison of precisions."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn) or cifar10"""
+    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
+    with a folder a class, or npz:PATH"""
     model: Literal["vgg11", "resnet18"] = "vgg11"
     """the network"""
     methods: tuple[str, ...] = ("direct-float32", "difference-float32")

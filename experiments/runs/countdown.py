@@ -12,6 +12,8 @@ from experiments.runs.pack import kept
 
 __all__ = ["Countdown"]
 
+_UNSURE = 10.0  # CPU seconds that first calls and imports may take beside the work
+
 
 class Countdown:
     """CPU time that the unfinished runs of a plan will take.
@@ -40,7 +42,7 @@ class Countdown:
         known = [self._seconds[path] for path in paths if path in self._seconds]
         if not known:
             return ""
-        pace = self._taken / self._expected if self._expected else 1.0
+        pace = (self._taken + _UNSURE) / (self._expected + _UNSURE)
         beside = len(paths) - len(known)
         more = f" and {beside} runs of unknown length" if beside else ""
         return f", about {minutes(pace * sum(known))} of CPU time left{more}"

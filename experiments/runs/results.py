@@ -34,6 +34,7 @@ __all__ = [
     "Context",
     "Outcome",
     "ResultError",
+    "file_word",
     "load_results",
     "read_arrays",
     "read_result",
@@ -154,12 +155,19 @@ def result_path(
     whole = {"experiment": experiment, "run": run, "data": fingerprint, "dtype": dtype}
     text = json.dumps(jsonable(whole), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    words = [str(run[k]) for k in ("dataset", "method", "figure", "part") if k in run]
+    words = [file_word(str(run[k])) for k in ("dataset", "method", "figure", "part") if k in run]
     for key in ("alpha", "seed"):
         if isinstance(run.get(key), int | float):
             words.append(f"{key}{run[key]:g}".replace("e+0", "e").replace("e+", "e"))
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*words, digest])).strip("-")
     return folder / experiment / "runs" / f"{stem}.json"
+
+
+def file_word(name: str) -> str:
+    """A data set's or a method's name in the name of a file: of a path its last part."""
+    kind, _, place = name.partition(":")
+    last = re.sub(r"[^A-Za-z0-9]+", "-", Path(place).name).strip("-")
+    return f"{kind}-{last}" if place else name
 
 
 def write_result(

@@ -85,12 +85,12 @@ def plan(
     The data sets that the runs name are read here, since a result's path depends on their
     fingerprint: missing data is found before any work.
     """
-    from experiments.data.datasets import DATASETS
+    from experiments.data.datasets import names_images
 
     entries = []
     for run in module.runs(settings):
         data = None
-        if run.get("dataset") in DATASETS:
+        if names_images(run.get("dataset")):
             images = context.load(run["dataset"])
             data = {
                 "name": images.name,

@@ -29,7 +29,8 @@ class Settings:
     """Settings of Appendix C."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn) or cifar10"""
+    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
+    with a folder a class, or npz:PATH"""
     n: int = 64
     """the first training images, and as many of random pixels; the kernel has 10 n rows"""
     variant: str = "vgg11"
