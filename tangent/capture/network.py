@@ -16,6 +16,10 @@ from tangent.operations.registry import rule_for
 
 __all__ = ["captured", "evaluated_copy", "picked", "unwrapped"]
 
+# What every module has: its parameters, modules, buffers and hooks are looked at elsewhere.
+_OF_MODULES = frozenset(nn.Module().__dict__)
+_PLAIN = (bool, int, float, str, type(None), nn.Module)
+
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside ``torch.compile`` and ``DataParallel``."""
@@ -60,8 +64,10 @@ def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None
 def _detach_attributes(model: nn.Module, memo: dict[int, Any]) -> None:
     """Tensors that modules made in an earlier call are not copied with their graphs."""
     for module in model.modules():
-        for value in module.__dict__.values():
-            for t in tree_flatten(value)[0] if not isinstance(value, nn.Module) else ():
+        for name, value in module.__dict__.items():
+            if name in _OF_MODULES or isinstance(value, _PLAIN):
+                continue
+            for t in tree_flatten(value)[0]:
                 if isinstance(t, Tensor) and id(t) not in memo and t.grad_fn is not None:
                     memo[id(t)] = t.detach().clone()
 
