@@ -109,7 +109,7 @@ class UpdateSize:
 
 def update_size(
     model: DirectScaling,
-    x: Float[Tensor, "n ..."],
+    x: Shaped[Tensor, "n ..."],
     targets: Tensor,
     loss: Loss,
     lr: float,

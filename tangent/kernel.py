@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tangent._system import GIB
+from tangent.capture import picking
 from tangent.engine.blocks import (
     FactorCache,
     Reporter,
@@ -54,7 +55,8 @@ def tangent_kernel(
     x2: Tensor | None = None,
     *,
     outputs: str | int = "full",
-    parameters: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    output: Any = None,
     per_layer: bool = False,
     batch_size: int | None = None,
     memory_budget: int | None = None,
@@ -86,9 +88,11 @@ def tangent_kernel(
     x2 : Tensor of shape (n2, *input), optional
         ``x1`` by default; the kernel is then exactly symmetric and costs half.
     outputs : {"full", "diagonal", "trace", "pseudo"} or int
-    parameters : sequence of str, optional
-        Names of parameters, or of modules for all parameters below them. All by default,
-        whatever their ``requires_grad``.
+    parameters : str or sequence of str, optional
+        Names of parameters, of modules for all parameters below them, or patterns of names with
+        ``*`` and ``?``. All by default, whatever their ``requires_grad``.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     per_layer : bool
         Return a dict from parameter name to its share; the shares sum to the kernel.
     batch_size : int, optional
@@ -118,7 +122,7 @@ def tangent_kernel(
     Raises
     ------
     TypeError
-        If the model returns no tensor, or several and none of them named logits.
+        If the model returns no tensor, or several, none of them named logits or ``output``.
     ValueError
         If an argument breaks its rule, the model returns no row for each input, or the kernel is
         not finite: its entries exceed the range of its dtype, or the gradients are NaN.
@@ -131,7 +135,7 @@ def tangent_kernel(
     rounding is ten times that of the direct one; in the benchmarks' kernels it moves no more than
     the seventh digit. ``dtype=torch.float64`` does without.
     """
-    model = ordinary_network(model)
+    model = picking(ordinary_network(model), output)
     x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
     x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)

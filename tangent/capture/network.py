@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from tangent.capture.graph import Custom, Graph, Value, storage_id
 from tangent.capture.recorder import Recorder, recording
 from tangent.operations.registry import rule_for
 
-__all__ = ["captured", "evaluated_copy", "picked", "unwrapped"]
+__all__ = ["captured", "evaluated_copy", "picked", "picking", "unwrapped"]
 
 # What every module has: its parameters, modules, buffers and hooks are looked at elsewhere.
 _OF_MODULES = frozenset(nn.Module().__dict__)
@@ -209,6 +210,30 @@ def picked(result: Any, output: Any = None) -> Tensor:
             "returns it"
         )
     return result
+
+
+class _Pick:
+    """A forward hook: of what the network returns, the one tensor that counts."""
+
+    def __init__(self, output: Any):
+        self.output = output
+
+    def __call__(self, module: nn.Module, args: Any, result: Any) -> Tensor:
+        return picked(result, self.output)
+
+
+def picking(model: nn.Module, output: Any = None) -> nn.Module:
+    """Return the network as one that returns the output that counts.
+
+    It shares parameters, buffers and modules with ``model``, under the same names, and leaves it
+    as it is. Without ``output`` it is ``model`` itself.
+    """
+    if output is None:
+        return model
+    twin = copy.copy(unwrapped(model))
+    twin._forward_hooks = OrderedDict(twin._forward_hooks)
+    twin.register_forward_hook(_Pick(output))
+    return twin
 
 
 def _followed(result: Any, step: Any) -> Any:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 
-from tangent.estimators._common import flat_rows
+from tangent.estimators._common import checked_rows
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
@@ -38,7 +37,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
         cheap (rows cubed times classes up to 1e9), and the square loss beyond.
-    image_shape, tolerance, max_iterations, rank, device, dtype, random_state
+    image_shape, input_shape, parameters, output, tolerance, max_iterations, rank, device, dtype, random_state
         As in `TangentKernelRegressor`.
 
     Attributes
@@ -85,6 +84,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         fit_intercept=True,
         normalize=True,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         tolerance=1e-4,
         max_iterations=500,
         rank=100,
@@ -104,6 +106,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.fit_intercept = fit_intercept
         self.normalize = normalize
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.rank = rank
@@ -129,7 +134,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         """
         if self.loss not in ("auto", "square", "cross_entropy"):
             raise ValueError(f"loss must be 'auto', 'square' or 'cross_entropy'; got {self.loss!r}")
-        X, y = validate_data(self, flat_rows(X), y, dtype=FLOATS, ensure_min_samples=2)
+        X, y = checked_rows(self, X, y, dtype=FLOATS, ensure_min_samples=2)
         check_classification_targets(y)
         weights = sample_weights(sample_weight, len(y))
         self.classes_, labels = np.unique(y, return_inverse=True)

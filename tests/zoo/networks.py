@@ -91,7 +91,11 @@ def _torchvision() -> dict[str, Entry]:
         ),
         "efficientnet_v2": (
             lambda: tv.EfficientNet(
-                [fused(1, 3, 1, 8, 8, 1), fused(4, 3, 2, 8, 16, 2), block(4, 3, 2, 16, 24, 2, 1, 1)],
+                [
+                    fused(1, 3, 1, 8, 8, 1),
+                    fused(4, 3, 2, 8, 16, 2),
+                    block(4, 3, 2, 16, 24, 2, 1, 1),
+                ],
                 0.2,
                 num_classes=k,
                 last_channel=64,
@@ -131,9 +135,7 @@ def _torchvision() -> dict[str, Entry]:
             32,
         ),
         "maxvit": (
-            lambda: tv.MaxVit(
-                (32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=k
-            ),
+            lambda: tv.MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=k),
             32,
         ),
     }
@@ -293,6 +295,19 @@ def _transformers() -> dict[str, Entry]:
 
         return Encoder()
 
+    def mamba() -> nn.Module:
+        config = tf.MambaConfig(vocab_size=30, hidden_size=16, state_size=4, num_hidden_layers=2)
+
+        class Last(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body, self.head = tf.MambaModel(config), nn.Linear(16, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.body(x, use_cache=False).last_hidden_state[:, -1])
+
+        return Last()
+
     def vision(kind: str) -> Callable[[], nn.Module]:
         options = {**size, "image_size": 16, "patch_size": 4}
         options.pop("vocab_size")
@@ -317,6 +332,11 @@ def _transformers() -> dict[str, Entry]:
         "mistral": Entry(named("Mistral", num_key_value_heads=1), words, "transformers"),
         "electra": Entry(named("Electra", embedding_size=16), words, "transformers"),
         "albert": Entry(named("Albert", embedding_size=16), words, "transformers"),
+        "distilbert": Entry(
+            named("DistilBert", dim=16, hidden_dim=32, n_layers=2, n_heads=2), words, "transformers"
+        ),
+        "gpt-neox": Entry(named("GPTNeoX"), words, "transformers"),
+        "mamba": Entry(mamba, words, "transformers"),
         "t5": Entry(t5, words, "transformers"),
         "vit of transformers": Entry(vision("ViT"), pictures, "transformers"),
         "deit of transformers": Entry(vision("DeiT"), pictures, "transformers"),
