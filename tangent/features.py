@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tangent.capture import picking
+from tangent.capture.separate import gives_rows
 from tangent.engine.cost import Problem
 from tangent.engine.engine import Engine
 from tangent.engine.functional import check_inputs, selected_parameters
@@ -86,7 +87,8 @@ def tangent_features(
     x = ordinary_tensor(check_inputs(model, x))
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
-    output_shape(model, x)
+    if not gives_rows(model, x):
+        output_shape(model, x)
     seed = _seed(generator) if project is not None else 0
     seeds = {name: seed + index for index, name in enumerate(params)}
     engine = Engine(model, "full", Problem(len(x), len(x), True, True), parameters)

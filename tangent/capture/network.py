@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ __all__ = ["captured", "evaluated_copy", "picked", "picking", "unwrapped"]
 # What every module has: its parameters, modules, buffers and hooks are looked at elsewhere.
 _OF_MODULES = frozenset(nn.Module().__dict__)
 _PLAIN = (bool, int, float, str, type(None), nn.Module)
+_COPYING = frozenset(
+    {"__deepcopy__", "__copy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"}
+)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -59,7 +63,37 @@ def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None
         value = b.detach() if tensors is None else tensors.get(name, b.detach())
         memo[id(b)] = value.clone()
     _detach_attributes(model, memo)
-    return copy.deepcopy(model, memo)
+    return _twin(model, memo)
+
+
+def _twin(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """``copy.deepcopy`` without a look at what is empty in most modules, or plain in all."""
+    kind = type(module)
+    if id(module) in memo:
+        return memo[id(module)]
+    if _copies_itself(kind):
+        return copy.deepcopy(module, memo)
+    memo[id(module)] = twin = kind.__new__(kind)
+    for name, value in module.__dict__.items():
+        if name == "_modules":
+            found: Any = type(value)()
+            for key, child in value.items():
+                found[key] = None if child is None else _twin(child, memo)
+        elif isinstance(value, _PLAIN[:-1]):
+            found = value
+        elif name in _OF_MODULES and isinstance(value, dict | set) and not value:
+            found = type(value)()
+        else:
+            found = copy.deepcopy(value, memo)
+        twin.__dict__[name] = found
+    return twin
+
+
+@cache
+def _copies_itself(kind: type) -> bool:
+    """Whether a class of modules says how it is copied."""
+    own = (c for c in kind.__mro__ if c not in (nn.Module, object))
+    return any(not _COPYING.isdisjoint(c.__dict__) for c in own)
 
 
 def _detach_attributes(model: nn.Module, memo: dict[int, Any]) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tangent.difference import ScaledDifference
+from tangent.elementary import ElementaryEmbeddingBag
 from tangent.pointwise import called
 from tangent.products import KernelProduct
 
@@ -68,7 +69,8 @@ class SecondDerivative:
 
     def _outputs(self) -> Tensor:
         tensors = dict(zip(self.names, self.weights, strict=True))
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        math_paths = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        with math_paths, ElementaryEmbeddingBag():
             return called(self.model, tensors, (self.x,)).flatten() / math.sqrt(len(self.x))
 
     def random(self, generator: torch.Generator | None) -> list[Tensor]:

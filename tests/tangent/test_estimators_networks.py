@@ -180,7 +180,8 @@ def test_a_regressor_reads_tokens(kind):
 def test_a_classifier_reads_tokens_and_keeps_them_whole(kind):
     X, y = sentences()
     model = CLASSIFIERS[kind](model=made(Words), input_shape=(5,), random_state=0).fit(X, y)
-    assert model.tokens_ and not model.mean_.any()
+    assert model.tokens_
+    assert not model.mean_.any()
     assert model.score(X, y) > 0.8
     with pytest.raises(ValueError, match="X must hold tokens, whole numbers"):
         model.predict(X + 0.5)
