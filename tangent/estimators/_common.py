@@ -215,7 +215,8 @@ def normalized_inputs(
 ) -> Inputs:
     """Return the rows of ``X`` as inputs of ``shape`` on the device, normalized batch by batch.
 
-    Tokens (int64) are taken as they are. Rows in float64 are centred in float64, whatever the ``dtype`` of the batches.
+    Tokens (int64) are taken as they are. Rows in float64 are centred in float64, whatever the
+    ``dtype`` of the batches.
     """
     wide = dtype == torch.float64 or X.dtype == np.float64
     work = torch.float64 if wide else torch.float32

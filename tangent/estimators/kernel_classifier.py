@@ -37,7 +37,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
         cheap (rows cubed times classes up to 1e9), and the square loss beyond.
-    image_shape, input_shape, parameters, output, tolerance, max_iterations, rank, device, dtype, random_state
+    image_shape, input_shape, parameters, output
+        As in `TangentKernelRegressor`.
+    tolerance, max_iterations, rank, device, dtype, random_state
         As in `TangentKernelRegressor`.
 
     Attributes

@@ -72,8 +72,8 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         Where tangent features are computed; "auto" is a GPU if there is one. Linear systems
         are solved on the CPU, and fitted attributes stay there.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Of the tangent features: float64 for vectors, float32 where a shape is given. Systems are solved in
-        float64.
+        Of the tangent features: float64 for vectors, float32 where a shape is given. Systems are
+        solved in float64.
     random_state : int, RandomState instance or None, default=None
         Initial weights.
 

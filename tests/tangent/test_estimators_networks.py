@@ -1,4 +1,4 @@
-"""Estimators of networks as others write them: some parameters, tokens, sequences, named outputs."""
+"""Estimators of networks as others write them: parts, tokens, sequences, named outputs."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_what_does_not_fit_a_network_is_said(kind):
         )
     with pytest.raises(ValueError, match=r"pass X.astype\(float\)"):
         CLASSIFIERS[kind](model=nn.Linear(5, 2), input_shape=(5,), **options).fit(X, y)
-    with pytest.raises(ValueError, match="input_shape .* has 6 values but a row of X has 5"):
+    with pytest.raises(ValueError, match=r"input_shape .* has 6 values but a row of X has 5"):
         CLASSIFIERS[kind](model=made(Words), input_shape=(6,), **options).fit(X, y)
     with pytest.raises(ValueError, match="leave one of them out"):
         CLASSIFIERS[kind](
