@@ -71,7 +71,7 @@ def _twin(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     if id(module) in memo:
         return memo[id(module)]
-    if _copies_itself(kind):
+    if _copies_itself(kind):  # type: ignore[arg-type]
         return copy.deepcopy(module, memo)
     memo[id(module)] = twin = kind.__new__(kind)
     for name, value in module.__dict__.items():

@@ -87,7 +87,7 @@ def token_rows(X: Any, input_shape: tuple[int, ...] | None) -> bool:
     return dtype.kind in "iu" and dtype != np.uint8
 
 
-def checked_rows(estimator: Any, X: Any, *y: Any, dtype: list, reset: bool = True, **options: Any):
+def checked_rows(estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True, **options: Any):
     """Return what `validate_data` makes of X (and y), inputs of any shape flattened to rows.
 
     Integers with an ``input_shape`` are tokens and stay integers, as int64; ``tokens_`` remembers
