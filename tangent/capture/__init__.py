@@ -1,7 +1,7 @@
 """One look inside a network: any module and its inputs -> the operations it calls, in order."""
 
 from tangent.capture.graph import Call, Custom, Graph, Value
-from tangent.capture.network import captured, evaluated_copy, picked, unwrapped
+from tangent.capture.network import captured, evaluated_copy, picked, picking, unwrapped
 
 __all__ = [
     "Call",
@@ -11,5 +11,6 @@ __all__ = [
     "captured",
     "evaluated_copy",
     "picked",
+    "picking",
     "unwrapped",
 ]

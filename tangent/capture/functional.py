@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def selected_parameters(
-    model: nn.Module, parameters: Sequence[str] | None = None
+    model: nn.Module, parameters: str | Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """Detached parameters by name, in the order of ``model.named_parameters()``.
 
@@ -35,9 +36,10 @@ def selected_parameters(
     ----------
     model : nn.Module
     parameters : sequence of str, optional
-        Names of parameters, or of modules for all parameters below them. All by default,
-        whatever their ``requires_grad``. A parameter that occurs under several names is listed
-        under its first.
+        Names of parameters, or of modules for all parameters below them, or patterns of such
+        names with ``*`` and ``?`` (``"*.lora_*"``); one may stand alone. All by default, whatever
+        their ``requires_grad``. A parameter that occurs under several names is listed under its
+        first.
 
     Raises
     ------
@@ -59,14 +61,15 @@ def selected_parameters(
     for wanted in parameters:
         if not any(_matches(name, wanted) for name in found):
             raise ValueError(
-                f"parameters must be names of parameters or modules of the model; got {wanted!r}; "
+                "parameters must be names of parameters or modules of the model, or patterns "
+                f"that some match; got {wanted!r}; "
                 f"there are {', '.join(found)}"
             )
     return {n: p for n, p in found.items() if any(_matches(n, w) for w in parameters)}
 
 
 def _matches(name: str, wanted: str) -> bool:
-    return name == wanted or name.startswith(f"{wanted}.")
+    return fnmatchcase(name, wanted) or fnmatchcase(name, f"{wanted}.*")
 
 
 def check_inputs(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +16,14 @@ from tangent.capture.graph import Custom, Graph, Value, storage_id
 from tangent.capture.recorder import Recorder, recording
 from tangent.operations.registry import rule_for
 
-__all__ = ["captured", "evaluated_copy", "picked", "unwrapped"]
+__all__ = ["captured", "evaluated_copy", "picked", "picking", "unwrapped"]
+
+# What every module has: its parameters, modules, buffers and hooks are looked at elsewhere.
+_OF_MODULES = frozenset(nn.Module().__dict__)
+_PLAIN = (bool, int, float, str, type(None), nn.Module)
+_COPYING = frozenset(
+    {"__deepcopy__", "__copy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"}
+)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -54,14 +63,46 @@ def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None
         value = b.detach() if tensors is None else tensors.get(name, b.detach())
         memo[id(b)] = value.clone()
     _detach_attributes(model, memo)
-    return copy.deepcopy(model, memo)
+    return _twin(model, memo)
+
+
+def _twin(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """``copy.deepcopy`` without a look at what is empty in most modules, or plain in all."""
+    kind = type(module)
+    if id(module) in memo:
+        return memo[id(module)]
+    if _copies_itself(kind):  # type: ignore[arg-type]
+        return copy.deepcopy(module, memo)
+    memo[id(module)] = twin = kind.__new__(kind)
+    for name, value in module.__dict__.items():
+        if name == "_modules":
+            found: Any = type(value)()
+            for key, child in value.items():
+                found[key] = None if child is None else _twin(child, memo)
+        elif isinstance(value, _PLAIN[:-1]):
+            found = value
+        elif name in _OF_MODULES and isinstance(value, dict | set) and not value:
+            found = type(value)()
+        else:
+            found = copy.deepcopy(value, memo)
+        twin.__dict__[name] = found
+    return twin
+
+
+@cache
+def _copies_itself(kind: type) -> bool:
+    """Whether a class of modules says how it is copied."""
+    own = (c for c in kind.__mro__ if c not in (nn.Module, object))
+    return any(not _COPYING.isdisjoint(c.__dict__) for c in own)
 
 
 def _detach_attributes(model: nn.Module, memo: dict[int, Any]) -> None:
     """Tensors that modules made in an earlier call are not copied with their graphs."""
     for module in model.modules():
-        for value in module.__dict__.values():
-            for t in tree_flatten(value)[0] if not isinstance(value, nn.Module) else ():
+        for name, value in module.__dict__.items():
+            if name in _OF_MODULES or isinstance(value, _PLAIN):
+                continue
+            for t in tree_flatten(value)[0]:
                 if isinstance(t, Tensor) and id(t) not in memo and t.grad_fn is not None:
                     memo[id(t)] = t.detach().clone()
 
@@ -203,6 +244,30 @@ def picked(result: Any, output: Any = None) -> Tensor:
             "returns it"
         )
     return result
+
+
+class _Pick:
+    """A forward hook: of what the network returns, the one tensor that counts."""
+
+    def __init__(self, output: Any):
+        self.output = output
+
+    def __call__(self, module: nn.Module, args: Any, result: Any) -> Tensor:
+        return picked(result, self.output)
+
+
+def picking(model: nn.Module, output: Any = None) -> nn.Module:
+    """Return the network as one that returns the output that counts.
+
+    It shares parameters, buffers and modules with ``model``, under the same names, and leaves it
+    as it is. Without ``output`` it is ``model`` itself.
+    """
+    if output is None:
+        return model
+    twin = copy.copy(unwrapped(model))
+    twin._forward_hooks = OrderedDict(twin._forward_hooks)
+    twin.register_forward_hook(_Pick(output))
+    return twin
 
 
 def _followed(result: Any, step: Any) -> Any:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tangent.capture.network import captured, evaluated_copy, picked
 from tangent.operations.pointwise import called
 
-__all__ = ["check_separate", "kept_apart"]
+__all__ = ["check_separate", "gives_rows", "kept_apart"]
 
 
 _APART = (
@@ -20,6 +20,17 @@ _APART = (
     nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU,
     nn.SiLU, nn.Softplus, nn.ELU, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d,
 )  # fmt: skip
+
+
+_OF_ROWS = {
+    nn.Linear, nn.Identity, nn.Sequential, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU,
+    nn.SiLU, nn.Softplus, nn.ELU, nn.LayerNorm, nn.Dropout,
+}  # fmt: skip
+
+
+def gives_rows(model: nn.Module, x: Tensor) -> bool:
+    """Whether a network is known to give a row of outputs for every row: a plain perceptron."""
+    return x.ndim == 2 and kept_apart(model) and all(type(m) in _OF_ROWS for m in model.modules())
 
 
 def kept_apart(model: nn.Module) -> bool:

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from tangent.capture import picking
+from tangent.capture.functional import selected_parameters
+from tangent.capture.outputs import output_shape
 from tangent.machine.statistics import column_statistics
 from tangent.nets import network
 from tangent.solve.system import allocations_of
@@ -22,11 +26,15 @@ __all__ = [
     "INPUT_DTYPES",
     "built_network",
     "built_networks",
+    "check_takes",
+    "checked_rows",
+    "chosen_part",
     "flat_rows",
     "normalization",
     "normalized_inputs",
     "parameter_count",
     "row_shape",
+    "token_rows",
     "torch_device",
     "torch_dtype",
     "torch_generator",
@@ -71,8 +79,96 @@ def flat_rows(X: Any) -> Any:
     return X
 
 
-def row_shape(image_shape: tuple[int, ...] | None, n_features: int) -> tuple[int, ...]:
-    """Return the shape of one input: ``image_shape``, or a plain vector when it is None."""
+def token_rows(X: Any, input_shape: tuple[int, ...] | None) -> bool:
+    """Whether rows are tokens: integers (not bytes) with an ``input_shape``."""
+    if input_shape is None:
+        return False
+    dtype = getattr(X, "dtype", None)
+    dtype = np.asarray(X).dtype if not isinstance(dtype, np.dtype) else dtype
+    return dtype.kind in "iu" and dtype != np.uint8
+
+
+def checked_rows(estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True, **options: Any):
+    """Return what `validate_data` makes of X (and y), inputs of any shape flattened to rows.
+
+    Integers with an ``input_shape`` are tokens and stay integers, as int64; ``tokens_`` remembers
+    it, and later rows have to be whole numbers, too.
+    """
+    X = flat_rows(X) if estimator.input_shape is None else _flat(X)
+    if reset:
+        estimator.tokens_ = token_rows(X, estimator.input_shape)
+    elif estimator.tokens_ and not token_rows(X, estimator.input_shape):
+        values = np.asarray(X, dtype=np.float64)
+        if not (values == np.floor(values)).all():
+            raise ValueError(
+                "X must hold tokens, whole numbers, as in fit; it has fractions or values that "
+                "are not finite"
+            )
+    if estimator.tokens_:
+        dtype = np.int64
+    return validate_data(estimator, X, *y, dtype=dtype, reset=reset, **options)
+
+
+def _flat(X: Any) -> Any:
+    """Rows of whatever has more than two axes (or one: inputs that are single numbers)."""
+    X = X if hasattr(X, "ndim") else np.asarray(X)
+    return X.reshape(len(X), -1) if X.ndim != 2 and X.ndim > 0 and hasattr(X, "reshape") else X
+
+
+def check_takes(model: nn.Module, x: Tensor, tokens: bool) -> None:
+    """Raise ValueError where a network does not take rows for what they are."""
+    size = x[0].numel()
+    rows = {int(x.argmin()) // size, int(x.argmax()) // size} if tokens else {0}
+    try:
+        for row in rows:  # that of the largest token is the first to be refused
+            output_shape(model, x[row : row + 1])
+    except RuntimeError as error:
+        if tokens and not _embeds(model):
+            raise ValueError(
+                "X holds integers, which reach the network as tokens (int64) with input_shape, "
+                f"and it has no embedding: {error}; pass X.astype(float) where they are numbers"
+            ) from error
+        if not tokens and _embeds(model):
+            raise ValueError(
+                f"the network did not take X as numbers: {error}; tokens are integers, with the "
+                "shape of one input as input_shape"
+            ) from error
+        raise
+    except IndexError as error:
+        if not tokens:
+            raise
+        raise ValueError(
+            f"X must hold tokens that the network's embeddings know; they go from {int(x.min())} "
+            f"to {int(x.max())}: {error}"
+        ) from error
+
+
+def _embeds(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
+
+
+def chosen_part(model: nn.Module, parameters: Any, output: Any) -> nn.Module:
+    """Return the network, of which these parameters alone train, with the output that counts."""
+    if parameters is not None:
+        chosen = selected_parameters(model, parameters)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in chosen)
+    return picking(model, output)
+
+
+def row_shape(
+    image_shape: tuple[int, ...] | None,
+    n_features: int,
+    input_shape: tuple[int, ...] | None = None,
+) -> tuple[int, ...]:
+    """Return the shape of one input: the one that is given, or a plain vector."""
+    if image_shape is not None and input_shape is not None:
+        raise ValueError(
+            f"image_shape and input_shape say the same; got {image_shape!r} and {input_shape!r}; "
+            "leave one of them out"
+        )
+    if input_shape is not None:
+        return _input_shape(input_shape, n_features)
     if image_shape is None:
         return (n_features,)
     shape = tuple(image_shape)
@@ -88,10 +184,22 @@ def row_shape(image_shape: tuple[int, ...] | None, n_features: int) -> tuple[int
     return tuple(int(s) for s in shape)
 
 
+def _input_shape(input_shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
+    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    if any(not isinstance(s, int | np.integer) or s < 1 for s in shape):
+        raise ValueError(f"input_shape must be of positive integers; got {input_shape!r}")
+    if math.prod(shape) != n_features:
+        raise ValueError(
+            f"input_shape {shape} has {math.prod(shape)} values but a row of X has {n_features}; "
+            "pass the shape of one input, without the number of inputs"
+        )
+    return tuple(int(s) for s in shape)
+
+
 def normalization(X: np.ndarray, shape: tuple[int, ...], normalize: bool) -> tuple:
     """Return mean and scale, by channel of images or by feature, broadcastable over a batch."""
     by = (shape[0], 1, 1) if len(shape) == 3 else shape
-    if not normalize:
+    if not normalize or X.dtype == np.int64:
         return np.zeros(by), np.ones(by)
     channels = shape[0] if len(shape) == 3 else None
     mean, scale = column_statistics(X.reshape(len(X), -1), np.ones(len(X)), channels)
@@ -108,7 +216,8 @@ def normalized_inputs(
 ) -> Inputs:
     """Return the rows of ``X`` as inputs of ``shape`` on the device, normalized batch by batch.
 
-    Rows in float64 are centred in float64, whatever the ``dtype`` of the batches.
+    Tokens (int64) are taken as they are. Rows in float64 are centred in float64, whatever the
+    ``dtype`` of the batches.
     """
     wide = dtype == torch.float64 or X.dtype == np.float64
     work = torch.float64 if wide else torch.float32
@@ -119,6 +228,8 @@ def normalized_inputs(
     def statistic(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device, work)
 
+    if X.dtype == np.int64:
+        dtype = torch.int64
     return Inputs(x, statistic(mean), statistic(scale), dtype)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tangent.capture import picking
 from tangent.capture.outputs import output_count
 from tangent.estimators._common import built_networks
 from tangent.kernel.matrix import tangent_kernel
@@ -28,11 +30,20 @@ class EnsembleKernel:
     outputs : {"trace", "pseudo", "full"} or int
     dtype : torch.dtype
         Of the tangent features; sums and result are float64.
+    parameters, output
+        As in `tangent.tangent_kernel`.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], outputs: str | int, dtype: torch.dtype):
-        self.networks = [network.to("cpu", dtype) for network in networks]
-        self.outputs = outputs
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        outputs: str | int,
+        dtype: torch.dtype,
+        parameters: str | Sequence[str] | None = None,
+        output: Any = None,
+    ):
+        self.networks = [picking(network.to("cpu", dtype), output) for network in networks]
+        self.outputs, self.parameters = outputs, parameters
         self.dtype = dtype
 
     def __call__(
@@ -48,18 +59,22 @@ class EnsembleKernel:
             ):
                 kernel = tangent_kernel(
                     network,
-                    x1.to(device, self.dtype),
-                    None if x2 is None else x2.to(device, self.dtype),
+                    self._on(x1, device),
+                    None if x2 is None else self._on(x2, device),
                     outputs=self.outputs,
+                    parameters=self.parameters,
                     accumulate=torch.float64,
                 )
             assert isinstance(kernel, Tensor)
             if self.outputs == "trace":
-                kernel = kernel / output_count(network, x1[:1].to(device, self.dtype))
+                kernel = kernel / output_count(network, self._on(x1[:1], device))
             network.to("cpu")
             total = kernel.cpu() if total is None else total.add_(kernel.cpu())
         assert total is not None
         return total / len(self.networks)
+
+    def _on(self, x: Tensor, device: str | torch.device) -> Tensor:
+        return x.to(device, self.dtype) if x.is_floating_point() else x.to(device)
 
     def diagonal(self, x: Tensor, device: str | torch.device = "cpu") -> Tensor:
         """Return the kernel of every input with itself, (n,), for a shared kernel."""
@@ -100,10 +115,10 @@ def check_kernel_memory(n: int, k: int | None) -> None:
     )
 
 
-def feature_dtype(dtype: str, image_shape: tuple[int, ...] | None) -> torch.dtype:
-    """Return the dtype of tangent features: float64 for vectors, float32 for images, if auto."""
+def feature_dtype(dtype: str, shape: tuple[int, ...] | None) -> torch.dtype:
+    """Return the dtype of tangent features: if auto, float32 where a shape of inputs is given."""
     if dtype not in ("auto", "float32", "float64"):
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64'; got {dtype!r}")
     if dtype == "auto":
-        return torch.float64 if image_shape is None else torch.float32
+        return torch.float64 if shape is None else torch.float32
     return torch.float64 if dtype == "float64" else torch.float32

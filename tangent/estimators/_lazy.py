@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
 from tangent.estimators._common import (
     INPUT_DTYPES,
     built_network,
-    flat_rows,
+    check_takes,
+    checked_rows,
+    chosen_part,
     normalization,
     normalized_inputs,
     parameter_count,
@@ -64,6 +66,9 @@ class Lazy(BaseEstimator):
     batch_size: Any
     augment: Any
     image_shape: Any
+    input_shape: Any
+    parameters: Any
+    output: Any
     normalize: Any
     device: Any
     dtype: Any
@@ -80,7 +85,7 @@ class Lazy(BaseEstimator):
     def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         generator = torch_generator(self.random_state)
-        self.input_shape_ = row_shape(self.image_shape, X.shape[1])
+        self.input_shape_ = row_shape(self.image_shape, X.shape[1], self.input_shape)
         if self.augment and len(self.input_shape_) != 3:
             raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
         self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
@@ -94,6 +99,9 @@ class Lazy(BaseEstimator):
         module = _scaled(self.parametrization, model, self.alpha).to(device)
         del model  # copied, and as large as the displacement
         inputs = self._inputs(X, device, dtype)
+        check_takes(
+            module.network, inputs.x if self.tokens_ else inputs.batch(slice(0, 1)), self.tokens_
+        )
         self._check_outputs(module, inputs, k)
         y = targets(dtype).to(device)
         checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
@@ -117,7 +125,7 @@ class Lazy(BaseEstimator):
         self.module_ = module.cpu()
 
     def _built(self, k: int, generator: torch.Generator) -> nn.Module:
-        return built_network(
+        model = built_network(
             self.model,
             self.input_shape_,
             k,
@@ -125,6 +133,7 @@ class Lazy(BaseEstimator):
             gain=self.gain,
             generator=generator,
         )
+        return chosen_part(model, self.parameters, self.output)
 
     def _check_memory(self, model: nn.Module, device: torch.device) -> None:
         """Say what training will need, and raise MemoryError where the machine has not got it."""
@@ -139,6 +148,7 @@ class Lazy(BaseEstimator):
                 alpha=self.alpha,
                 momentum=self.momentum,
                 parametrization=self.parametrization,
+                input_dtype=torch.int64 if self.tokens_ else None,
             )
         except RuntimeError:  # an operation that looks at values: there are none beforehand
             return
@@ -219,7 +229,7 @@ class Lazy(BaseEstimator):
 
     def _checked_inputs(self, X) -> Inputs:
         check_is_fitted(self)
-        X = validate_data(self, flat_rows(X), dtype=INPUT_DTYPES, reset=False)
+        X = checked_rows(self, X, dtype=INPUT_DTYPES, reset=False)
         return self._inputs(X, torch_device(self.device), torch_dtype(self.dtype))
 
     def _outputs(self, X) -> np.ndarray:

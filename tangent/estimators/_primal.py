@@ -69,6 +69,7 @@ def primal_fit(
             network.to(device),
             x.to(device),
             outputs=kernel.outputs,
+            parameters=kernel.parameters,
             batch_size=batch_size,
         )
         for network in kernel.networks
@@ -175,7 +176,11 @@ def primal_outputs(
     total = fit.constant.expand(len(x), -1).clone()
     for network, columns in zip(kernel.networks, fit.displacements, strict=True):
         product = KernelProduct(
-            network.to(device), x[:1].to(device), outputs=kernel.outputs, batch_size=batch_size
+            network.to(device),
+            x[:1].to(device),
+            outputs=kernel.outputs,
+            parameters=kernel.parameters,
+            batch_size=batch_size,
         )
         for j, delta in enumerate(columns):
             on_device = {name: d.to(device) for name, d in delta.items()}

@@ -70,7 +70,12 @@ def _keys(X: np.ndarray) -> np.ndarray:
 def weighted_normalization(
     X: np.ndarray, weights: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and scale by feature, or by channel of images, repeated for every feature."""
+    """Return mean and scale by feature, or by channel of images, repeated for every feature.
+
+    Of tokens (int64) there are none: zeros and ones.
+    """
+    if X.dtype == np.int64:
+        return np.zeros(X.shape[1]), np.ones(X.shape[1])
     channels = shape[0] if len(shape) == 3 else None
     mean, scale = column_statistics(X, weights, channels)
     pixels = X.shape[1] // len(mean)
@@ -80,5 +85,7 @@ def weighted_normalization(
 def row_tensor(
     X: np.ndarray, mean: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    """Return normalized rows as inputs of ``shape``."""
+    """Return normalized rows as inputs of ``shape``; tokens (int64) as they are."""
+    if X.dtype == np.int64:
+        return torch.from_numpy(X).reshape(len(X), *shape)
     return torch.from_numpy((X - mean) / scale).to(dtype).reshape(len(X), *shape)

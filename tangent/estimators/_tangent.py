@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
 from tangent.estimators._candidates import candidates
-from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
+from tangent.estimators._common import (
+    check_takes,
+    checked_rows,
+    row_shape,
+    torch_device,
+    torch_generator,
+)
 from tangent.estimators._dual import DualFit, dual_fit
 from tangent.estimators._ensemble import (
     EnsembleKernel,
@@ -42,7 +48,7 @@ class TangentModel(BaseEstimator):
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
         """Fit targets (n, k), weighted."""
         self._check_options()
-        shape = row_shape(self.image_shape, X.shape[1])
+        shape = row_shape(self.image_shape, X.shape[1], self.input_shape)
         self.rows_ = first_rows(X, weights)
         X, y, weights = merged_rows(X, y, weights)
         self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
@@ -113,7 +119,7 @@ class TangentModel(BaseEstimator):
     def _outputs(self, X) -> np.ndarray:
         """Predictions of shape (n, k), float64."""
         check_is_fitted(self)
-        X = validate_data(self, flat_rows(X), dtype=FLOATS, reset=False)
+        X = checked_rows(self, X, dtype=FLOATS, reset=False)
         x = self._inputs(X)
         if getattr(self.fit_, "displacements", None) is not None:
             return primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device()).numpy()
@@ -139,9 +145,11 @@ class TangentModel(BaseEstimator):
             generator=generator,
         )
         dtype = self._dtype()
+        kernel = EnsembleKernel(networks, self.outputs, dtype, self.parameters, self.output)
+        check_takes(kernel.networks[0], self.inputs_, self.tokens_)
         if self._full(k):
-            _check_output_count(networks[0].to(dtype), self.input_shape_, k, dtype)
-        return EnsembleKernel(networks, self.outputs, dtype)
+            _check_output_count(kernel.networks[0], self.inputs_[:1], k)
+        return kernel
 
     def _inputs(self, X: np.ndarray) -> Tensor:
         return row_tensor(X, self.mean_, self.scale_, self.input_shape_, self._dtype())
@@ -162,7 +170,7 @@ class TangentModel(BaseEstimator):
         return torch_device(self.device)
 
     def _dtype(self) -> torch.dtype:
-        return feature_dtype(self.dtype, self.image_shape)
+        return feature_dtype(self.dtype, self.image_shape or self.input_shape)
 
     def _ridges(self) -> Sequence[float]:
         if isinstance(self.ridge, str):
@@ -195,11 +203,11 @@ class TangentModel(BaseEstimator):
             raise ValueError(f"time must be at least 0, or None for no stopping; got {self.time}")
         if not isinstance(self.n_ensemble, int | np.integer) or self.n_ensemble < 1:
             raise ValueError(f"n_ensemble must be an integer, at least 1; got {self.n_ensemble!r}")
-        feature_dtype(self.dtype, self.image_shape)
+        self._dtype()
 
 
-def _check_output_count(network: nn.Module, shape: tuple[int, ...], k: int, dtype) -> None:
-    got = output_shape(network, torch.zeros(1, *shape, dtype=dtype))
+def _check_output_count(network: nn.Module, x: Tensor, k: int) -> None:
+    got = output_shape(network, x)
     if got != (2, k):
         raise ValueError(
             f"model must return (n, {k}) outputs for this problem with outputs='full'; got {got} "

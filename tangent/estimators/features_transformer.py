@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from tangent.estimators._common import flat_rows, row_shape, torch_device
+from tangent.capture import picking
+from tangent.estimators._common import check_takes, checked_rows, row_shape, torch_device
 from tangent.estimators._ensemble import feature_dtype, members
 from tangent.estimators._rows import row_tensor, weighted_normalization
 from tangent.kernel.features import tangent_features
@@ -40,12 +41,13 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Subtract mean and divide by standard deviation, by feature or by channel of images.
     width, gain : float
         Of a network given by name.
-    image_shape : tuple of int, optional
+    image_shape, input_shape, parameters, output
+        As in `TangentKernelRegressor`.
     batch_size : int, optional
         Rows handled at once; bounds the memory, not the result.
     device : str, default="cpu"
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Of network and features: float64 for vectors, float32 for images.
+        Of network and features: float64 for vectors, float32 where a shape is given.
     random_state : int, RandomState instance or None, default=None
         Initial weights and sketch.
 
@@ -53,7 +55,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     ----------
     module_ : nn.Module
     feature_mean_ : ndarray of shape (n_components,)
-    mean_, scale_, input_shape_, n_features_in_
+    mean_, scale_, input_shape_, tokens_, n_features_in_
 
     Examples
     --------
@@ -82,6 +84,9 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         width=1.0,
         gain=None,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         batch_size=None,
         device="cpu",
         dtype="auto",
@@ -96,6 +101,9 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.width = width
         self.gain = gain
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.batch_size = batch_size
         self.device = device
         self.dtype = dtype
@@ -110,12 +118,12 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     @ordinary_mode
     def fit_transform(self, X, y=None, **params):
         """Fit, and return the features of X, of shape (n, n_components), at the price of one."""
-        X = validate_data(self, flat_rows(X), dtype=[np.float64, np.float32])
+        X = checked_rows(self, X, dtype=[np.float64, np.float32])
         if self.outputs != "pseudo" and not isinstance(self.outputs, int):
             raise ValueError(
                 f"outputs must be 'pseudo' or the index of an output; got {self.outputs!r}"
             )
-        self.input_shape_ = row_shape(self.image_shape, X.shape[1])
+        self.input_shape_ = row_shape(self.image_shape, X.shape[1], self.input_shape)
         random = check_random_state(self.random_state)
         self._sketch_seed = int(random.randint(np.iinfo(np.int32).max))
         seed = int(random.randint(np.iinfo(np.int32).max))
@@ -128,23 +136,26 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             gain=self.gain,
             generator=torch.Generator().manual_seed(seed),
         )
-        self.module_ = network.to(feature_dtype(self.dtype, self.image_shape))
+        dtype = feature_dtype(self.dtype, self.image_shape or self.input_shape)
+        self.module_ = picking(network.to(dtype), self.output)
         self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if self.normalize:
             self.mean_, self.scale_ = weighted_normalization(X, np.ones(len(X)), self.input_shape_)
+        x = row_tensor(X, self.mean_, self.scale_, self.input_shape_, dtype)
+        check_takes(self.module_, x, self.tokens_)
         features = self._features(X)
         self.feature_mean_ = np.zeros(features.shape[1])
         if self.centre:
             self.feature_mean_ = features.mean(axis=0, dtype=np.float64)
         self._n_features_out = features.shape[1]
-        return (features - self.feature_mean_).astype(X.dtype)
+        return (features - self.feature_mean_).astype(_float_of(X))
 
     @ordinary_mode
     def transform(self, X):
         """Return the features of X, of shape (n, n_components), in the dtype of X."""
         check_is_fitted(self)
-        X = validate_data(self, flat_rows(X), dtype=[np.float64, np.float32], reset=False)
-        return (self._features(X) - self.feature_mean_).astype(X.dtype)
+        X = checked_rows(self, X, dtype=[np.float64, np.float32], reset=False)
+        return (self._features(X) - self.feature_mean_).astype(_float_of(X))
 
     def _features(self, X: np.ndarray) -> np.ndarray:
         device = torch_device(self.device)
@@ -153,6 +164,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         phi = tangent_features(
             self.module_.to(device),
             x.to(device),
+            parameters=self.parameters,
             batch_size=self.batch_size,
             project=self.n_components,
             generator=torch.Generator().manual_seed(self._sketch_seed),
@@ -169,3 +181,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _float_of(X: np.ndarray) -> type:
+    return np.float32 if X.dtype == np.float32 else np.float64

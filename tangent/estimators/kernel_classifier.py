@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from tangent.estimators._common import flat_rows
+from tangent.estimators._common import checked_rows
 from tangent.estimators._dual import DualFit
 from tangent.estimators._explain import Explanation, contributions, influences
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
@@ -40,7 +40,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
         cheap (rows cubed times classes up to 1e9), and the square loss beyond.
-    image_shape, tolerance, max_iterations, rank, device, dtype, random_state
+    image_shape, input_shape, parameters, output
+        As in `TangentKernelRegressor`.
+    tolerance, max_iterations, rank, device, dtype, random_state
         As in `TangentKernelRegressor`.
 
     Attributes
@@ -89,6 +91,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         fit_intercept=True,
         normalize=True,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         tolerance=1e-4,
         max_iterations=500,
         rank=100,
@@ -108,6 +113,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.fit_intercept = fit_intercept
         self.normalize = normalize
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.rank = rank
@@ -133,7 +141,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         """
         if self.loss not in ("auto", "square", "cross_entropy"):
             raise ValueError(f"loss must be 'auto', 'square' or 'cross_entropy'; got {self.loss!r}")
-        X, y = validate_data(self, flat_rows(X), y, dtype=FLOATS, ensure_min_samples=2)
+        X, y = checked_rows(self, X, y, dtype=FLOATS, ensure_min_samples=2)
         check_classification_targets(y)
         weights = sample_weights(sample_weight, len(y))
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -216,7 +224,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         True
         """
         check_is_fitted(self)
-        X = validate_data(self, flat_rows(X), dtype=FLOATS, reset=False)
+        X = checked_rows(self, X, dtype=FLOATS, reset=False)
         x, fit = self._inputs(X), self.fit_
         place = (x, self.inputs_, self._device())
         parts = contributions(self.kernel_, fit.coefficients, *place)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from tangent.estimators._common import flat_rows
+from tangent.estimators._common import checked_rows
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
 from tangent.machine.modes import ordinary_mode
@@ -56,6 +56,14 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         Subtract mean and divide by standard deviation, by feature or by channel of images.
     image_shape : tuple of int, optional
         (channels, height, width) of a row of X; None takes rows as vectors.
+    input_shape : tuple of int, optional
+        Shape of one input of any kind, in place of ``image_shape``: (time, features), (length,)
+        of tokens. Integers (but uint8) then reach the network as tokens, int64, not normalized.
+    parameters : str or sequence of str, optional
+        Names of parameters, of modules for all below them, or patterns with ``*`` and ``?``: the
+        kernel is that of these alone (LoRA, last layers). All by default.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     tolerance, max_iterations : float, int
         Of conjugate gradients: relative residual, and iterations.
     rank : int, default=100
@@ -64,8 +72,8 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         Where tangent features are computed; "auto" is a GPU if there is one. Linear systems
         are solved on the CPU, and fitted attributes stay there.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Of the tangent features: float64 for vectors, float32 for images. Systems are solved in
-        float64.
+        Of the tangent features: float64 for vectors, float32 where a shape is given. Systems are
+        solved in float64.
     random_state : int, RandomState instance or None, default=None
         Initial weights.
 
@@ -85,7 +93,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         at a few, NaN at 0.
     kernel_, inputs_, fit_
         The networks, the training inputs and the dual coefficients.
-    n_features_in_, input_shape_, mean_, scale_, solver_
+    n_features_in_, input_shape_, tokens_, mean_, scale_, solver_
 
     Notes
     -----
@@ -114,6 +122,9 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         fit_intercept=True,
         normalize=True,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         tolerance=1e-4,
         max_iterations=500,
         rank=100,
@@ -132,6 +143,9 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         self.fit_intercept = fit_intercept
         self.normalize = normalize
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.rank = rank
@@ -154,9 +168,9 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         -------
         self
         """
-        X, y = validate_data(
+        X, y = checked_rows(
             self,
-            flat_rows(X),
+            X,
             y,
             dtype=FLOATS,
             multi_output=True,
@@ -216,7 +230,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
                 f"an index; got solver={self.solver_!r}, time={self.time}, "
                 f"outputs={self.outputs!r}"
             )
-        x = self._inputs(validate_data(self, flat_rows(X), dtype=FLOATS, reset=False))
+        x = self._inputs(checked_rows(self, X, dtype=FLOATS, reset=False))
         fit, device = self.fit_, self._device()
         lam = fit.spectrum.eigenvalues.clamp(min=0) + fit.ridge * fit.unit
         parts = []

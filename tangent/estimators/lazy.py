@@ -9,10 +9,9 @@ import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from tangent.estimators._common import INPUT_DTYPES, flat_rows
+from tangent.estimators._common import INPUT_DTYPES, checked_rows
 from tangent.estimators._lazy import Lazy
 from tangent.machine.modes import ordinary_mode
 from tangent.models.losses import loss_named
@@ -54,6 +53,14 @@ class LazyClassifier(ClassifierMixin, Lazy):
         Random crops and mirror images; needs ``image_shape``.
     image_shape : tuple of int, optional
         (channels, height, width) of a row of X; None takes rows as vectors.
+    input_shape : tuple of int, optional
+        Shape of one input of any kind, in place of ``image_shape``: (time, features), (length,)
+        of tokens. Integers (but uint8) then reach the network as tokens, int64, not normalized.
+    parameters : str or sequence of str, optional
+        Names of the parameters that train, of modules for all below them, or patterns with ``*``
+        and ``?`` (LoRA, last layers); by default those with ``requires_grad=True``.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     normalize : bool, default=True
         Subtract the training mean and divide by the standard deviation, by channel of images or
         by feature.
@@ -131,6 +138,9 @@ class LazyClassifier(ClassifierMixin, Lazy):
         batch_size=128,
         augment=False,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         normalize=True,
         device="auto",
         dtype="float32",
@@ -154,6 +164,9 @@ class LazyClassifier(ClassifierMixin, Lazy):
         self.batch_size = batch_size
         self.augment = augment
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.normalize = normalize
         self.device = device
         self.dtype = dtype
@@ -180,7 +193,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
         -------
         self
         """
-        X, y = validate_data(self, flat_rows(X), y, dtype=INPUT_DTYPES)
+        X, y = checked_rows(self, X, y, dtype=INPUT_DTYPES)
         check_classification_targets(y)
         loss = loss_named(self.loss)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -242,6 +255,9 @@ class LazyRegressor(RegressorMixin, Lazy):
         batch_size=128,
         augment=False,
         image_shape=None,
+        input_shape=None,
+        parameters=None,
+        output=None,
         normalize=True,
         device="auto",
         dtype="float32",
@@ -264,6 +280,9 @@ class LazyRegressor(RegressorMixin, Lazy):
         self.batch_size = batch_size
         self.augment = augment
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
         self.normalize = normalize
         self.device = device
         self.dtype = dtype
@@ -278,9 +297,7 @@ class LazyRegressor(RegressorMixin, Lazy):
     @ordinary_mode
     def fit(self, X, y):
         """Train from initialization; y has shape (n,) or (n, k). Returns self."""
-        X, y = validate_data(
-            self, flat_rows(X), y, dtype=INPUT_DTYPES, multi_output=True, y_numeric=True
-        )
+        X, y = checked_rows(self, X, y, dtype=INPUT_DTYPES, multi_output=True, y_numeric=True)
         rows = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
         self.y_mean_ = rows.mean(axis=0)
         scale = rows.std(axis=0)

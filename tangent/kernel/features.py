@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tangent.capture import picking
 from tangent.capture.functional import check_inputs, selected_parameters
 from tangent.capture.outputs import output_shape
+from tangent.capture.separate import gives_rows
 from tangent.kernel.engine.cost import Problem
 from tangent.kernel.engine.engine import Engine
 from tangent.kernel.engine.gradients import gradient_batches
@@ -26,7 +28,8 @@ def tangent_features(
     model: nn.Module,
     x: Tensor,
     *,
-    parameters: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    output: Any = None,
     batch_size: int | None = None,
     project: int | None = None,
     sketch: Literal["rademacher", "gaussian", "count"] = "rademacher",
@@ -44,8 +47,11 @@ def tangent_features(
         inputs of a batch.
     x : Tensor of shape (n, *input)
         Cast to the dtype and device of the weights where it is floating.
-    parameters : sequence of str, optional
-        Names of parameters or of modules; all by default.
+    parameters : str or sequence of str, optional
+        Names of parameters or of modules, or patterns of names with ``*`` and ``?``; all by
+        default.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     batch_size : int, optional
         Inputs handled at once; bounds the working memory, not the result.
     project : int, optional
@@ -73,15 +79,16 @@ def tangent_features(
     Raises
     ------
     TypeError
-        If the model returns no tensor, or several and none of them named logits.
+        If the model returns no tensor, or several, none of them named logits or ``output``.
     ValueError
         If an argument breaks its rule, or the model returns no row for each input.
     """
-    model = ordinary_network(model)
+    model = picking(ordinary_network(model), output)
     x = ordinary_tensor(check_inputs(model, x))
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
-    output_shape(model, x)
+    if not gives_rows(model, x):
+        output_shape(model, x)
     seed = _seed(generator) if project is not None else 0
     seeds = {name: seed + index for index, name in enumerate(params)}
     engine = Engine(model, "full", Problem(len(x), len(x), True, True), parameters)

@@ -8,8 +8,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from tangent.capture import picking
 from tangent.capture.functional import check_inputs
 from tangent.capture.outputs import output_shape
+from tangent.capture.separate import gives_rows
 from tangent.kernel.engine.blocks import (
     FactorCache,
     Reporter,
@@ -54,7 +56,8 @@ def tangent_kernel(
     x2: Tensor | None = None,
     *,
     outputs: str | int = "full",
-    parameters: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    output: Any = None,
     per_layer: bool = False,
     batch_size: int | None = None,
     memory_budget: int | None = None,
@@ -86,9 +89,11 @@ def tangent_kernel(
     x2 : Tensor of shape (n2, *input), optional
         ``x1`` by default; the kernel is then exactly symmetric and costs half.
     outputs : {"full", "diagonal", "trace", "pseudo"} or int
-    parameters : sequence of str, optional
-        Names of parameters, or of modules for all parameters below them. All by default,
-        whatever their ``requires_grad``.
+    parameters : str or sequence of str, optional
+        Names of parameters, of modules for all parameters below them, or patterns of names with
+        ``*`` and ``?``. All by default, whatever their ``requires_grad``.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     per_layer : bool
         Return a dict from parameter name to its share; the shares sum to the kernel.
     batch_size : int, optional
@@ -118,7 +123,7 @@ def tangent_kernel(
     Raises
     ------
     TypeError
-        If the model returns no tensor, or several and none of them named logits.
+        If the model returns no tensor, or several, none of them named logits or ``output``.
     ValueError
         If an argument breaks its rule, the model returns no row for each input, or the kernel is
         not finite: its entries exceed the range of its dtype, or the gradients are NaN.
@@ -131,11 +136,12 @@ def tangent_kernel(
     rounding is ten times that of the direct one; in the benchmarks' kernels it moves no more than
     the seventh digit. ``dtype=torch.float64`` does without.
     """
-    model = ordinary_network(model)
+    model = picking(ordinary_network(model), output)
     x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
     x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)
-    output_shape(model, x1)
+    if not gives_rows(model, x1):
+        output_shape(model, x1)
     dtype = _factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
@@ -152,17 +158,17 @@ def tangent_kernel(
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
-    """Bytes that are free beside the result.
+    """Bytes that are free beside the result; not asked for where it is small.
 
     Raises
     ------
     MemoryError
         If the result itself is more than is free, before any of it is allocated.
     """
-    free = 2 * default_budget(engine.device)
     n1, n2 = sizes
     if max(n1, n2) <= _ALWAYS_FITS:
-        return free
+        return 0  # not looked up: it takes a tenth of a small kernel's time
+    free = 2 * default_budget(engine.device)
     k = _output_count(engine, x) if engine.outputs in ("full", "diagonal") else 1
     values = copies * (k * k if engine.outputs == "full" else k)
     each = values * torch.empty((), dtype=engine.summed).element_size()
@@ -195,9 +201,9 @@ def _block_size(
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         return batch_size
     if budget is None:
-        budget = free // 2
         if max(sizes) <= _ALWAYS_FITS:
             return max(sizes)
+        budget = free // 2
     return fitting_size(engine, x, *sizes, budget)
 
 

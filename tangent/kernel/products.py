@@ -7,15 +7,16 @@ but for the vectors themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.capture import evaluated_copy, unwrapped
-from tangent.capture.functional import check_inputs
+from tangent.capture import evaluated_copy, picking, unwrapped
+from tangent.capture.functional import check_inputs, selected_parameters
 from tangent.capture.outputs import output_count
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.models.propagation import ScaledDifference, sharing
@@ -38,6 +39,8 @@ class KernelProduct:
         As in `tangent.tangent_kernel`: "trace" is the sum over the k outputs; it costs k times
         what "pseudo" does. ``"full"`` takes and returns n * k rows, the outputs of an input
         together.
+    parameters, output
+        As in `tangent.tangent_kernel`.
     batch_size : int
         Inputs handled at once.
     group : torch.distributed.ProcessGroup or "world", optional
@@ -60,6 +63,8 @@ class KernelProduct:
         x: Tensor,
         *,
         outputs: str | int = "full",
+        parameters: str | Sequence[str] | None = None,
+        output: Any = None,
         batch_size: int = 256,
         group: dist.ProcessGroup | str | None = None,
     ):
@@ -70,7 +75,8 @@ class KernelProduct:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        model = unwrapped(ordinary_network(model))
+        model = picking(unwrapped(ordinary_network(model)), output)
+        self.names = tuple(selected_parameters(model, parameters))
         self.model, self.x = model, ordinary_tensor(check_inputs(model, x))
         self._linear: ScaledDifference | None = None
         self.outputs, self.batch_size = outputs, batch_size
@@ -143,9 +149,8 @@ class KernelProduct:
 
     def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
         linear = self._linearized()
-        leaves = {
-            name: p.detach().requires_grad_() for name, p in linear.network.named_parameters()
-        }
+        own = dict(linear.network.named_parameters())
+        leaves = {name: own[name].detach().requires_grad_() for name in self.names}
         start = self.start
         with torch.inference_mode(False), torch.enable_grad():
             for x in self.x.split(self.batch_size):
@@ -177,5 +182,5 @@ class KernelProduct:
     def _linearized(self) -> ScaledDifference:
         """The network's linear part, which shares the memory of its weights."""
         if self._linear is None:
-            self._linear = sharing(evaluated_copy(self.model).eval())
+            self._linear = sharing(evaluated_copy(self.model).eval(), self.names)
         return self._linear

@@ -48,7 +48,7 @@ def stored_tangent_kernel(
     x2: Tensor | None = None,
     *,
     outputs: str | int = "full",
-    parameters: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     memory_budget: int | None = None,
     dtype: torch.dtype | None = None,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tangent.kernel.products import KernelProduct
 from tangent.models import ScaledDifference
+from tangent.operations.elementary import ElementaryEmbeddingBag
 from tangent.operations.pointwise import called
 
 __all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
@@ -68,7 +69,8 @@ class SecondDerivative:
 
     def _outputs(self) -> Tensor:
         tensors = dict(zip(self.names, self.weights, strict=True))
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        math_paths = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        with math_paths, ElementaryEmbeddingBag():
             return called(self.model, tensors, (self.x,)).flatten() / math.sqrt(len(self.x))
 
     def random(self, generator: torch.Generator | None) -> list[Tensor]:

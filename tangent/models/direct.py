@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from tangent.models import ScaledDifference
@@ -109,7 +109,7 @@ class UpdateSize:
 
 def update_size(
     model: DirectScaling,
-    x: Float[Tensor, "n ..."],
+    x: Shaped[Tensor, "n ..."],
     targets: Tensor,
     loss: Loss,
     lr: float,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from tangent.capture import Call, Custom, Graph, Value, captured, picked, unwrapped
+from tangent.capture.functional import selected_parameters
 from tangent.capture.rewrite import gate_names, pooled_before_relu
 from tangent.capture.separate import check_separate
 from tangent.operations import families  # noqa: F401  (fills the table)
@@ -41,7 +42,10 @@ class ScaledDifference(nn.Module):
     alpha : float
         Scale, positive or ``math.inf``.
     output : str, int, callable or sequence of such, optional
-        Which of the network's outputs counts, where it returns a dict or a tuple.
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
+    parameters : str or sequence of str, optional
+        Names of the parameters that move, of modules for all below them, or patterns of names
+        with ``*`` and ``?``; by default those with ``requires_grad=True``.
 
     Attributes
     ----------
@@ -49,7 +53,7 @@ class ScaledDifference(nn.Module):
         The trainable scaled displacements, zero at first, one for each trainable parameter of
         ``model``, in the order of ``names``.
     names : tuple of str
-        Names of the parameters that move; those with ``requires_grad=False`` stay.
+        Names of the parameters that move; all others stay.
     network : nn.Module
         The frozen copy of ``model`` at w0.
 
@@ -77,7 +81,14 @@ class ScaledDifference(nn.Module):
     loss_scale = 1.0  # training in delta absorbs the 1/alpha**2 of the loss
 
     @torch.inference_mode(False)
-    def __init__(self, model: nn.Module, alpha: float, *, output: Any = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float,
+        *,
+        output: Any = None,
+        parameters: str | Sequence[str] | None = None,
+    ):
         super().__init__()
         if not (isinstance(alpha, int | float) and alpha > 0):
             raise ValueError(
@@ -86,6 +97,8 @@ class ScaledDifference(nn.Module):
         self.alpha, self.output = float(alpha), output
         model = unwrapped(model)
         moving = [name for name, p in model.named_parameters() if p.requires_grad]
+        if parameters is not None:
+            moving = list(selected_parameters(model, parameters))
         if not moving:
             raise ValueError("model has no parameter with requires_grad=True: nothing can move")
         self.network = _copied(model).requires_grad_(False)
@@ -370,17 +383,20 @@ def _custom(call: Call, args, kwargs, values, alpha, on_gate) -> list[Pair]:
     ]
 
 
-def linearize(model: nn.Module, *, output: Any = None) -> ScaledDifference:
+def linearize(
+    model: nn.Module, *, output: Any = None, parameters: str | Sequence[str] | None = None
+) -> ScaledDifference:
     """Return the linearized, centred model x -> Dh(x, w0) delta, trainable in delta.
 
     It is `ScaledDifference` at alpha = inf: an exact tangent model, linear in ``delta``, whose
-    kernel is the tangent kernel of ``model`` at w0 (Chizat et al. 2019, Section 1).
+    kernel is the tangent kernel of ``model`` at w0 (Chizat et al. 2019, Section 1). ``output`` and
+    ``parameters`` are as there: which output counts, and which parameters move.
     """
-    return ScaledDifference(model, math.inf, output=output)
+    return ScaledDifference(model, math.inf, output=output, parameters=parameters)
 
 
-def sharing(model: nn.Module) -> ScaledDifference:
-    """The linearization of a network in evaluation mode, all of whose parameters move.
+def sharing(model: nn.Module, names: Sequence[str]) -> ScaledDifference:
+    """The linearization of a network in evaluation mode whose parameters ``names`` move.
 
     Nothing is copied: the displacements are given to `ScaledDifference.pair`, at every call.
     """
@@ -388,7 +404,7 @@ def sharing(model: nn.Module) -> ScaledDifference:
     nn.Module.__init__(linear)
     linear.alpha, linear.output = math.inf, None
     linear.network = model
-    linear.names = tuple(name for name, _ in model.named_parameters())
+    linear.names = tuple(names)
     linear.delta = nn.ParameterList()
     linear._graphs, linear._separate, linear._custom = {}, False, False
     return linear

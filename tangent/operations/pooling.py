@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
-from tangent.operations.table import exact, gate, operation
+from tangent.operations.table import exact, gate, is_pair, operation
 
 __all__: list[str] = []
 
@@ -159,7 +159,8 @@ def _max_pool_gate(
 def _changed_indices(alpha, x, *args, _op=None, **kwargs) -> Tensor | None:
     """Where the moved operation chooses the entries that the base chooses."""
     out = generic_difference(_op, alpha, (x, *args), kwargs)
-    chosen = [p for p in (out if isinstance(out, list | tuple) else [out]) if not _floats(p)]
+    found = [out] if is_pair(out) else out  # a pair is a tuple, too
+    chosen = [p for p in found if not _floats(p)]
     if not chosen:
         return None
     index = chosen[0]

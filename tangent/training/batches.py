@@ -49,7 +49,8 @@ class Inputs:
     """Inputs as stored (uint8 or floating), and how a batch of them is made.
 
     ``mean`` and ``scale`` are broadcast over a batch, ``(x - mean) / scale``; ``dtype`` is that of
-    the batches. Everything sits on one device.
+    the batches: tokens, which are integers there, are taken as they are. Everything sits on one
+    device.
     """
 
     x: Shaped[Tensor, "n ..."]
@@ -58,7 +59,7 @@ class Inputs:
     dtype: torch.dtype
 
     @classmethod
-    def plain(cls, x: Float[Tensor, "n ..."]) -> Inputs:
+    def plain(cls, x: Shaped[Tensor, "n ..."]) -> Inputs:
         """Inputs that are taken as they are."""
         return cls(x, x.new_zeros(()), x.new_ones(()), x.dtype)
 
@@ -71,14 +72,16 @@ class Inputs:
         *,
         augment: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b ..."]:
+    ) -> Shaped[Tensor, "b ..."]:
         """Return the inputs at ``index``, augmented if asked, then normalized."""
         x = self.x[index]
         if augment:
             x = crop_and_flip(x, generator=generator)
+        if not self.dtype.is_floating_point:
+            return x.to(self.dtype)
         return ((x.to(self.mean.dtype) - self.mean) / self.scale).to(self.dtype)
 
-    def in_order(self, batch_size: int) -> Iterator[Float[Tensor, "b ..."]]:
+    def in_order(self, batch_size: int) -> Iterator[Shaped[Tensor, "b ..."]]:
         """Yield all inputs in their order, ``batch_size`` at a time."""
         for start in range(0, len(self), batch_size):
             yield self.batch(slice(start, start + batch_size))

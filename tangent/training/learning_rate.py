@@ -62,7 +62,8 @@ def largest_kernel_eigenvalue(
             moved = [model.pair(b, alpha=math.inf, delta=direction).difference for b in batches]
             return torch.cat([p for p in moved if p is not None]).flatten()
 
-    start = torch.randn(shape, generator=generator, dtype=torch.float32).to(x).flatten()
+    start = torch.randn(shape, generator=generator, dtype=torch.float32)
+    start = start.to(zeros[0]).flatten()
     return largest_eigenvalue_bounds(product, start, iterations=iterations, tolerance=tolerance)
 
 

@@ -50,6 +50,7 @@ def training_memory(
     alpha: float = 1e7,
     momentum: float = 0.9,
     parametrization: Literal["difference", "direct"] = "difference",
+    input_dtype: torch.dtype | None = None,
 ) -> TrainingMemory:
     """Memory of a training step, before anything is allocated.
 
@@ -66,6 +67,8 @@ def training_memory(
     alpha, momentum
         As in training.
     parametrization : {"difference", "direct"}
+    input_dtype : torch.dtype, optional
+        That of the weights by default.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def training_memory(
     weights += moving * (1 + (momentum > 0))
     dtype = trained[0].dtype
     with _Ledger() as ledger:
-        x = torch.empty(batch_size, *input_shape, device="meta", dtype=dtype)
+        x = torch.empty(batch_size, *input_shape, device="meta", dtype=input_dtype or dtype)
         module(x).sum().backward()
     # The gradients are in the ledger and in the weights.
     activations = max(ledger.peak - moving, 0)

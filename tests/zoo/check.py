@@ -131,11 +131,12 @@ def _difference(model, wide, x, x_wide, alpha: float, phi: dict) -> float:
             torch.stack([(g * d.double()).sum() for g in phi[name]]) for name, d in parts
         )
         return _relative(got, expected)
-    moved = copied(wide)
-    with torch.no_grad(), Wide():
+    moved, still = copied(wide), copied(wide)
+    with torch.no_grad():
         for p, delta in zip(moved.parameters(), module.delta, strict=True):
             p.add_(delta.double() / alpha)
-        expected = alpha * (moved(x_wide) - copied(wide)(x_wide)).flatten()
+        with Wide():
+            expected = alpha * (moved(x_wide) - still(x_wide)).flatten()
     return _relative(got, expected)
 
 

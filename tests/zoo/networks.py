@@ -48,19 +48,21 @@ def _torchvision() -> dict[str, Entry]:
     from torchvision import models as tv
 
     k = 2
+    channels: list[str | int] = [8, "M", 16, "M", 16, 16, "M", 24, 24, "M", 24, 24, "M"]
+    block, fused = tv.efficientnet.MBConvConfig, tv.efficientnet.FusedMBConvConfig
+    regular = {"depth": 5, "w_0": 8, "w_a": 8.0, "w_m": 2.0, "group_width": 4}
     swin = {"patch_size": [4, 4], "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2]}
     named: dict[str, tuple[Callable[[], nn.Module], int]] = {
         "alexnet": (lambda: _with_head(tv.alexnet(), 256 * 36, k), 64),
-        "vgg11": (lambda: _with_head(tv.vgg11(), 512 * 49, k), 32),
-        "vgg11_bn": (lambda: _with_head(tv.vgg11_bn(), 512 * 49, k), 32),
-        "resnet18": (lambda: tv.resnet18(num_classes=k), 32),
+        "vgg": (lambda: _with_head(tv.VGG(tv.vgg.make_layers(channels)), 24 * 49, k), 32),
+        "vgg_bn": (
+            lambda: _with_head(tv.VGG(tv.vgg.make_layers(channels, batch_norm=True)), 24 * 49, k),
+            32,
+        ),
+        "resnet18": (lambda: tv.ResNet(tv.resnet.BasicBlock, [1, 2, 1, 1], k), 32),
         "resnet50": (lambda: tv.ResNet(tv.resnet.Bottleneck, [1, 2, 1, 1], k), 32),
         "resnext": (
             lambda: tv.ResNet(tv.resnet.Bottleneck, [1, 1, 1, 1], k, groups=8, width_per_group=8),
-            32,
-        ),
-        "wide_resnet": (
-            lambda: tv.ResNet(tv.resnet.Bottleneck, [1, 1, 1, 1], k, width_per_group=128),
             32,
         ),
         "densenet": (lambda: tv.DenseNet(8, (2, 2, 2), 16, num_classes=k), 32),
@@ -78,10 +80,38 @@ def _torchvision() -> dict[str, Entry]:
         "mobilenet_v3": (lambda: tv.mobilenet_v3_small(num_classes=k), 32),
         "mnasnet": (lambda: tv.mnasnet0_5(num_classes=k), 32),
         "shufflenet": (lambda: tv.shufflenet_v2_x0_5(num_classes=k), 32),
-        "efficientnet_b0": (lambda: tv.efficientnet_b0(num_classes=k), 32),
-        "efficientnet_v2": (lambda: tv.efficientnet_v2_s(num_classes=k), 32),
-        "regnet_x": (lambda: tv.regnet_x_400mf(num_classes=k), 32),
-        "regnet_y": (lambda: tv.regnet_y_400mf(num_classes=k), 32),
+        "efficientnet": (
+            lambda: tv.EfficientNet(
+                [block(1, 3, 1, 8, 8, 1, 1, 1), block(4, 5, 2, 8, 16, 2, 1, 1)],
+                0.2,
+                num_classes=k,
+                last_channel=64,
+            ),
+            32,
+        ),
+        "efficientnet_v2": (
+            lambda: tv.EfficientNet(
+                [
+                    fused(1, 3, 1, 8, 8, 1),
+                    fused(4, 3, 2, 8, 16, 2),
+                    block(4, 3, 2, 16, 24, 2, 1, 1),
+                ],
+                0.2,
+                num_classes=k,
+                last_channel=64,
+            ),
+            32,
+        ),
+        "regnet_x": (
+            lambda: tv.RegNet(tv.regnet.BlockParams.from_init_params(**regular), k, stem_width=8),
+            32,
+        ),
+        "regnet_y": (
+            lambda: tv.RegNet(
+                tv.regnet.BlockParams.from_init_params(**regular, se_ratio=0.25), k, stem_width=8
+            ),
+            32,
+        ),
         "convnext": (
             lambda: tv.ConvNeXt(
                 [tv.convnext.CNBlockConfig(8, 16, 2), tv.convnext.CNBlockConfig(16, None, 2)],
@@ -105,9 +135,7 @@ def _torchvision() -> dict[str, Entry]:
             32,
         ),
         "maxvit": (
-            lambda: tv.MaxVit(
-                (32, 32), 8, 8, [8, 16], [1, 1], 4, 0.0, num_classes=k, partition_size=4
-            ),
+            lambda: tv.MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=k),
             32,
         ),
     }
@@ -135,10 +163,39 @@ def _timm() -> dict[str, Entry]:
             {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2},
             32,
         ),
-        "timm levit": ("levit_128s", {}, 224),
-        "timm efficientformer": ("efficientformer_l1", {}, 224),
+        "timm levit": (
+            "levit_128s",
+            {
+                "img_size": 64,
+                "embed_dim": (16, 24, 32),
+                "num_heads": (2, 2, 2),
+                "depth": (1, 1, 1),
+                "key_dim": 8,
+            },
+            64,
+        ),
+        "timm efficientformer": (
+            "efficientformer_l1",
+            {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 2)},
+            224,
+        ),
+        "timm tiny_vit": (
+            "tiny_vit_5m_224",
+            {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)},
+            64,
+        ),
+        "timm coat": (
+            "coat_tiny",
+            {
+                "img_size": 64,
+                "embed_dims": (32, 32, 32, 32),
+                "serial_depths": (1, 1, 1, 1),
+                "parallel_depth": 1,
+                "mlp_ratios": (2, 2, 2, 2),
+            },
+            64,
+        ),
         "timm convnextv2": ("convnextv2_atto", four, 32),
-        "timm poolformer": ("poolformerv2_s12", four, 32),
         "timm pvt_v2": (
             "pvt_v2_b0",
             {"embed_dims": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)},
@@ -150,8 +207,11 @@ def _timm() -> dict[str, Entry]:
             32,
         ),
         "timm ghostnet": ("ghostnet_050", {}, 32),
-        "timm nf_resnet": ("nf_resnet26", {}, 32),
-        "timm eca_resnet": ("ecaresnet26t", {}, 32),
+        "timm nf_resnet": (
+            "nf_resnet26",
+            {"depths": (1, 1, 1, 1), "channels": (32, 48, 64, 96)},
+            32,
+        ),
         "timm mobilevit": ("mobilevit_xxs", {}, 64),
         "timm edgenext": ("edgenext_xx_small", {}, 64),
         "timm repvgg": ("repvgg_a0", {}, 32),
@@ -160,10 +220,32 @@ def _timm() -> dict[str, Entry]:
         name: Entry(made(arch, **options), images(side), "timm")
         for name, (arch, options, side) in small.items()
     }
-    mixer = timm.models.mlp_mixer.MlpMixer
+    models = timm.models
+    mixer = models.mlp_mixer
     size = {"num_classes": 2, "img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 24}
-    found["timm mixer"] = Entry(lambda: mixer(**size), images(32), "timm")
-    return found
+    built: dict[str, Callable[[], nn.Module]] = {
+        "timm mixer": lambda: mixer.MlpMixer(**size),
+        "timm resmlp": lambda: mixer.MlpMixer(
+            block_layer=mixer.ResBlock, mlp_ratio=4, norm_layer=mixer.Affine, **size
+        ),
+        "timm gmlp": lambda: mixer.MlpMixer(
+            block_layer=mixer.SpatialGatingBlock, mlp_layer=mixer.GatedMlp, mlp_ratio=4, **size
+        ),
+        "timm convmixer": lambda: models.convmixer.ConvMixer(
+            16, 2, kernel_size=5, patch_size=4, num_classes=2
+        ),
+        "timm poolformer": lambda: models.metaformer.MetaFormer(
+            num_classes=2, token_mixers=models.metaformer.Pooling, **four
+        ),
+        "timm eca_resnet": lambda: models.resnet.ResNet(
+            models.resnet.Bottleneck,
+            (1, 1, 1, 1),
+            num_classes=2,
+            channels=(16, 24, 32, 48),
+            block_args={"attn_layer": "eca"},
+        ),
+    }
+    return found | {name: Entry(build, images(32), "timm") for name, build in built.items()}
 
 
 def _transformers() -> dict[str, Entry]:
@@ -213,6 +295,19 @@ def _transformers() -> dict[str, Entry]:
 
         return Encoder()
 
+    def mamba() -> nn.Module:
+        config = tf.MambaConfig(vocab_size=30, hidden_size=16, state_size=4, num_hidden_layers=2)
+
+        class Last(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body, self.head = tf.MambaModel(config), nn.Linear(16, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.body(x, use_cache=False).last_hidden_state[:, -1])
+
+        return Last()
+
     def vision(kind: str) -> Callable[[], nn.Module]:
         options = {**size, "image_size": 16, "patch_size": 4}
         options.pop("vocab_size")
@@ -237,6 +332,11 @@ def _transformers() -> dict[str, Entry]:
         "mistral": Entry(named("Mistral", num_key_value_heads=1), words, "transformers"),
         "electra": Entry(named("Electra", embedding_size=16), words, "transformers"),
         "albert": Entry(named("Albert", embedding_size=16), words, "transformers"),
+        "distilbert": Entry(
+            named("DistilBert", dim=16, hidden_dim=32, n_layers=2, n_heads=2), words, "transformers"
+        ),
+        "gpt-neox": Entry(named("GPTNeoX"), words, "transformers"),
+        "mamba": Entry(mamba, words, "transformers"),
         "t5": Entry(t5, words, "transformers"),
         "vit of transformers": Entry(vision("ViT"), pictures, "transformers"),
         "deit of transformers": Entry(vision("DeiT"), pictures, "transformers"),
@@ -250,11 +350,9 @@ def _plain() -> dict[str, Entry]:
     }
 
 
-# Minutes rather than seconds each: they come last.
+# Those that take longest come last.
 _LARGE = (
-    "wide_resnet", "inception_v3", "efficientnet_v2", "efficientnet_b0", "timm efficientformer",
-    "timm levit", "vgg11", "vgg11_bn", "resnet18", "resnet50", "timm nf_resnet",
-    "timm eca_resnet", "timm repvgg", "regnet_x", "regnet_y", "googlenet",
+    "googlenet", "alexnet", "resnext", "resnet18", "resnet50", "timm repvgg", "inception_v3",
 )  # fmt: skip
 
 

@@ -1,10 +1,14 @@
-"""``python -m tests.zoo.table`` runs the zoo and writes ``docs/zoo.md`` and ``docs/zoo.json``."""
+"""``python -m tests.zoo.table`` runs the zoo and writes ``docs/zoo.md`` and ``docs/zoo.json``.
+
+``--source timm`` or names run these alone; ``--resume`` keeps what an earlier run found right.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -53,18 +57,43 @@ def page(outcomes: list[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(sources: list[str]) -> None:
-    """Run the networks of the given sources, all by default, and write both files as it goes."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the networks that are asked for, all by default, and write both files as it goes."""
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo.table", description=__doc__)
+    parser.add_argument("names", nargs="*", help="networks to run; all where none is named")
+    parser.add_argument("--source", action="append", help="torch, torchvision, timm, transformers")
+    parser.add_argument("--resume", action="store_true", help="keep what was found right before")
+    asked = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
-    outcomes = []
-    for name, entry in zoo().items():
-        if sources and entry.source not in sources:
+    networks = zoo()
+    if unknown := set(asked.names) - set(networks):
+        parser.error(f"no such network: {', '.join(sorted(unknown))}")
+    partial = asked.resume or asked.names or asked.source
+    outcomes = {o.name: o for o in _written() if o.name in networks} if partial else {}
+    for name, entry in networks.items():
+        if asked.names and name not in asked.names:
             continue
-        outcomes.append(outcome_of(name, entry))
-        print("right" if outcomes[-1].right else "WRONG", name, flush=True)
-        (DOCS / "zoo.md").write_text(page(outcomes))
-        (DOCS / "zoo.json").write_text(json.dumps([o.row() for o in outcomes], indent=1) + "\n")
+        if asked.source and entry.source not in asked.source:
+            continue
+        if asked.resume and name in outcomes and outcomes[name].right:
+            continue
+        start = time.perf_counter()
+        found = outcomes[name] = outcome_of(name, entry)
+        seconds = time.perf_counter() - start
+        print("right" if found.right else "WRONG", name, f"{seconds:.1f} s", flush=True)
+        _write([outcomes[name] for name in networks if name in outcomes])
+
+
+def _written() -> list[Outcome]:
+    path = DOCS / "zoo.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return [Outcome(**{**row, "generic": tuple(row["generic"])}) for row in rows]
+
+
+def _write(outcomes: list[Outcome]) -> None:
+    (DOCS / "zoo.md").write_text(page(outcomes))
+    (DOCS / "zoo.json").write_text(json.dumps([o.row() for o in outcomes], indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -57,7 +57,7 @@ class Engine:
     model: nn.Module
     outputs: str | int
     problem: Problem
-    parameters: Sequence[str] | None = None
+    parameters: str | Sequence[str] | None = None
     dtype: torch.dtype | None = None
     accumulate: torch.dtype | None = None
     rates: Rates | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tangent import (
     tangent_features,
     tangent_kernel,
 )
+from tangent.capture import evaluated_copy
 from tangent.kernel.products import KernelProduct
 from tests.tangent.naive import naive_features
 from tests.zoo.plain import NETWORKS, Net
@@ -387,3 +389,32 @@ def test_features_of_the_oracle_agree_with_those_of_the_other_tests():
     model, x = case("siren")
     ours = torch.cat(list(naive_features(model, x).values()), dim=2)
     torch.testing.assert_close(features(model, x), ours)
+
+
+class Locked(nn.Linear):
+    """A layer that holds what cannot be copied, and says so."""
+
+    def __init__(self):
+        super().__init__(3, 3)
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+
+def test_a_copy_asks_the_class_shares_what_is_shared_and_nothing_else():
+    layer = Locked()
+    model = nn.Sequential(layer, nn.Tanh(), layer)
+    model.notes = ["kept", torch.ones(2)]
+    layer.register_forward_hook(lambda module, args, output: 2 * output)
+    twin = evaluated_copy(model)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(twin(x), model(x))
+    assert twin[0] is twin[2]
+    assert twin[0] is not layer
+    assert not hasattr(twin[0], "lock")
+    assert twin[0].weight.data_ptr() == layer.weight.data_ptr()
+    assert twin.notes is not model.notes
+    assert twin.notes[1].data_ptr() != model.notes[1].data_ptr()
+    twin[1].register_forward_hook(lambda module, args, output: 0 * output)
+    assert not model[1]._forward_hooks

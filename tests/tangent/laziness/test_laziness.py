@@ -273,3 +273,21 @@ def test_a_training_that_diverges_is_said():
     found = dataclasses.replace(found, trainings=(lost, found.trainings[1]))
     assert "diverged" in verdict(found)
     assert "diverged" in str(found)
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum", "max"])
+def test_a_report_reads_bags_of_words(mode):
+    def bags(kind):
+        torch.manual_seed(0)
+        return nn.Sequential(kind(7, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+
+    class Looked(nn.Embedding):
+        def forward(self, x):
+            rows = super().forward(x)
+            return {"mean": rows.mean, "sum": rows.sum, "max": rows.amax}[mode](1)
+
+    x = torch.arange(20).reshape(5, 4) % 7
+    y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2)
+    found = laziness(bags(lambda *size: nn.EmbeddingBag(*size, mode=mode)), x, y, epochs=1)
+    expected = laziness(bags(Looked), x, y, epochs=1)
+    assert found.second.value == pytest.approx(expected.second.value, rel=1e-6)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangent import ScaledDifference
+from tangent import ScaledDifference, stability_of_activations
 from tangent.operations.families import activations
 from tangent.operations.registry import Pair
 from tests.zoo.plain import Net
@@ -128,3 +128,23 @@ def test_saturating_activations_keep_their_digits_at_any_step(step, sign):
 def test_the_share_of_a_sigmoid_that_was_wrong():
     moved = activations._sigmoid(Pair(torch.tensor([0.3]), torch.tensor([2e6])), 1.0)
     assert float(moved.difference) == pytest.approx(0.4255575, rel=1e-6)
+
+
+def test_a_choice_by_the_largest_entry_is_a_gate():
+    class Choice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.linear(x)
+            return scores.gather(1, scores.argmax(1, keepdim=True))
+
+    model = Choice().double()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.eye(3))
+    module = ScaledDifference(model, 1.0)
+    with torch.no_grad():
+        module.delta[0][2, 0] = 2.0  # the third score of the first input becomes the largest
+    x = torch.eye(3, dtype=torch.float64)[:2]
+    assert stability_of_activations(module, x) == {"argmax": 0.5}

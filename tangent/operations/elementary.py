@@ -1,0 +1,42 @@
+"""Bags of embeddings in operations that torch differentiates more than once.
+
+torch 2.14.1 has no derivative of the gradient of ``embedding_bag``. Rows that are looked up and
+then summed, averaged or compared are the same function.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["ElementaryEmbeddingBag"]
+
+
+class ElementaryEmbeddingBag(TorchFunctionMode):
+    """Within it, bags of equal length are embeddings and a reduction; others stay as they are."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.embedding_bag:
+            found = _bags(*args, **kwargs)
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
+
+
+def _bags(
+    input: Tensor, weight: Tensor, offsets: Tensor | None = None, max_norm: float | None = None,
+    norm_type: float = 2, scale_grad_by_freq: bool = False, mode: str = "mean",
+    sparse: bool = False, per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False, padding_idx: int | None = None,
+) -> Tensor | None:  # fmt: skip
+    plain = offsets is None and max_norm is None and padding_idx is None
+    if input.ndim != 2 or not plain or scale_grad_by_freq:
+        return None
+    rows = F.embedding(input, weight)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    if mode == "max":
+        return rows.amax(1)
+    return rows.mean(1) if mode == "mean" else rows.sum(1)
