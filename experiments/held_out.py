@@ -166,8 +166,17 @@ def _digest(*arrays: np.ndarray) -> str:
 
 
 def _finished(
-    kept: Checkpoint | None, of: dict[str, Any]
+    kept: Checkpoint | None, of: dict[str, Any], log: Callable[[str], None]
 ) -> tuple[float | None, dict[float, float | None]]:
     """Edge and accuracies of the trials that an earlier, interrupted choice has finished."""
-    state = None if kept is None else kept.load(of)
+    from tangent.checkpoint import CheckpointError, load_checkpoint
+
+    if kept is None or not kept.path.exists():
+        return None, {}
+    try:
+        load_checkpoint(kept.path)
+    except CheckpointError as error:
+        log(f"{error}; the trials start anew")
+        kept.path.unlink(missing_ok=True)
+    state = kept.load(of)
     return (None, {}) if state is None else (state["edge"], state["found"])
