@@ -145,10 +145,18 @@ def tangent_kernel(
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
+        size = _agreed(size, engine.device)
     if per_layer:
         shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
         return {name: _shaped(share, outputs) for name, share in shares.items()}
     return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
+
+
+def _agreed(size: int, device: torch.device) -> int:
+    """The smallest of the processes' block sizes: what is free differs, the blocks must not."""
+    smallest = torch.tensor(size, device=device)
+    torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+    return int(smallest)
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:

@@ -143,9 +143,7 @@ class NormalEquations:
         self.n = n
 
     def _damaged(self, path: Path, reason: str) -> ValueError:
-        return ValueError(
-            f"{path} is damaged: {reason}; delete {self.folder} and start again"
-        )
+        return ValueError(f"{path} is damaged: {reason}; delete {self.folder} and start again")
 
     def solve(
         self,

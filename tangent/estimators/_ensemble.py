@@ -36,9 +36,17 @@ class EnsembleKernel:
         self.dtype = dtype
 
     def __call__(
-        self, x1: Tensor, x2: Tensor | None = None, device: str | torch.device = "cpu"
+        self,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        distributed: bool = False,
     ) -> Tensor:
-        """Return the kernel, (n1, n2) or (n1, k, n2, k), in float64 on the CPU."""
+        """Return the kernel, (n1, n2) or (n1, k, n2, k), in float64 on the CPU.
+
+        With ``distributed`` its rows are shared by the processes, and each gets all of it.
+        """
         total: Tensor | None = None
         for network in self.networks:
             network = network.to(device)
@@ -48,6 +56,7 @@ class EnsembleKernel:
                 None if x2 is None else x2.to(device, self.dtype),
                 outputs=self.outputs,
                 accumulate=torch.float64,
+                distributed=distributed,
             )
             assert isinstance(kernel, Tensor)
             if self.outputs == "trace":

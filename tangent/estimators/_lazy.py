@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from tangent.losses import Loss
 from tangent.memory import training_memory
 from tangent.modes import ordinary_mode
 from tangent.outputs import output_shape
+from tangent.parallel import share_of_fit
 
 __all__ = ["Lazy"]
 
@@ -74,10 +75,12 @@ class Lazy(BaseEstimator):
     patience: Any
     checkpoint: Any
     verbose: Any
+    distributed: Any
 
     module_: Scaled
 
     def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
+        share = share_of_fit(self.distributed, self.random_state)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         generator = torch_generator(self.random_state)
         self.input_shape_ = row_shape(self.image_shape, X.shape[1])
@@ -98,6 +101,7 @@ class Lazy(BaseEstimator):
         y = targets(dtype).to(device)
         checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
         settings = self._settings(module, inputs, loss, generator, checkpoint)
+        settings = replace(settings, lr=share.firsts(settings.lr))
         if isinstance(module, DirectScaling):
             some = slice(0, settings.batch_size)
             _warn_if_rounded(module, inputs.batch(some), y[some], loss, settings.lr, self.dtype)
@@ -109,6 +113,7 @@ class Lazy(BaseEstimator):
             generator=generator,
             progress=bool(self.verbose),
             checkpoint=checkpoint,
+            share=share,
         )
         self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
         self.lr_ = settings.lr

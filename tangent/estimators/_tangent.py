@@ -26,6 +26,7 @@ from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, su
 from tangent.estimators._rows import merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
 from tangent.outputs import output_shape
+from tangent.parallel import share_of_fit
 
 __all__ = ["FLOATS", "TangentModel"]
 
@@ -42,6 +43,7 @@ class TangentModel(BaseEstimator):
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
         """Fit targets (n, k), weighted."""
         self._check_options()
+        share_of_fit(self.distributed, self.random_state)
         shape = row_shape(self.image_shape, X.shape[1])
         X, y, weights = merged_rows(X, y, weights)
         self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
@@ -64,7 +66,7 @@ class TangentModel(BaseEstimator):
         best: tuple[Any, Any, Any] | None = None
         for model in self._models(shape):
             kernel = self._kernel(model, y.shape[1], generator)
-            matrix = kernel(x[some], device=self._device())
+            matrix = kernel(x[some], device=self._device(), distributed=self.distributed)
             for fit in self._fits(matrix, targets[some], w[some]):
                 if best is None or fit.error < best[0].error:
                     best = fit, kernel, model
@@ -94,6 +96,7 @@ class TangentModel(BaseEstimator):
             batch_size=_BATCH,
             device=self._device(),
             generator=generator,
+            share=share_of_fit(self.distributed, self.random_state),
         )
 
     def _dual_fit(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> DualFit:

@@ -38,7 +38,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     loss : {"auto", "square", "cross_entropy"}, default="auto"
         "auto" takes the one with the smaller leave-one-out log loss while cross entropy is
         cheap (rows cubed times classes up to 1e9), and the square loss beyond.
-    image_shape, tolerance, max_iterations, rank, device, dtype, random_state
+    image_shape, tolerance, max_iterations, rank, device, dtype, random_state, distributed
         As in `TangentKernelRegressor`.
 
     Attributes
@@ -91,6 +91,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         device="cpu",
         dtype="auto",
         random_state=None,
+        distributed=False,
     ):
         self.model = model
         self.outputs = outputs
@@ -110,6 +111,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.distributed = distributed
 
     @ordinary_mode
     def fit(self, X, y, sample_weight=None):

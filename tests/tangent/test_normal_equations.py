@@ -126,7 +126,11 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path, data, name):
         try:
             again = NormalEquations(tmp_path, 11, 2, "it")
         except ValueError as error:
-            assert str(tmp_path) in str(error)
+            said = str(error)
+        else:
+            said = ""
+        if said:
+            assert str(tmp_path) in said
             continue
         assert again.n == 50
         assert torch.equal(again.moments, equations.moments)

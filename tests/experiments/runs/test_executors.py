@@ -50,17 +50,24 @@ def alone(toy, tmp_path, counter):
     return numbers_in(tmp_path / "alone")
 
 
-def check(out, alone, counter, said):
-    """Same numbers as alone; every failure and line of progress came back; 16 ran twice."""
+def check(out, alone, counter, said, *, once=True):
+    """Same numbers as alone; every failure and line of progress came back; 16 ran twice.
+
+    Without ``once`` other runs may have begun twice too: a worker of Dask that dies takes the
+    answers with it that were not fetched yet.
+    """
     assert numbers_in(out) == alone
-    assert "3 runs computed, 0 were finished before" in said
-    assert said.count("RuntimeError: thirteen does not work") == 2  # its traceback, and the end
+    # In its traceback, and at the end.
+    assert said.count("RuntimeError: thirteen does not work") == 2
     assert "1 runs failed; the same command tries them again" in said
     assert sum(line.startswith("diverged: /") for line in said.splitlines()) == 1
     for number in range(1, 5):
         assert f"[{number}/4] " in said
     begun = counter.read_text().split()
-    assert [begun.count(str(n)) for n in NUMBERS] == [1, 1, 1, 2]
+    counts = [begun.count(str(n)) for n in NUMBERS]
+    assert counts == [1, 1, 1, 2] if once else min(counts) >= 1 and counts[-1] >= 2
+    if once:
+        assert "3 runs computed, 0 were finished before" in said
     assert not list(out.rglob("*.claim"))
 
 
@@ -80,7 +87,7 @@ def test_dask_computes_what_one_process_does(alone, counter, tmp_path, capsys):
         dask = ("--executor", "dask", "--scheduler", cluster.scheduler_address)
         capsys.readouterr()
         assert cli.run(words(tmp_path / "out", *dask)) == 1
-    check(tmp_path / "out", alone, counter, capsys.readouterr().err)
+    check(tmp_path / "out", alone, counter, capsys.readouterr().err, once=False)
 
 
 @pytest.mark.timeout(600)
