@@ -127,16 +127,17 @@ def _state() -> dict[str, Any]:
     }
 
 
-def check_fit(estimator: Any, X: Any, y: Any) -> str:
+def check_fit(estimator: Any, X: Any, y: Any, fitted: Any = None) -> str:
     """Fit a clone and ask it; "refused" in words, or "answered" with finite numbers.
 
-    Whatever happens, the data and all global state are as they were.
+    Whatever happens, the data and all global state are as they were. A ``fitted`` estimator is
+    asked only.
     """
     before = X.copy()
     with kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of ill-conditioned or unconverged fits
         try:
-            answers = _answers(clone(estimator), X, y)
+            answers = _answers(fitted or clone(estimator).fit(X, y), X)
         except (ValueError, TypeError) as error:
             answers, words = None, str(error)
     np.testing.assert_array_equal(X, before)
@@ -150,7 +151,6 @@ def check_fit(estimator: Any, X: Any, y: Any) -> str:
     return "answered"
 
 
-def _answers(estimator: Any, X: Any, y: Any) -> dict[str, np.ndarray]:
-    estimator.fit(X, y)
+def _answers(estimator: Any, X: Any) -> dict[str, np.ndarray]:
     methods = ("predict", "decision_function", "predict_proba", "transform")
     return {m: np.asarray(getattr(estimator, m)(X)) for m in methods if hasattr(estimator, m)}

@@ -1,6 +1,8 @@
 """``python -m tests.faults run`` makes docs/reliability.json, ``table`` docs/reliability.md of it.
 
-``run --trials 50`` goes through every fault; a trial that fails is counted, and said at the end.
+``run --trials 50 --damages 10`` goes through every fault: 50 kills of every kind of work, half as
+many full disks and killed holders of claims, and 10 damages of each kind to each kind of file. A
+trial that fails is counted, and said at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SAME = "the same work again ended with the same bits"
 Trial = Callable[[random.Random], str]
 
 
-def trials(count: int) -> Iterator[tuple[str, str, Trial, int]]:
+def trials(count: int, damages: int) -> Iterator[tuple[str, str, Trial, int]]:
     """Fault, what it is done to, the trial, and how often."""
     from tests.faults.damage import DAMAGES
     from tests.faults.trials import FILES, claims_trial, damage_trial, disk_trial, kill_trial, room
@@ -41,15 +43,15 @@ def trials(count: int) -> Iterator[tuple[str, str, Trial, int]]:
         yield full, name, partial(disk_trial, name), count // 2
     for kind in FILES:
         for damage in DAMAGES:
-            yield damage, kind, partial(damage_trial, kind, damage), count
+            yield damage, kind, partial(damage_trial, kind, damage), damages
 
 
-def run(count: int, seed: int) -> int:
+def run(count: int, damages: int, seed: int) -> int:
     """Do all trials, write the counts, and give the number that failed."""
     from experiments.machine import provenance
 
     start, rows = time.perf_counter(), []
-    for fault, what, trial, times in trials(count):
+    for fault, what, trial, times in trials(count, damages):
         rng, found, failures = random.Random(f"{fault} {what} {seed}"), Counter[str](), []
         for _ in range(max(1, times)):
             try:
@@ -62,6 +64,7 @@ def run(count: int, seed: int) -> int:
         print(f"{fault}: {what}: {dict(found)}", file=sys.stderr, flush=True)
     record: dict[str, Any] = {
         "trials": count,
+        "damages": damages,
         "seed": seed,
         "seconds": time.perf_counter() - start,
         "machine": provenance("cpu", 1),
@@ -81,7 +84,8 @@ def page(record: dict[str, Any]) -> str:
         "# What a fault costs",
         "",
         "Written by `python -m tests.faults table` from `docs/reliability.json`, which "
-        f"`python -m tests.faults run --trials {record['trials']} --seed {record['seed']}` made.",
+        f"`python -m tests.faults run --trials {record['trials']} --damages {record['damages']} "
+        f"--seed {record['seed']}` made.",
         "",
         "Every kind of long work is killed at random moments, every kind of file that is written",
         "is damaged, the disk is filled, and processes that share a folder are killed with a claim",
@@ -117,9 +121,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("verb", choices=["run", "table"])
     parser.add_argument("--trials", type=int, default=50, help="kills of each kind of work")
+    parser.add_argument("--damages", type=int, default=10, help="of each kind and kind of file")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    failed = run(given.trials, given.seed) if given.verb == "run" else 0
+    failed = run(given.trials, given.damages, given.seed) if given.verb == "run" else 0
     PAGE.write_text(page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
     print(f"{failed} trials failed" if given.verb == "run" else PAGE)
     return 1 if failed else 0

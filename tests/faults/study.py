@@ -54,7 +54,10 @@ def study(folder: Path, log: Log, jobs: int = 1, seconds: float = 0.0) -> str:
 
 def study_as_read(folder: Path) -> str:
     """Digest of a study from its files alone."""
-    (found,) = runner.studies(folder / "out", "toy")
+    studies = runner.studies(folder / "out", "toy")
+    if not studies:
+        raise FileNotFoundError(f"no study.json in {folder / 'out'}")
+    (found,) = studies
     for path in found.paths:
         read_arrays(path)
     outcomes = [[read_result(p)[key] for key in ("metrics", "arrays")] for p in found.paths]

@@ -111,7 +111,9 @@ class _Started:
 
     def kill(self) -> bool:
         """Kill it; whether it was at work still. What it had started must end too."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        children = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            children = psutil.Process(self.process.pid).children(recursive=True)
         at_work = self.process.exitcode is None and self.answer.empty()
         self.process.kill()
         self.process.join()

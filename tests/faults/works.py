@@ -34,13 +34,13 @@ def _inputs(n: int) -> torch.Tensor:
 
 
 def training(folder: Path, log: Log) -> str:
-    """Lazy training with a checkpoint after every epoch; one that is damaged is taken away."""
+    """Lazy training with a checkpoint after every step; one that is damaged is taken away."""
     path = folder / "training.ckpt"
     images = torch.randint(0, 256, (64, 1, 4, 4), generator=torch.Generator().manual_seed(0))
     labels = torch.arange(64) % 3
     inputs = Inputs(images.to(torch.uint8), torch.tensor(120.0), torch.tensor(60.0), torch.float32)
     targets = loss_named("square").targets(labels, 3, torch.float32)
-    settings = LazySettings(lr=0.05, epochs=12, batch_size=16)
+    settings = LazySettings(lr=0.05, epochs=5, batch_size=16)
     for _ in range(2):
         base = mlp(16, 3, hidden=(32,), generator=torch.Generator().manual_seed(1))
         model = ScaledDifference(torch.nn.Sequential(torch.nn.Flatten(), base), 10.0)
