@@ -101,6 +101,16 @@ def checked_magnitude(X: np.ndarray) -> np.ndarray:
     return X
 
 
+def finite_scores(scores: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """``scores`` of the rows ``X``, refused where one is not finite: NaN is no class."""
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"X must be in the units of the training rows: its values reach {np.abs(X).max():.3g}, "
+            "and the scores at them are not finite; rescale these rows, or pass float64"
+        )
+    return scores
+
+
 def weights_of(sample_weight, X) -> np.ndarray | None:
     """Checked weights, ``None`` for all ones."""
     if sample_weight is None:
@@ -239,8 +249,9 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
-        scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
-        return scores_to_decision(scores)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
+        return scores_to_decision(finite_scores(scores, X))
 
     @ordinary_mode
     def predict(self, X):

@@ -59,7 +59,18 @@ class Inputs:
 
     @classmethod
     def plain(cls, x: Float[Tensor, "n ..."]) -> Inputs:
-        """Inputs that are taken as they are."""
+        """Inputs that are taken as they are.
+
+        Raises
+        ------
+        TypeError
+            When they are no floating-point numbers, which need a mean and a scale.
+        """
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x must be of floating-point numbers; got {x.dtype}: convert it with x.float(), "
+                "or give Inputs a mean and a scale"
+            )
         return cls(x, x.new_zeros(()), x.new_ones(()), x.dtype)
 
     def __len__(self) -> int:

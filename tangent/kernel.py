@@ -237,7 +237,7 @@ def _assembled(
                 totals[name] = _empty(engine, part, n1, n2)
             if totals[name] is not part:
                 place(totals[name], block, part, engine.problem.full, symmetric)
-            _check_finite(part)
+            check_finite(part)
         report.add(block.pairs)
     report.close()
     if distributed:
@@ -269,7 +269,8 @@ def _factor_dtype(model: nn.Module) -> torch.dtype | None:
     return torch.float32 if weight is not None and weight.dtype == torch.float16 else None
 
 
-def _check_finite(part: Tensor) -> None:
+def check_finite(part: Tensor) -> None:
+    """Raise a ValueError where an entry of a kernel is infinite or NaN."""
     if torch.isfinite(part).all():
         return
     largest = torch.finfo(part.dtype).max

@@ -23,6 +23,7 @@ from tangent.direct import DirectScaling, Scaled, update_size
 from tangent.estimators._common import (
     INPUT_DTYPES,
     built_network,
+    finite_outputs,
     flat_rows,
     normalization,
     normalized_inputs,
@@ -230,7 +231,7 @@ class Lazy(BaseEstimator):
     def _outputs(self, X) -> np.ndarray:
         inputs = self._checked_inputs(X)
         with self._module_on(inputs.x.device) as module:
-            return outputs(module, inputs).double().cpu().numpy()
+            return finite_outputs(outputs(module, inputs).double().cpu().numpy(), X)
 
     @contextmanager
     def _module_on(self, device: torch.device) -> Iterator[Scaled]:

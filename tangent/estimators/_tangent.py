@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from tangent._system import available_bytes
 from tangent.estimators._candidates import candidates
-from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
+from tangent.estimators._common import (
+    finite_outputs,
+    flat_rows,
+    row_shape,
+    torch_device,
+    torch_generator,
+)
 from tangent.estimators._dual import DualFit, dual_fit
 from tangent.estimators._ensemble import (
     EnsembleKernel,
@@ -117,7 +123,8 @@ class TangentModel(BaseEstimator):
         X = validate_data(self, flat_rows(X), dtype=FLOATS, reset=False)
         x = self._inputs(X)
         if getattr(self.fit_, "displacements", None) is not None:
-            return primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device()).numpy()
+            made = primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device())
+            return finite_outputs(made.numpy(), X)
         coefficients, constant = self.fit_.coefficients, self.fit_.constant
         parts = []
         for _, cross in self.kernel_.rows(x, self.inputs_, self._device()):
@@ -127,7 +134,7 @@ class TangentModel(BaseEstimator):
                 parts.append(cross.reshape(-1, k) + constant)
             else:
                 parts.append(cross @ coefficients + constant)
-        return torch.cat(parts).numpy()
+        return finite_outputs(torch.cat(parts).numpy(), X)
 
     def _kernel(self, model, k: int, generator: torch.Generator) -> EnsembleKernel:
         networks = members(
