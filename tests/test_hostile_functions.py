@@ -68,6 +68,11 @@ def _product(x):
     return lambda v: (matrix @ v.double()).to(v)
 
 
+def _below(x):
+    """Eigenvalues at which descent is stable: above, its filter grows without bound."""
+    return x.flatten().clamp(max=15.0) if x.is_floating_point() else x.flatten()
+
+
 def _generator():
     return torch.Generator().manual_seed(0)
 
@@ -105,7 +110,7 @@ FUNCTIONS = {
     "spectrum": lambda x: spectrum(_symmetric(x)).eigenvalues,
     "kernel_ridge": lambda x: kernel_ridge(_symmetric(x), _targets(x), 0.1).coefficients,
     "training_path": lambda x: (
-        training_path(spectrum(_symmetric(x)), _targets(x), [0.0, 1.0]).predictions
+        training_path(spectrum(_symmetric(x)), _targets(x), [0.0, 1.0]).train_predictions
     ),
     "conjugate_gradients": lambda x: (
         conjugate_gradients(_product(x), _targets(x), ridge=0.1, max_iterations=20).coefficients
@@ -121,7 +126,7 @@ FUNCTIONS = {
         ).eigenvalues
     ),
     "flow_filter": lambda x: flow_filter(x.flatten(), 1.0),
-    "descent_filter": lambda x: descent_filter(x.flatten(), 3, 0.1),
+    "descent_filter": lambda x: descent_filter(_below(x), 3, 0.1),
     "balancing_scales": lambda x: balancing_scales(
         {"a": _symmetric(x), "b": torch.eye(len(x)).double()}
     ),
