@@ -122,11 +122,11 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
     if local and options.jobs == 1:
         context = _context(dtype, command.data, device, say)
         recorded = {"command": command.recorded, **provenance(device, threads or 1)}
-        work = functools.partial(
+        here = functools.partial(
             tasks.compute, module=command.module, context=context, recorded=recorded
         )
         with settled(threads or 1):
-            return runner.execute(plan, work, say, stale=stale)
+            return runner.execute(plan, here, say, stale=stale)
     work = tasks.Work(
         module=command.module.__name__,
         context=functools.partial(_context, dtype, command.data),

@@ -81,7 +81,7 @@ def held_out_rate(
     rest, y_rest = rest[:images], y_rest[:images]
     kept = None if progress is None else Checkpoint(progress)
     of = {"images": images, "epochs": epochs, "seed": seed, "data": _digest(rest, y_rest)}
-    edge, found = _finished(kept, of)
+    edge, found = _finished(kept, of, log)
     for fraction in fractions:
         if fraction in found:
             continue
