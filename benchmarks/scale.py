@@ -186,7 +186,7 @@ def ways(record: dict[str, Any]) -> list[Way]:
     pixels = 4.0 * 32 * 32
     return [
         Way(
-            "exact: kernel and eigenvectors",
+            "exact: kernel and Cholesky",
             lambda n: cost("kernel")(n) + cost("exact solve")(n),
             lambda n: 3 * 8.0 * n**2,
         ),
@@ -232,7 +232,9 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"VGG-11 at {record['width']:g} of its width, ten outputs, digits at 32 x 32, float32 "
         f"(systems in float64), one thread of {facts['cpu']}, torch "
-        f"{facts['versions']['torch']}, commit {facts['commit']}; CPU seconds of a second call.",
+        f"{facts['versions']['torch']}, commit {facts['commit']}; CPU seconds of a second call. Load "
+        f"average {facts['load_average'][0]:.1f}: what shares the caches slows a busy machine. The "
+        "kernel is the sum over the outputs, the products are those of the outputs' sum.",
         "",
         "![Cost against n](../results/benchmarks/scale.png)",
         "",
@@ -259,8 +261,8 @@ def page(record: dict[str, Any]) -> str:
         "Computed from the fitted costs, not measured: CPU time on cores like this one, the number "
         "of such cores that finish within a day (with nothing lost in sharing), and what has to be "
         "held at once, images in float32 included. Images are of 32 x 32 pixels and one channel; a "
-        "convolutional network's costs grow with the pixels, so that those of 224 x 224 cost 49 "
-        "times as much in every line but the solves.",
+        "convolutional network's costs grow with the pixels at least: those of 224 x 224 have 49 "
+        "times as many.",
         "",
         "| Images | Method | CPU time | Cores for a day | Held at once |",
         "|---:|---|---:|---:|---:|",
@@ -287,9 +289,9 @@ def _verdicts(made: list[Way]) -> list[str]:
         "",
     ]
     lines.append(
-        "- exact gives every ridge, every time and leave-one-out from one decomposition; "
+        "- exact gives leave-one-out beside the solution; "
         + "; ".join(f"{n:,} images hold {memory(exact.held(n))}" for n in GOALS)
-        + ". `stored_tangent_kernel` keeps the kernel on disk, not its eigenvectors;"
+        + ". `stored_tangent_kernel` keeps the kernel on disk, not its factor;"
     )
     n = GOALS[0]
     lines.append(

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -79,8 +80,9 @@ def _context(log: Log) -> Context:
 
 
 def _computed(log: Log, task: tasks.Task, module: Any = toy) -> tasks.Done:
-    machine.with_seed, machine.PeakMemory = np.random.seed, _NoMemory  # without torch
-    return tasks.compute(task, module=module, context=_context(log), recorded={})
+    # Without torch; and as it was afterwards, in the suite's own process.
+    with mock.patch.multiple(machine, with_seed=np.random.seed, PeakMemory=_NoMemory):
+        return tasks.compute(task, module=module, context=_context(log), recorded={})
 
 
 def _computed_there(task: tasks.Task) -> tasks.Done:
