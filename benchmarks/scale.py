@@ -232,8 +232,8 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"VGG-11 at {record['width']:g} of its width, ten outputs, digits at 32 x 32, float32 "
         f"(systems in float64), one thread of {facts['cpu']}, torch "
-        f"{facts['versions']['torch']}, commit {facts['commit']}; CPU seconds of a second call. Load "
-        f"average {facts['load_average'][0]:.1f}: what shares the caches slows a busy machine. The "
+        f"{facts['versions']['torch']}, commit {facts['commit']}; CPU seconds of a second call. "
+        f"Load average {facts['load_average'][0]:.1f}: what shares the caches slows a busy machine. The "
         "kernel is the sum over the outputs, the products are those of the outputs' sum.",
         "",
         "![Cost against n](../results/benchmarks/scale.png)",
@@ -322,7 +322,7 @@ def plot(record: dict[str, Any]) -> None:
             cost = sum(c * grid**p for c, p in zip(one["coefficients"], one["powers"], strict=True))
             ax.loglog(grid, cost, color=line.get_color())
         ax.set(xlabel="images n", ylabel="CPU seconds (line: fitted cost)")
-        ax.legend(fontsize="small")
+        fig.legend(loc="outside upper center", ncols=3, fontsize="small")
         PLOT.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(PLOT, dpi=150, metadata={"Software": None})
         plt.close(fig)
