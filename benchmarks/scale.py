@@ -233,7 +233,7 @@ def page(record: dict[str, Any]) -> str:
         f"VGG-11 at {record['width']:g} of its width, ten outputs, digits at 32 x 32, float32 "
         f"(systems in float64), one thread of {facts['cpu']}, torch "
         f"{facts['versions']['torch']}, commit {facts['commit']}; CPU seconds of a second call. "
-        f"Load average {facts['load_average'][0]:.1f}: what shares the caches slows a busy machine. "
+        f"Load average {facts['load_average'][0]:.1f}: what shares the caches slows it. "
         "The kernel is the sum over the outputs, the products are those of the outputs' sum.",
         "",
         "![Cost against n](../results/benchmarks/scale.png)",
