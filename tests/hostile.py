@@ -136,6 +136,8 @@ def check_fit(estimator: Any, X: Any, y: Any, fitted: Any = None) -> str:
     before = X.copy()
     with kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of ill-conditioned or unconverged fits
+        # NumPy's, where scikit-learn converts objects to float32 before it refuses them.
+        warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
         try:
             answers = _answers(fitted or clone(estimator).fit(X, y), X)
         except (ValueError, TypeError) as error:
