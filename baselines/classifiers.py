@@ -13,7 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.gaussian import GaussianKernelHead
 from baselines.images import checked_image_shape, mirrored
-from baselines.linear import Block, RidgeHead, checked_classes, weights_of
+from baselines.linear import (
+    Block,
+    RidgeHead,
+    checked_classes,
+    checked_magnitude,
+    weights_of,
+)
 from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selected import SelectedFeatures
@@ -316,7 +322,10 @@ def arc_cosine_classifier(
 
 
 def _on_standardized_pixels(features) -> Pipeline:
-    to_float64 = FunctionTransformer(
-        np.asarray, kw_args={"dtype": np.float64}, validate=True, feature_names_out="one-to-one"
-    )
+    to_float64 = FunctionTransformer(_as_float64, validate=True, feature_names_out="one-to-one")
     return Pipeline([("float64", to_float64), ("scale", StandardScaler()), ("features", features)])
+
+
+def _as_float64(X: np.ndarray) -> np.ndarray:
+    """``X`` in float64, of values that the scaler after it can square."""
+    return checked_magnitude(np.asarray(X, dtype=np.float64))

@@ -144,6 +144,7 @@ def mlp_kernels(
     kernels : InfiniteKernels
         In dtype and device of ``x1``.
     """
+    _check_inputs(2, x1, x2)
     _check(depth, weight_variance, bias_variance)
     symmetric, layers = x2 is None, (depth, weight_variance, bias_variance)
     x2 = x1 if x2 is None else x2
@@ -161,7 +162,7 @@ def mlp_kernels(
             whole[rows, columns] = part.to(whole.dtype)
             if symmetric:
                 whole[columns, rows] = part.T.to(whole.dtype)
-    return InfiniteKernels(nngp, ntk)
+    return _finite(InfiniteKernels(nngp, ntk), x1)
 
 
 def _mlp_block(
@@ -227,6 +228,7 @@ def convolutional_kernels(
     About 30 (h w)^2 depth operations a pair and six arrays of (batch_size h w)^2 values: for
     32x32 images and three layers some 0.1 s a pair on one core, so 100 images take minutes there.
     """
+    _check_inputs(4, x1, x2)
     _check(depth, weight_variance, bias_variance)
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and above 0; got {kernel_size}")
@@ -251,7 +253,34 @@ def convolutional_kernels(
                 whole[rows, columns] = part
                 if symmetric:
                     whole[columns, rows] = part.T
-    return InfiniteKernels(nngp, ntk)
+    return _finite(InfiniteKernels(nngp, ntk), x1)
+
+
+def _check_inputs(dimensions: int, x1: Tensor, x2: Tensor | None) -> None:
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is None:
+            continue
+        if x.ndim != dimensions or not x.is_floating_point():
+            raise ValueError(
+                f"{name} must be of floating-point numbers with {dimensions} axes, inputs first; "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        if not x.isfinite().all():
+            raise ValueError(f"{name} must be finite; it holds NaN or infinity")
+    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(
+            f"x2 must be of inputs like x1, of shape {tuple(x1.shape[1:])}; got "
+            f"{tuple(x2.shape[1:])}"
+        )
+
+
+def _finite(kernels: InfiniteKernels, x: Tensor) -> InfiniteKernels:
+    if not all(kernel.isfinite().all() for kernel in kernels):
+        raise ValueError(
+            f"x1 and x2 must be small enough for the kernels to be finite in {x.dtype}; x1 reaches "
+            f"{float(x.abs().max()):.3g}; divide both by a constant"
+        )
+    return kernels
 
 
 def _check(depth: int, weight_variance: float, bias_variance: float) -> None:

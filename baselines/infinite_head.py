@@ -19,6 +19,7 @@ from baselines.linear import (
     Block,
     FitsBlocks,
     checked_alphas,
+    finite_scores,
     gathered,
     indicators,
     scores_to_decision,
@@ -137,7 +138,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             x = self._prepared(X[start : start + 2048].astype(self.rows_.dtype))
             kernel = self._kernel(x, rows).div_(self._scale)
             scores[start : start + len(x)] = kernel.double() @ dual
-        return scores_to_decision(scores + self.intercept_)
+        return scores_to_decision(finite_scores(scores + self.intercept_, X))
 
     @ordinary_mode
     def predict(self, X):

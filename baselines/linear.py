@@ -16,6 +16,7 @@ from torch import Tensor
 from baselines.moments import Moments, RidgeSolution, Rows, dual_ridge, primal_ridge
 from tangent.machine.modes import ordinary_mode
 
+_LARGEST = 1e145  # whose squares float64 adds over ten thousand million rows
 N_KEPT = 5_000  # rows of a stream that leave-one-out accuracy is measured on
 
 
@@ -89,6 +90,27 @@ def scores_to_decision(scores: np.ndarray) -> np.ndarray:
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
+def checked_magnitude(X: np.ndarray) -> np.ndarray:
+    """``X``, unless sums of its squares would leave float64: a scale of infinity, answers of 0."""
+    top = max(float(X.max(initial=0)), -float(X.min(initial=0)))
+    if top > _LARGEST:
+        raise ValueError(
+            f"X must be small enough for its squares to be added in float64, at most "
+            f"{_LARGEST:g}; it reaches {top:.3g}; divide it by a constant"
+        )
+    return X
+
+
+def finite_scores(scores: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """``scores`` of the rows ``X``, refused where one is not finite: NaN is no class."""
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"X must be in the units of the training rows: its values reach {np.abs(X).max():.3g}, "
+            "and the scores at them are not finite; rescale these rows, or pass float64"
+        )
+    return scores
+
+
 def weights_of(sample_weight, X) -> np.ndarray | None:
     """Checked weights, ``None`` for all ones."""
     if sample_weight is None:
@@ -102,6 +124,11 @@ def _every(block: Block, step: int) -> Block:
     return Block(
         block.X[::step].copy(), block.y[::step], None if weight is None else weight[::step].copy()
     )
+
+
+def _checked_block(block: Block) -> Block:
+    checked_magnitude(block.X)
+    return block
 
 
 class FitsBlocks:
@@ -177,7 +204,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         alphas = checked_alphas(self.alpha)
         self.classes_ = classes
         self._moments: Moments | None = None
-        remaining = iter(blocks)
+        remaining = map(_checked_block, blocks)
         first = next(remaining)
         self.n_features_in_ = first.X.shape[1]
         if n_rows < self.n_features_in_:
@@ -212,7 +239,7 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         if first:
             self.classes_ = checked_classes(np.asarray(y if classes is None else classes))
             self._moments = None
-        self._add(Block(X, y, weights_of(sample_weight, X)))
+        self._add(Block(checked_magnitude(X), y, weights_of(sample_weight, X)))
         assert self._moments is not None
         self._store(primal_ridge(self._moments, alphas, standardize=self.standardize))
         return self
@@ -222,8 +249,9 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
-        scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
-        return scores_to_decision(scores)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
+        return scores_to_decision(finite_scores(scores, X))
 
     @ordinary_mode
     def predict(self, X):

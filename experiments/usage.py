@@ -1,11 +1,12 @@
-"""What is said to a user who asked for something that is not there."""
+"""What is said to the user: progress, and that something asked for is not there."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
-__all__ = ["UsageError", "one_of"]
+__all__ = ["UsageError", "one_of", "say"]
 
 
 class UsageError(ValueError):
@@ -28,3 +29,8 @@ def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"unknown {what} {value!r}: {hint}there is {', '.join(names)}")
+
+
+def say(message: str) -> None:
+    """Show a line of progress, on stderr."""
+    print(message, file=sys.stderr, flush=True)

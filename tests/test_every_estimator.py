@@ -173,6 +173,23 @@ def test_values_of_1e38_have_finite_answers_or_a_word(name, dtype):
         assert np.isfinite(answers(ESTIMATORS[name], X, y, X)).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["ridge", "streamed", "fourier", "nystroem", "arc-cosine classifier"]
+)
+def test_values_whose_squares_leave_float64_are_refused(name):
+    X, y = data()
+    with pytest.raises(ValueError, match="X must be small enough"):
+        answers(ESTIMATORS[name], X * 1e300, y, X)
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name.startswith("lazy")])
+def test_a_fitted_network_refuses_rows_at_which_its_outputs_are_not_finite(name):
+    X, y = data()
+    model = clone(ESTIMATORS[name]).fit(X, y)
+    with pytest.raises(ValueError, match="X must be in the units of the training rows"):
+        model.predict(X * 3e38)
+
+
 @pytest.mark.parametrize("name", ["patches", "scattering", "roto-translation"])
 def test_rows_far_beyond_the_training_rows_are_refused(name):
     X, y = data()

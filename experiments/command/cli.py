@@ -115,7 +115,7 @@ def _parse(kind: Any, argv: list[str], prog: str, **more: Any) -> Any:
 
 
 def _completion(argv: list[str]) -> int:
-    from experiments import completion
+    from experiments.command import completion
 
     if argv in (["-h"], ["--help"]) or len(argv) != 1:
         print(f"usage: experiments completion {{{','.join(completion.SHELLS)}}}\n")

@@ -24,7 +24,13 @@ class RunOptions:
     threads: int | None = None
     """threads of torch and of the matrix library; all cores when left out"""
     jobs: int = 1
-    """processes that share the runs; they share the threads too"""
+    """processes that share the runs, and the threads; of submitit, jobs queued or run at a time"""
+    executor: Literal["local", "dask", "submitit"] = "local"
+    """where the runs go: this machine's processes, a Dask cluster, or SLURM through submitit"""
+    scheduler: str | None = None
+    """address of Dask's scheduler, tcp://host:8786 say"""
+    job_parameters: tuple[str, ...] = ()
+    """NAME=VALUE for submitit: timeout_min=60 slurm_partition=gpu, or cluster=local"""
     force: bool = False
     """compute finished runs again"""
     dry_run: bool = False

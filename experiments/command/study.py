@@ -10,9 +10,8 @@ import functools
 import hashlib
 import json
 import shlex
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from experiments.runs.experiment import Experiment
 from experiments.runs.machine import cores
 from experiments.runs.pack import kept as has_result
 from experiments.runs.results import Context, file_word, jsonable
-from experiments.usage import UsageError
+from experiments.usage import UsageError, say
 
 __all__ = ["Command", "draw_and_show", "execute", "say", "show"]
 
@@ -82,11 +81,15 @@ def execute(command: Command) -> int:
     for option, value in (("jobs", options.jobs), ("threads", options.threads)):
         if value is not None and value < 1:
             raise UsageError(f"--{option} must be at least 1; got {value}")
+    if (options.scheduler is not None) != (options.executor == "dask"):
+        raise UsageError("--scheduler ADDRESS goes with --executor dask, and that with it")
+    if options.job_parameters and options.executor != "submitit":
+        raise UsageError("--job-parameters go with --executor submitit")
     if not options.dry_run:
         runner.check_writable(out / command.name)
     dtype = getattr(command.module, "DTYPE", "float32")
     dtype = dtype if options.dtype == "auto" else options.dtype
-    context = _context("cpu", dtype, command.data)
+    context = _context(dtype, command.data, "cpu", say)
     plan = runner.plan(command.module, command.name, command.study, command.settings, out, context)
     if options.dry_run:
         return _dry_run(plan, options)
@@ -109,31 +112,41 @@ def execute(command: Command) -> int:
 
 
 def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
-    """Compute what is missing, with helpers where more jobs than one are asked for."""
-    from experiments.runs import jobs
+    """Compute what is missing: in this process, or where ``--jobs`` and ``--executor`` say."""
+    from experiments.runs import executors, tasks
     from experiments.runs.machine import cores, provenance, resolve_device, settled
 
     options = command.options
-    device = resolve_device(options.device)
-    threads = max(1, (options.threads or cores()) // options.jobs)
-    recorded = {"command": command.recorded, **provenance(device, threads)}
-    context = functools.partial(_context, device, dtype, command.data)
-    # Stamps taken once: what a helper computes anew must not be computed again here.
     stale = runner.stamps(plan) if options.force else {}
-    helpers = jobs.helpers(
-        options.jobs - 1,
-        module=command.module.path,
-        plan=plan,
-        context=context,
-        threads=threads,
-        recorded=recorded,
-        stale=stale,
-    )
-    with helpers as team, settled(threads):
-        report = runner.execute(
-            command.module, plan, context(), stale=stale, recorded=recorded, failed=team.failed
+    local = options.executor == "local"
+    # Far away, the device and the threads are those of the worker's machine.
+    device = resolve_device(options.device) if local else options.device
+    threads = max(1, (options.threads or cores()) // options.jobs) if local else options.threads
+    if local and options.jobs == 1:
+        context = _context(dtype, command.data, device, say)
+        recorded = {"command": command.recorded, **provenance(device, threads or 1)}
+        here = functools.partial(
+            tasks.compute, module=command.module, context=context, recorded=recorded
         )
-    return team.account(report, say)
+        with settled(threads or 1):
+            return runner.execute(plan, here, say, stale=stale)
+    work = tasks.Work(
+        module=command.module.path,
+        context=functools.partial(_context, dtype, command.data),
+        device=device,
+        threads=threads,
+        command=command.recorded,
+        live=local,
+    )
+    there = executors.opened(
+        options.executor,
+        options.jobs,
+        scheduler=options.scheduler or "",
+        parameters=options.job_parameters,
+        folder=options.out / command.name / "jobs",
+    )
+    with there as executor:
+        return runner.execute(plan, work, say, stale=stale, executor=executor)
 
 
 @functools.lru_cache
@@ -149,8 +162,8 @@ def _load(options: DataOptions, name: str):
     )
 
 
-def _context(device: str, dtype: str, data: DataOptions) -> Context:
-    return Context(device=device, dtype=dtype, load=functools.partial(_load, data), log=say)
+def _context(dtype: str, data: DataOptions, device: str, log: Callable[[str], None]) -> Context:
+    return Context(device=device, dtype=dtype, load=functools.partial(_load, data), log=log)
 
 
 def _dry_run(plan: runner.Plan, options: RunOptions) -> int:
@@ -206,11 +219,6 @@ def draw_and_show(
             say(f"{error}; not written there: {', '.join(path.name for path in drawn)}")
     show([path for path in shown if not tables or path.suffix == ".md"])
     return kept if shown or not kept else None
-
-
-def say(message: str) -> None:
-    """Show a line of progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def show(paths: list[Path]) -> None:

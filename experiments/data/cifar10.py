@@ -167,8 +167,8 @@ def read_image(
                 encoding = _jpeg(image) if image.format == "JPEG" else None
                 pixels = _colours(image, where)
                 if side is not None:
-                    size, way = (side, side), Image.Resampling.BILINEAR
-                    pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), size, way))
+                    square, way = (side, side), Image.Resampling.BILINEAR
+                    pixels = np.asarray(ImageOps.fit(Image.fromarray(pixels), square, way))
                 return pixels.transpose(2, 0, 1), encoding
     except DataError:
         raise

@@ -81,7 +81,7 @@ def held_out_rate(
     rest, y_rest = rest[:images], y_rest[:images]
     kept = None if progress is None else Checkpoint(progress)
     of = {"images": images, "epochs": epochs, "seed": seed, "data": _digest(rest, y_rest)}
-    edge, found = _finished(kept, of)
+    edge, found = _finished(kept, of, log)
     for fraction in fractions:
         if fraction in found:
             continue
@@ -166,8 +166,17 @@ def _digest(*arrays: np.ndarray) -> str:
 
 
 def _finished(
-    kept: Checkpoint | None, of: dict[str, Any]
+    kept: Checkpoint | None, of: dict[str, Any], log: Callable[[str], None]
 ) -> tuple[float | None, dict[float, float | None]]:
     """Edge and accuracies of the trials that an earlier, interrupted choice has finished."""
-    state = None if kept is None else kept.load(of)
+    from tangent.training.checkpoint import CheckpointError, load_checkpoint
+
+    if kept is None or not kept.path.exists():
+        return None, {}
+    try:
+        load_checkpoint(kept.path)
+    except CheckpointError as error:
+        log(f"{error}; the trials start anew")
+        kept.path.unlink(missing_ok=True)
+    state = kept.load(of)
     return (None, {}) if state is None else (state["edge"], state["found"])

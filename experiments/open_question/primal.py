@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from experiments.open_question.frozen import Frozen, Views, frozen
 from experiments.open_question.rows import Convolution
 from experiments.runs.results import Context, Outcome
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
+from tangent.training.checkpoint import digest
 
 __all__ = ["primal"]
 
@@ -126,7 +128,14 @@ def _accumulate(
     folder: Path, p: int, features: _Features, y: Tensor, of: str, context: Context
 ) -> None:
     """Moments of all features in the folder, from where an interruption left them."""
-    equations = NormalEquations(folder, p, y.shape[1], of)
+    try:
+        equations = NormalEquations(folder, p, y.shape[1], of)
+    except ValueError as error:  # damaged, or of other images
+        context.log(f"{error}; the moments are accumulated again")
+        for name in ("state.json", "moments-*.npy", "sums-*.npy", "right-*.npy"):
+            for path in folder.glob(name):
+                path.unlink()
+        equations = NormalEquations(folder, p, y.shape[1], of)
     for phi, right in features.blocks(y, equations.n):
         equations.add(phi, right)
         if equations.n % _SAVED == 0 or equations.n == len(y):
@@ -184,10 +193,12 @@ def _stored(path: Path, make: Any) -> Tensor:
     """An array from its file where its digest is right; made and written where it is not."""
     beside = path.with_suffix(".sha256")
     if path.exists() and beside.exists():
-        array = np.load(path, allow_pickle=False)
-        if hashlib.sha256(array.data).hexdigest() == beside.read_text(encoding="ascii"):
-            return torch.from_numpy(array)
-    array = np.ascontiguousarray(make().numpy())
-    np.save(path, array)
-    beside.write_text(hashlib.sha256(array.data).hexdigest(), encoding="ascii")
-    return torch.from_numpy(array)
+        # Damage takes any form: headers of .npy files are read as Python, for one.
+        with contextlib.suppress(Exception):
+            array = torch.from_numpy(np.load(path, allow_pickle=False))
+            if digest([array]) == beside.read_text(encoding="ascii"):
+                return array
+    array = make().contiguous()
+    np.save(path, array.numpy())
+    beside.write_text(digest([array]), encoding="ascii")
+    return array

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import time
-import traceback
-from collections.abc import Callable, Mapping, MutableSequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Executor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.files import sweep, write_file, writing
+from experiments.files import OutputError, sweep, write_file, writing
 from experiments.runs import claims
 from experiments.runs.countdown import Countdown
 from experiments.runs.experiment import Experiment
 from experiments.runs.pack import Stamp, kept, stamp
-from experiments.runs.results import (
-    Context,
-    Outcome,
-    ResultError,
-    jsonable,
-    load_results,
-    read_arrays,
-    result_path,
-    write_result,
-)
+from experiments.runs.results import Context, ResultError, jsonable, load_results, result_path
+from experiments.runs.tasks import Done, Task, finished
 
 __all__ = [
     "Plan",
@@ -39,6 +32,9 @@ __all__ = [
     "stamps",
     "studies",
 ]
+
+
+_ATTEMPTS = 3  # of a run whose workers die
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,16 @@ class Report:
     diverged: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
-    def note(self, kind: str, entry: Any) -> None:
-        """Add an entry to the list of this name, "computed" say."""
-        getattr(self, kind).append(entry)
-
-    def add(self, other: Report) -> None:
-        """Add what a helper of the same command has done: that was not finished before it."""
-        self.computed += other.computed
-        self.diverged += other.diverged
-        self.failed += other.failed
-        self.skipped = [path for path in self.skipped if path not in other.computed]
+    def note(self, done: Done, path: Path) -> None:
+        """Add what became of the run of ``path``."""
+        if done.kind == "failed":
+            self.failed.append((path, done.message))
+        elif done.kind == "skipped":
+            self.skipped.append(path)
+        else:
+            self.computed.append(path)
+        if done.kind == "diverged":
+            self.diverged.append(path)
 
 
 def plan(
@@ -112,179 +108,123 @@ def check_writable(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def finished(path: Path, log: Callable[[str], None]) -> bool:
-    """Whether ``path`` is a whole result; a damaged one is named and counts as not there."""
-    if not kept(path):
-        return False
-    try:
-        read_arrays(path)
-    except ResultError as error:
-        log(f"{error}; the run is computed again")
-        return False
-    return True
-
-
 def stamps(plan: Plan) -> dict[Path, Stamp]:
     """What tells the present results from later ones at the same paths."""
     found = ((path, stamp(path)) for path in plan.paths)
-    return {path: its for path, its in found if its}
+    return {path: one for path, one in found if one}
 
 
 def execute(
-    module: Experiment,
     plan: Plan,
-    context: Context,
+    work: Callable[[Task], Done],
+    log: Callable[[str], None],
     *,
     stale: Mapping[Path, Stamp] | None = None,
-    recorded: dict[str, Any] | None = None,
-    once: bool = False,
-    report: Report | None = None,
-    failed: MutableSequence[int] | None = None,
+    executor: Executor | None = None,
 ) -> Report:
-    """Compute the runs of ``plan`` that have no result; return what became of them.
+    """Have the runs of ``plan`` computed that have no result; return what became of them.
 
-    A run that fails is listed and the others go on. Runs that another process computes now are
-    waited for at the end, and taken over if that process dies; with ``once`` they are left to it.
-    Results that are ``stale``, the `stamps` of which are given, count as not there. Helpers of one
-    command share ``failed``, an entry a run of the plan: what failed in one is not tried in
-    another.
+    A run that fails is listed and the others go on. One whose worker dies is submitted again, three
+    times in all. Runs that another command computes now are waited for at the end, and taken over
+    if it dies.
+
+    Parameters
+    ----------
+    plan : Plan
+    work : callable
+        Computes one `Task` where the executor calls it; picklable where that is another process.
+    log : callable
+        Shows a line of progress.
+    stale : mapping, optional
+        The `stamps` of results that count as not there.
+    executor : Executor, optional
+        Of `experiments.runs.executors`; this process when left out.
 
     Raises
     ------
     OutputError
         When a result cannot be written, which no other run would survive either.
     """
-    report = Report() if report is None else report
-    tried = [0] * len(plan.entries) if failed is None else failed
+    report, stale = Report(), stale or {}
+    n = len(plan.entries)
+    tasks = [
+        Task(plan.name, number, n, run, path, data, stale.get(path))
+        for number, (run, path, data) in enumerate(plan.entries, start=1)
+    ]
     folder = plan.paths[0].parent
     sweep(folder)
+    countdown = Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
     try:
-        _execute(module, plan, context, stale or {}, recorded or {}, report, once, tried)
+        _execute(tasks, work, log, executor, report, countdown)
     finally:
         claims.sweep(folder)
     return report
 
 
 def _execute(
-    module: Experiment,
-    plan: Plan,
-    context: Context,
-    stale: Mapping[Path, Stamp],
-    recorded: dict[str, Any],
+    tasks: list[Task],
+    work: Callable[[Task], Done],
+    log: Callable[[str], None],
+    executor: Executor | None,
     report: Report,
-    once: bool,
-    failed: MutableSequence[int],
+    countdown: Countdown,
 ) -> None:
-    def there(path: Path) -> bool:
-        if path in stale and stale[path] == stamp(path):
-            return False
-        return finished(path, context.log)
-
-    pending = list(enumerate(plan.entries))
-    n = len(pending)
-    countdown = Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
-    while pending:
-        elsewhere = []
-        for number, (run, path, data) in pending:
-            if there(path):
-                report.note("skipped", path)
+    died: Counter[int] = Counter()
+    while tasks:
+        missing = []
+        for task in tasks:
+            if task.there(log):
+                report.skipped.append(task.path)
+            else:
+                missing.append(task)
+        again = []
+        left = [task.path for task in missing]
+        for task, answer in _answers(missing, work, executor, countdown, left):
+            left.remove(task.path)
+            if isinstance(answer, Exception):
+                died[task.number] += 1
+                reason = f"{type(answer).__name__}: {answer}"
+                if died[task.number] < _ATTEMPTS:
+                    log(f"{task.path.stem}: its worker was lost ({reason}); it is run again")
+                    again.append(task)
+                else:
+                    report.failed.append((task.path, f"its worker was lost each time ({reason})"))
                 continue
-            with claims.claimed(path) as mine:
-                if not mine:
-                    elsewhere.append((number, (run, path, data)))
-                    continue
-                # Another process may have finished it between the look and the claim.
-                if there(path):
-                    report.note("skipped", path)
-                    continue
-                if failed[number]:  # in another process of this command, which reports it
-                    continue
-                rest = [p for p in plan.paths if stamp(p) == stale.get(p)]
-                context.log(f"[{number + 1}/{n}] {path.stem}{countdown.left(rest)}")
-                start = time.process_time()
-                done = _one(module, plan.name, run, path, data, context, recorded, report)
-                countdown.took(path, time.process_time() - start)
-                failed[number] = not done
-        pending = [] if once else elsewhere
-        if pending:
-            path = pending[0][1][1]
-            if claims.held(path):  # else finished or given up since the look
-                context.log(f"waiting for {path.stem}, which another process computes")
+            for line in answer.lines:
+                log(line)
+            if answer.kind == "unwritable":
+                raise OutputError(answer.message)
+            if answer.kind == "elsewhere":
+                again.append(task)
+            else:
+                report.note(answer, task.path)
+                countdown.took(task.path, answer.cpu_seconds)
+                if executor is not None and left:
+                    log(f"{len(left)} runs are left{countdown.left(left)}")
+        tasks = again
+        if tasks and claims.held(path := tasks[0].path):  # else finished or given up since
+            log(f"waiting for {path.stem}, which another process computes")
             claims.wait_for(path)
 
 
-def _one(
-    module: Experiment,
-    name: str,
-    run: dict[str, Any],
-    path: Path,
-    data: dict[str, Any] | None,
-    context: Context,
-    recorded: dict[str, Any],
-    report: Report,
-) -> bool:
-    """Compute one run and write its result; False if it failed."""
-    from experiments.runs.machine import PeakMemory, with_seed
-
-    with_seed(int(run.get("seed", 0)))
-    memory = PeakMemory(context.device)
-    start, cpu = time.perf_counter(), time.process_time()
-    status, message = "done", None
-    checkpoint = path.with_suffix(".ckpt")
-    context = dataclasses.replace(context, checkpoint=checkpoint)
-    try:
-        outcome = _resumed(module, run, context, checkpoint)
-    except Exception as error:
-        if not _diverged(error):
-            context.log(traceback.format_exc())
-            report.note("failed", (path, f"{type(error).__name__}: {error}"))
-            return False
-        status, message, outcome = "diverged", str(error), Outcome(metrics={})
-        report.note("diverged", path)
-        context.log(f"diverged: {error}")
-    write_result(
-        path,
-        experiment=name,
-        run=run,
-        outcome=outcome,
-        status=status,
-        message=message,
-        data=data,
-        seconds=time.perf_counter() - start,
-        cpu_seconds=time.process_time() - cpu,
-        peak_memory_bytes=memory.host(),
-        memory_before_bytes=memory.before,
-        peak_memory_is_of_this_run=memory.own,
-        peak_gpu_memory_bytes=memory.gpu(),
-        dtype=context.dtype,
-        **recorded,
-    )
-    checkpoint.unlink(missing_ok=True)
-    report.note("computed", path)
-    return True
-
-
-def _resumed(module: Experiment, run: dict[str, Any], context: Context, checkpoint: Path) -> Any:
-    """Compute a run from its checkpoint on; from the start where that cannot be used."""
-    if checkpoint.exists():
-        context.log(f"going on from {checkpoint.name}")
-        try:
-            return module.compute(run, context)
-        except ValueError as error:
-            if not _of_kind(error, "CheckpointError"):
-                raise
-            context.log(f"{error}; the run starts anew")
-            checkpoint.unlink(missing_ok=True)
-    return module.compute(run, context)
-
-
-def _diverged(error: Exception) -> bool:
-    """Whether ``error`` is `tangent.training.DivergenceError`, by name: torch may not be loaded."""
-    return _of_kind(error, "DivergenceError")
-
-
-def _of_kind(error: Exception, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(error).__mro__)
+def _answers(
+    tasks: list[Task],
+    work: Callable[[Task], Done],
+    executor: Executor | None,
+    countdown: Countdown,
+    left: list[Path],
+) -> Iterator[tuple[Task, Done | Exception]]:
+    """What became of each task, as it comes; an exception where the worker was lost."""
+    if executor is None:
+        for task in tasks:
+            yield task, work(dataclasses.replace(task, left=countdown.left(left)))
+        return
+    futures = {executor.submit(work, task): task for task in tasks}
+    for future in as_completed(futures):
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        yield futures[future], future.result() if error is None else error
 
 
 @dataclass(frozen=True)
@@ -302,9 +242,22 @@ def save_study(plan: Plan, out: Path) -> Study:
     folder = out / plan.name / plan.study
     settings = jsonable(dataclasses.asdict(plan.settings))
     names = [path.name for path in plan.paths]
-    text = json.dumps({"settings": settings, "runs": names}, indent=1)
+    study = {"settings": settings, "runs": names}
+    text = json.dumps({**study, "sha256": _digest(study)}, indent=1)
     write_file(folder / "study.json", (text + "\n").encode())
     return Study(plan.study, folder, settings, plan.paths)
+
+
+def _digest(study: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest()
+
+
+def _whole(document: dict[str, Any]) -> bool:
+    """Whether a study is as it was written; earlier versions wrote no digest, and two entries."""
+    if document.keys() == {"settings", "runs"}:
+        return True
+    study = {key: document[key] for key in ("settings", "runs")}
+    return document == {**study, "sha256": _digest(study)}
 
 
 def studies(out: Path, name: str) -> list[Study]:
@@ -320,10 +273,14 @@ def studies(out: Path, name: str) -> list[Study]:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             names, settings = document["runs"], dict(document["settings"])
+            if not _whole(document):
+                raise ValueError("it was changed since it was written")
             if not all(Path(name).name == name for name in names):
                 raise ValueError("its runs are no names of files")
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-            raise ResultError(f"{path} cannot be read ({error})") from error
+            raise ResultError(
+                f"{path} cannot be read ({error}); the command that wrote it writes it again"
+            ) from error
         runs = out / name / "runs"
         found.append(Study(path.parent.name, path.parent, settings, [runs / n for n in names]))
     return found

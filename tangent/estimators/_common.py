@@ -29,6 +29,7 @@ __all__ = [
     "check_takes",
     "checked_rows",
     "chosen_part",
+    "finite_outputs",
     "flat_rows",
     "normalization",
     "normalized_inputs",
@@ -316,3 +317,20 @@ def _built(
 def parameter_count(model: nn.Module) -> int:
     """Return the number of parameters, shared ones counted once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def finite_outputs(outputs: np.ndarray, X: object) -> np.ndarray:
+    """``outputs`` of the rows ``X``, refused where the network's arithmetic has left its range.
+
+    Raises
+    ------
+    ValueError
+        When an output is not finite; the largest of NaNs would be a class like any other.
+    """
+    if not np.isfinite(outputs).all():
+        top = np.abs(np.asarray(X, dtype=np.float64)).max()
+        raise ValueError(
+            f"X must be in the units of the training rows: its values reach {top:.3g}, and the "
+            "network's outputs at them are not finite; rescale these rows, or take dtype='float64'"
+        )
+    return outputs

@@ -47,9 +47,17 @@ class EnsembleKernel:
         self.dtype = dtype
 
     def __call__(
-        self, x1: Tensor, x2: Tensor | None = None, device: str | torch.device = "cpu"
+        self,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        distributed: bool = False,
     ) -> Tensor:
-        """Return the kernel, (n1, n2) or (n1, k, n2, k), in float64 on the CPU."""
+        """Return the kernel, (n1, n2) or (n1, k, n2, k), in float64 on the CPU.
+
+        With ``distributed`` its rows are shared by the processes, and each gets all of it.
+        """
         total: Tensor | None = None
         for network in self.networks:
             network = network.to(device)
@@ -64,6 +72,7 @@ class EnsembleKernel:
                     outputs=self.outputs,
                     parameters=self.parameters,
                     accumulate=torch.float64,
+                    distributed=distributed,
                 )
             assert isinstance(kernel, Tensor)
             if self.outputs == "trace":

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from tangent.estimators._common import (
     check_takes,
     checked_rows,
     chosen_part,
+    finite_outputs,
     normalization,
     normalized_inputs,
     parameter_count,
@@ -37,6 +38,7 @@ from tangent.models.losses import Loss
 from tangent.solve.system import available_bytes
 from tangent.training.batches import Inputs
 from tangent.training.checkpoint import Checkpoint
+from tangent.training.distributed import share_of_fit
 from tangent.training.lazy import LazySettings, outputs, stability_of_activations, train
 from tangent.training.learning_rate import stability_edge
 from tangent.training.memory import training_memory
@@ -79,10 +81,12 @@ class Lazy(BaseEstimator):
     patience: Any
     checkpoint: Any
     verbose: Any
+    distributed: Any
 
     module_: Scaled
 
     def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
+        share = share_of_fit(self.distributed, self.random_state)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         generator = torch_generator(self.random_state)
         self.input_shape_ = row_shape(self.image_shape, X.shape[1], self.input_shape)
@@ -106,6 +110,7 @@ class Lazy(BaseEstimator):
         y = targets(dtype).to(device)
         checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
         settings = self._settings(module, inputs, loss, generator, checkpoint)
+        settings = replace(settings, lr=share.firsts(settings.lr))
         if isinstance(module, DirectScaling):
             some = slice(0, settings.batch_size)
             _warn_if_rounded(module, inputs.batch(some), y[some], loss, settings.lr, self.dtype)
@@ -117,6 +122,7 @@ class Lazy(BaseEstimator):
             generator=generator,
             progress=bool(self.verbose),
             checkpoint=checkpoint,
+            share=share,
         )
         self.history_ = {name: np.array(values) for name, values in asdict(history).items()}
         self.lr_ = settings.lr
@@ -235,7 +241,7 @@ class Lazy(BaseEstimator):
     def _outputs(self, X) -> np.ndarray:
         inputs = self._checked_inputs(X)
         with self._module_on(inputs.x.device) as module:
-            return outputs(module, inputs).double().cpu().numpy()
+            return finite_outputs(outputs(module, inputs).double().cpu().numpy(), X)
 
     @contextmanager
     def _module_on(self, device: torch.device) -> Iterator[Scaled]:

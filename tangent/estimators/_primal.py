@@ -14,6 +14,7 @@ from tangent.kernel.products import KernelProduct
 from tangent.solve.conjugate import Iteration, conjugate_gradients
 from tangent.solve.nystrom import NystromPreconditioner, nystrom_preconditioner
 from tangent.solve.system import available_bytes
+from tangent.training.distributed import ONE, Share
 
 __all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
 
@@ -59,18 +60,22 @@ def primal_fit(
     batch_size: int,
     device: torch.device,
     generator: torch.Generator,
+    share: Share = ONE,
 ) -> PrimalFit:
     """Weighted kernel ridge regression with a free constant, at the ridge of ``chosen``.
 
-    ``chosen`` is the exact fit on a subset; its ridge is taken in absolute units.
+    ``chosen`` is the exact fit on a subset; its ridge is taken in absolute units. Of several
+    processes each multiplies with the features of its ``share`` of the inputs; vectors are whole
+    in all of them.
     """
     products = [
         KernelProduct(
             network.to(device),
-            x.to(device),
+            share.of(x)[0].to(device),
             outputs=kernel.outputs,
             parameters=kernel.parameters,
             batch_size=batch_size,
+            group=None if share.size == 1 else (share.group or "world"),
         )
         for network in kernel.networks
     ]
@@ -79,7 +84,7 @@ def primal_fit(
     divisor = len(products) * passes
     matrix = None
     if kernel.outputs != "full" and _cheaper_formed(n, y.shape[1] * passes):
-        matrix = kernel(x, device=device)
+        matrix = kernel(x, device=device, distributed=share.size > 1)
     shares = weights / weights.sum()
     root = weights.sqrt()
     constant = shares @ y if intercept else torch.zeros(y.shape[1]).to(y)

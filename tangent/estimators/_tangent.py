@@ -17,6 +17,7 @@ from tangent.estimators._candidates import candidates
 from tangent.estimators._common import (
     check_takes,
     checked_rows,
+    finite_outputs,
     row_shape,
     torch_device,
     torch_generator,
@@ -32,6 +33,7 @@ from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, su
 from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
 from tangent.solve.system import available_bytes
+from tangent.training.distributed import share_of_fit
 
 __all__ = ["FLOATS", "TangentModel"]
 
@@ -48,6 +50,7 @@ class TangentModel(BaseEstimator):
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
         """Fit targets (n, k), weighted."""
         self._check_options()
+        share_of_fit(self.distributed, self.random_state)
         shape = row_shape(self.image_shape, X.shape[1], self.input_shape)
         self.rows_ = first_rows(X, weights)
         X, y, weights = merged_rows(X, y, weights)
@@ -72,7 +75,7 @@ class TangentModel(BaseEstimator):
         best: tuple[Any, Any, Any] | None = None
         for model in self._models(shape):
             kernel = self._kernel(model, y.shape[1], generator)
-            matrix = kernel(x[some], device=self._device())
+            matrix = kernel(x[some], device=self._device(), distributed=self.distributed)
             for fit in self._fits(matrix, targets[some], w[some]):
                 if best is None or fit.error < best[0].error:
                     best = fit, kernel, model
@@ -102,6 +105,7 @@ class TangentModel(BaseEstimator):
             batch_size=_BATCH,
             device=self._device(),
             generator=generator,
+            share=share_of_fit(self.distributed, self.random_state),
         )
 
     def _dual_fit(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> DualFit:
@@ -122,7 +126,8 @@ class TangentModel(BaseEstimator):
         X = checked_rows(self, X, dtype=FLOATS, reset=False)
         x = self._inputs(X)
         if getattr(self.fit_, "displacements", None) is not None:
-            return primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device()).numpy()
+            made = primal_outputs(self.kernel_, self.fit_, x, _BATCH, self._device())
+            return finite_outputs(made.numpy(), X)
         coefficients, constant = self.fit_.coefficients, self.fit_.constant
         parts = []
         for _, cross in self.kernel_.rows(x, self.inputs_, self._device()):
@@ -132,7 +137,7 @@ class TangentModel(BaseEstimator):
                 parts.append(cross.reshape(-1, k) + constant)
             else:
                 parts.append(cross @ coefficients + constant)
-        return torch.cat(parts).numpy()
+        return finite_outputs(torch.cat(parts).numpy(), X)
 
     def _kernel(self, model, k: int, generator: torch.Generator) -> EnsembleKernel:
         networks = members(

@@ -42,7 +42,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         cheap (rows cubed times classes up to 1e9), and the square loss beyond.
     image_shape, input_shape, parameters, output
         As in `TangentKernelRegressor`.
-    tolerance, max_iterations, rank, device, dtype, random_state
+    tolerance, max_iterations, rank, device, dtype, random_state, distributed
         As in `TangentKernelRegressor`.
 
     Attributes
@@ -100,6 +100,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         device="cpu",
         dtype="auto",
         random_state=None,
+        distributed=False,
     ):
         self.model = model
         self.outputs = outputs
@@ -122,6 +123,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.distributed = distributed
 
     @ordinary_mode
     def fit(self, X, y, sample_weight=None):

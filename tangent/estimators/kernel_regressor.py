@@ -76,6 +76,11 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         solved in float64.
     random_state : int, RandomState instance or None, default=None
         Initial weights.
+    distributed : bool, default=False
+        Share the work among the processes of `torch.distributed`, started by ``torchrun`` (whose
+        group is initialized first): each calls ``fit`` with the same data and the same int as
+        random_state, and ends with the same fit. Rows of the kernel are shared in the exact
+        solver, products in conjugate gradients; systems are solved, and rows predicted, in each.
 
     Attributes
     ----------
@@ -131,6 +136,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         device="cpu",
         dtype="auto",
         random_state=None,
+        distributed=False,
     ):
         self.model = model
         self.outputs = outputs
@@ -152,6 +158,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.distributed = distributed
 
     @ordinary_mode
     def fit(self, X, y, sample_weight=None):

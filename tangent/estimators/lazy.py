@@ -85,6 +85,10 @@ class LazyClassifier(ClassifierMixin, Lazy):
     verbose : bool, default=False
         A progress bar on standard error; on standard output, before training, the memory that
         it needs and the stability edge.
+    distributed : bool, default=False
+        Share every mini-batch among the processes of `torch.distributed`, started by ``torchrun``
+        (whose group is initialized first): each calls `fit` with the same data and the same int as
+        ``random_state``, and ends with the same model.
 
     Attributes
     ----------
@@ -151,6 +155,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
         patience=None,
         checkpoint=None,
         verbose=False,
+        distributed=False,
     ):
         self.model = model
         self.alpha = alpha
@@ -177,6 +182,7 @@ class LazyClassifier(ClassifierMixin, Lazy):
         self.patience = patience
         self.checkpoint = checkpoint
         self.verbose = verbose
+        self.distributed = distributed
 
     @ordinary_mode
     def fit(self, X, y):
@@ -268,6 +274,7 @@ class LazyRegressor(RegressorMixin, Lazy):
         patience=None,
         checkpoint=None,
         verbose=False,
+        distributed=False,
     ):
         self.model = model
         self.alpha = alpha
@@ -293,6 +300,7 @@ class LazyRegressor(RegressorMixin, Lazy):
         self.patience = patience
         self.checkpoint = checkpoint
         self.verbose = verbose
+        self.distributed = distributed
 
     @ordinary_mode
     def fit(self, X, y):

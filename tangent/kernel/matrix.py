@@ -151,10 +151,18 @@ def tangent_kernel(
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
+        size = _agreed(size, engine.device)
     if per_layer:
         shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
         return {name: _shaped(share, outputs) for name, share in shares.items()}
     return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
+
+
+def _agreed(size: int, device: torch.device) -> int:
+    """The smallest of the processes' block sizes: what is free differs, the blocks must not."""
+    smallest = torch.tensor(size, device=device)
+    torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+    return int(smallest)
 
 
 def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
@@ -235,7 +243,7 @@ def _assembled(
                 totals[name] = _empty(engine, part, n1, n2)
             if totals[name] is not part:
                 place(totals[name], block, part, engine.problem.full, symmetric)
-            _check_finite(part)
+            check_finite(part)
         report.add(block.pairs)
     report.close()
     if distributed:
@@ -267,7 +275,8 @@ def _factor_dtype(model: nn.Module) -> torch.dtype | None:
     return torch.float32 if weight is not None and weight.dtype == torch.float16 else None
 
 
-def _check_finite(part: Tensor) -> None:
+def check_finite(part: Tensor) -> None:
+    """Raise a ValueError where an entry of a kernel is infinite or NaN."""
     if torch.isfinite(part).all():
         return
     largest = torch.finfo(part.dtype).max

@@ -15,6 +15,10 @@ from tangent.solve.centring import centred_product
 
 __all__ = ["TangentOperator", "kernel_eigenvalues", "kernel_trace", "largest_eigenvalue"]
 
+_NOT_FINITE = (
+    "operator must be finite; a product with it is not: its entries exceed the range of {}, or "
+    "inputs or weights are NaN"
+)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -107,12 +111,15 @@ def kernel_eigenvalues(
     Raises
     ------
     ValueError
-        If ``count`` does not lie between 1 and the number of rows less one.
+        If ``count`` does not lie between 1 and the number of rows less one, or a product is not
+        finite.
     """
     rows = operator.shape[0]
     if not 1 <= count < rows:
         raise ValueError(f"count must be between 1 and {rows - 1} here; got {count}")
     start = torch.randn(rows, generator=generator, dtype=torch.float64).numpy()
+    if not np.isfinite(operator.matvec(start.astype(operator.dtype))).all():
+        raise ValueError(_NOT_FINITE.format(operator.dtype))
     which = "LA" if largest else "SA"
     values = eigsh(
         operator,
@@ -148,7 +155,7 @@ def kernel_trace(
     Raises
     ------
     ValueError
-        If ``products`` is below 3.
+        If ``products`` is below 3, or a product is not finite.
     """
     if products < 3:
         raise ValueError(f"products must be at least 3; got {products}")
@@ -159,7 +166,10 @@ def kernel_trace(
         bits = torch.randint(0, 2, (rows, size), generator=generator)
         return (2 * bits - 1).numpy().astype(operator.dtype)
 
-    basis = np.linalg.qr(operator.matmat(signs()))[0]
+    image = operator.matmat(signs())
+    if not np.isfinite(image).all():
+        raise ValueError(_NOT_FINITE.format(operator.dtype))
+    basis = np.linalg.qr(image)[0]
     inside = np.vdot(basis, operator.matmat(basis))
     rest = signs()
     rest -= basis @ (basis.T @ rest)

@@ -8,6 +8,7 @@ NTK parametrization does by construction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ def balancing_scales(shares: Mapping[str, Tensor]) -> dict[str, float]:
         0 for a parameter without influence on the outputs.
     """
     traces = {name: float(_diagonal(share).sum()) for name, share in shares.items()}
+    if not all(math.isfinite(trace) for trace in traces.values()):
+        raise ValueError("shares must be finite; the trace of one is not: check inputs and weights")
     active = [trace for trace in traces.values() if trace > 0]
     if not active:
         raise ValueError("shares must hold a kernel that is not zero; all of them are")

@@ -28,7 +28,7 @@ from tangent.kernel.engine.blocks import (
 from tangent.kernel.engine.cost import Problem, Rates, Shape, calibrated
 from tangent.kernel.engine.engine import Engine
 from tangent.kernel.engine.factors import Layer
-from tangent.kernel.matrix import check_outputs
+from tangent.kernel.matrix import check_finite, check_outputs
 from tangent.machine.storage import allocate_array, locked
 
 __all__ = ["stored_tangent_kernel"]
@@ -77,8 +77,8 @@ def stored_tangent_kernel(
     Raises
     ------
     ValueError
-        If the folder was begun with other settings, inputs or weights (the message says which), or
-        if its ``settings.json`` was changed since.
+        If the folder was begun with other settings, inputs or weights (the message says which), if
+        its ``settings.json`` was changed since, or if the kernel is not finite.
     OSError
         If the disk has no room for the kernel, all of which is allocated before anything is
         computed, or if another process is at work in the folder.
@@ -145,7 +145,9 @@ def _compute(
         for block in mine:
             if str(block) in done:
                 continue
-            part = engine.total(*cache.pair(block)).cpu().numpy()
+            total = engine.total(*cache.pair(block))
+            check_finite(total)
+            part = total.cpu().numpy()
             place(view, block, part, full, symmetric)
             array.flush()
             _note(journal, block, part)

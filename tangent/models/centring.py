@@ -68,6 +68,11 @@ def mean_tangent_features(
         count += len(x)
     if sums is None:
         raise ValueError("batches must hold at least one batch of inputs; got none")
+    if not all(s.isfinite().all() for s in sums):
+        raise ValueError(
+            "the tangent features must be finite; their sum is not: check the inputs for NaN, "
+            "scale them down, or pass dtype=torch.float64"
+        )
     return [s / count for s in sums]
 
 

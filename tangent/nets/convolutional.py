@@ -8,7 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tangent.nets.layers import Parametrization, check_sizes, constructors, initialize, one_of
+from tangent.nets.layers import (
+    Parametrization,
+    check_sizes,
+    constructors,
+    initialize,
+    one_of,
+    own_draws,
+)
 from tangent.nets.layers import channels as scaled_channels
 
 __all__ = ["resnet18", "vgg11"]
@@ -38,6 +45,7 @@ class _ResidualBlock(nn.Module):
         return self.relu2(self.conv2(self.relu1(self.conv1(x))) + self.shortcut(read))
 
 
+@own_draws
 def vgg11(
     num_classes: int = 10,
     *,
@@ -115,6 +123,7 @@ def vgg11(
     return model
 
 
+@own_draws
 def resnet18(
     num_classes: int = 10,
     *,

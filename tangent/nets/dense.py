@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.nets.layers import Parametrization, check_sizes, constructors, initialize
+from tangent.nets.layers import Parametrization, check_sizes, constructors, initialize, own_draws
 from tangent.nets.layers import channels as scaled_channels
 
 __all__ = ["TwoLayer", "mlp", "two_layer"]
@@ -35,6 +35,7 @@ class TwoLayer(nn.Module):
         return self.output(self.activation(self.hidden(x))) * self.scale
 
 
+@own_draws
 def mlp(
     n_features: int,
     num_classes: int = 10,
@@ -72,6 +73,7 @@ def mlp(
     return model
 
 
+@own_draws
 @torch.no_grad()
 def two_layer(
     n_features: int,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tangent.nets.frozen import Patches, WhitenedPatches
-from tangent.nets.layers import check_sizes
+from tangent.nets.layers import check_sizes, own_draws
 from tangent.nets.patches import patch_filters
 from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
 
@@ -124,6 +124,7 @@ class DesignedCNN(nn.Module):
         return conv_features(*self.layers(), maps, output)
 
 
+@own_draws
 def designed_cnn(
     images: Float[Tensor, "n c h w"],
     num_classes: int = 10,

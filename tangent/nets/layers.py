@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,11 @@ __all__ = [
     "constructors",
     "initialize",
     "one_of",
+    "own_draws",
 ]
 
 Parametrization = Literal["standard", "ntk"]
+Build = TypeVar("Build", bound=Callable[..., Any])
 
 
 class ScaledConv2d(nn.Conv2d):
@@ -89,6 +92,22 @@ def initialize(
             if module.bias is not None:
                 module.bias.zero_()
     return model
+
+
+def own_draws(build: Build) -> Build:
+    """Make a builder of networks leave torch's random state alone if it is given a generator.
+
+    torch draws weights for every layer that is made, before ours take their place.
+    """
+
+    @functools.wraps(build)
+    def built(*args, generator: torch.Generator | None = None, **kwargs):
+        if generator is None:
+            return build(*args, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            return build(*args, generator=generator, **kwargs)
+
+    return cast(Build, built)
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:

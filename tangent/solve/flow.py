@@ -53,6 +53,7 @@ def flow_filter(eigenvalues: Float[Tensor, " m"], time: float) -> Float[Tensor, 
     """
     if not time >= 0:
         raise ValueError(f"time must be at least 0; got {time}")
+    _check_eigenvalues(eigenvalues)
     positive = eigenvalues > 0
     safe = torch.where(positive, eigenvalues, 1.0)
     if math.isinf(time):
@@ -73,6 +74,7 @@ def descent_filter(
         raise ValueError(f"steps must be a whole number, at least 0; got {steps}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1); got {momentum}")
+    _check_eigenvalues(eigenvalues)
     m = len(eigenvalues)
     power = eigenvalues.new_zeros(m, 3, 3)
     power[:, 0, 0] = 1 + momentum - lr * eigenvalues
@@ -90,6 +92,13 @@ def descent_filter(
         if left:
             power = power @ power
     return state[:, 0, 0]
+
+
+def _check_eigenvalues(eigenvalues: Tensor) -> None:
+    if not eigenvalues.is_floating_point():
+        raise TypeError(f"eigenvalues must be floating-point numbers; got {eigenvalues.dtype}")
+    if not eigenvalues.isfinite().all():
+        raise ValueError("eigenvalues must be finite; got NaN or infinity: check the kernel")
 
 
 def stability_edge(eigenvalues: Tensor, *, scale: float, momentum: float = 0.0) -> float:

@@ -195,6 +195,8 @@ def _probabilities(labels: Tensor, num_classes: int | None, dtype: torch.dtype) 
         if not torch.isfinite(labels).all():
             raise ValueError("labels must be finite; they hold NaN or infinite entries")
         return labels.to(dtype)
+    if not len(labels):
+        raise ValueError("labels must hold one label at least; got none")
     k = num_classes or int(labels.max()) + 1
     if int(labels.min()) < 0 or int(labels.max()) >= k:
         raise ValueError(

@@ -118,24 +118,32 @@ class NormalEquations:
                 path.unlink()
 
     def _load(self) -> None:
-        state = json.loads(self._state.read_text(encoding="utf-8"))
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            found = {name: state[name] for name in ("of", "p", "k")}
+            n, digests = int(state["n"]), dict(state["digests"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged(self._state, f"it is no state of moments ({error})") from error
         expected = {"of": self.of, "p": self.p, "k": self.k}
-        found = {name: state.get(name) for name in expected}
         if found != expected:
             raise ValueError(
                 f"{self.folder} holds the moments of {found}, not of {expected}; take another "
                 "folder, or delete it"
             )
         for name, into in (("moments", self.moments), ("sums", self._sums), ("right", self._right)):
-            path = self.folder / f"{name}-{state['n']}.npy"
-            array = torch.from_numpy(np.load(path, allow_pickle=False))
-            if array.shape != into.shape or _digest(array) != state["digests"][name]:
-                raise ValueError(
-                    f"{path} is damaged: its checksum is not the one in {self._state.name}; "
-                    f"delete {self.folder} and start again"
-                )
+            path = self.folder / f"{name}-{n}.npy"
+            try:
+                array = torch.from_numpy(np.load(path, allow_pickle=False))
+            except Exception as error:  # headers of .npy files are read as Python, for one
+                raise self._damaged(path, str(error)) from error
+            about = (array.shape, array.dtype, _digest(array))
+            if about != (into.shape, into.dtype, digests.get(name)):
+                raise self._damaged(path, f"its checksum is not the one in {self._state.name}")
             into.copy_(array)
-        self.n = int(state["n"])
+        self.n = n
+
+    def _damaged(self, path: Path, reason: str) -> ValueError:
+        return ValueError(f"{path} is damaged: {reason}; delete {self.folder} and start again")
 
     def solve(
         self,

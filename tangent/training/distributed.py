@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["Share", "my_share"]
+__all__ = ["ONE", "Share", "my_share", "share_of_fit"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Share:
             for tensor in tensors:
                 dist.all_reduce(tensor, group=self.group)
 
+    def firsts(self, value: float) -> float:
+        """The first process's ``value``: what is measured may differ in its last bits."""
+        if self.size == 1:
+            return value
+        values = [value]
+        root = dist.get_global_rank(self.group, 0) if self.group else 0
+        dist.broadcast_object_list(values, root, group=self.group)
+        return values[0]
+
     @torch.no_grad()
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients; a process without rows brings zeros."""
@@ -43,6 +53,9 @@ class Share:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             self.add(parameter.grad)
+
+
+ONE = Share()
 
 
 def my_share(group: dist.ProcessGroup | None = None) -> Share:
@@ -68,3 +81,23 @@ def my_share(group: dist.ProcessGroup | None = None) -> Share:
             "under torchrun first, or leave share out"
         )
     return Share(dist.get_rank(group), dist.get_world_size(group), group)
+
+
+def share_of_fit(distributed: bool, random_state: object) -> Share:
+    """The share that an estimator's fit takes: this process's if ``distributed``, else all.
+
+    Raises
+    ------
+    RuntimeError
+        When `torch.distributed` is not initialized.
+    ValueError
+        When ``random_state`` is no int: the processes would draw different networks and orders.
+    """
+    if not distributed:
+        return ONE
+    if not isinstance(random_state, Integral):
+        raise ValueError(
+            "random_state must be an int with distributed=True, the same in every process; got "
+            f"{random_state!r}"
+        )
+    return my_share()

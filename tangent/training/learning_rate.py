@@ -118,6 +118,11 @@ def stability_edge(
         least ``1 / (1 + tolerance)`` of it where ``iterations`` were enough (always within 20% on
         the spectra of the tests). ``inf`` when no parameter moves the outputs.
 
+    Raises
+    ------
+    ValueError
+        When the kernel's largest eigenvalue is not finite in the dtype of ``x``.
+
     Notes
     -----
     Heavy ball on a quadratic with curvature L is stable for lr < 2 (1 + momentum) / L (Polyak
@@ -131,4 +136,9 @@ def stability_edge(
     )  # fmt: skip
     outputs = model.network(x[:1]).shape[1:].numel()
     curvature = loss.curvature(outputs) * bounds.upper / len(x)
+    if not math.isfinite(curvature):
+        raise ValueError(
+            f"the largest eigenvalue of the tangent kernel must be finite; got {bounds.upper} "
+            f"in {x.dtype}: check that x has no NaN, scale it down, or take float64"
+        )
     return 2 * (1 + momentum) / curvature if curvature > 0 else math.inf

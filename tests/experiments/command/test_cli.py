@@ -79,6 +79,9 @@ def test_every_experiment_has_the_parts_of_one():
         (["toy", "--preset=papr"], "unknown preset 'papr'"),
         (["toy", "--dataset", "digits"], "toy takes no --dataset"),
         (["toy", "--jobs", "0"], "--jobs must be at least 1; got 0"),
+        (["toy", "--executor", "dask"], "--scheduler ADDRESS goes with --executor dask"),
+        (["toy", "--scheduler", "tcp://a:1"], "--scheduler ADDRESS goes with --executor dask"),
+        (["toy", "--job-parameters", "a=1"], "--job-parameters go with --executor submitit"),
         (["toy", "--threads", "-1"], "--threads must be at least 1; got -1"),
         (["toy", "--numbers"], "--numbers needs one value at least"),
         (["fig3b", "--dataset", "cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
@@ -392,20 +395,22 @@ def test_jobs_share_the_runs(start, tmp_path, forced):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals")
-def test_the_runs_of_a_killed_helper_are_taken_over_at_once(start, tmp_path):
+def test_the_run_of_a_killed_worker_is_done_again_and_the_others_are_not(start, tmp_path):
     counter = tmp_path / "computed"
-    words = ["toy", "--numbers", 16, 17, 1, "--out", tmp_path / "out", "--jobs", 2]
+    words = ["toy", "--numbers", 16, 17, 1, 2, "--out", tmp_path / "out", "--jobs", 2]
     process = start(*words, env={"TOY_COUNTER": str(counter)})
-    _, said = process.communicate(timeout=_HANG)  # a dead owner was waited for ten minutes
-    assert process.returncode == 0, said
-    assert "dead" in counter.read_text()
-    assert "a helper ended with -9" in said
+    _, said = process.communicate(timeout=_HANG)
+    assert process.returncode == 1, said
+    begun = counter.read_text().split()
+    assert [begun.count(word) for word in ("16", "17", "1", "2", "dead")] == [2, 3, 1, 1, 4]
+    assert "its worker was killed or crashed); it is run again" in said
     assert "3 runs computed, 0 were finished before" in said
+    assert said.count("its worker was lost each time") == 1  # number 17, after three times
     assert len(runs_in(tmp_path / "out")) == 3
     assert not list(tmp_path.rglob("*.claim"))
 
 
-def test_what_helpers_did_is_reported_and_a_failing_run_is_computed_once(start, tmp_path):
+def test_what_workers_did_is_reported_and_a_failing_run_is_computed_once(start, tmp_path):
     counter = tmp_path / "computed"
     numbers = [1, 13, 14, 2, 3, 4]
     words = ["toy", "--numbers", *numbers, "--out", tmp_path / "out"]
@@ -422,26 +427,26 @@ def test_what_helpers_did_is_reported_and_a_failing_run_is_computed_once(start, 
     assert sum(line.startswith("diverged: /") for line in said.splitlines()) == 1
 
 
-def test_ctrl_c_ends_the_helpers_too(start, tmp_path):
+def test_ctrl_c_ends_the_workers_too(start, tmp_path):
     counter = tmp_path / "computed"
     words = ["toy", "--numbers", *range(1, 9), "--out", tmp_path, "--jobs", 2]
     environment = {"TOY_HOLD_FROM": "3", "TOY_COUNTER": str(counter)}
     process = start(*words, preexec_fn=sigint_as_usual, env=environment)
     wait_until(lambda: begun_runs(counter) == 4, process)  # both are at work
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=_HANG)  # ends only when no helper holds its stderr
+    _, said = process.communicate(timeout=_HANG)  # ends only when no worker holds its stderr
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     assert len(runs_in(tmp_path)) == 2
 
 
-def test_helpers_end_with_a_killed_command(start, tmp_path):
+def test_workers_end_with_a_killed_command(start, tmp_path):
     counter = tmp_path / "computed"
     words = ["toy", "--numbers", *range(1, 9), "--out", tmp_path, "--jobs", 2]
     process = start(*words, env={"TOY_HOLD_FROM": "3", "TOY_COUNTER": str(counter)})
     wait_until(lambda: begun_runs(counter) == 4, process)
     process.kill()
-    process.communicate(timeout=_HANG)  # ends only when no helper holds its stderr
+    process.communicate(timeout=_HANG)  # ends only when no worker holds its stderr
     assert len(runs_in(tmp_path)) == 2
 
 

@@ -57,9 +57,8 @@ def _none_fitted():
 
 
 def _chosen(data, fractions, **options):
-    return held_out.held_out_rate(
-        _Trial(), *data, fractions=fractions, images=30, epochs=2, seed=0, log=str, **options
-    )
+    settings = {"images": 30, "epochs": 2, "seed": 0, "log": str, **options}
+    return held_out.held_out_rate(_Trial(), *data, fractions=fractions, **settings)
 
 
 def test_the_rate_of_the_best_held_out_score_is_taken(data):
@@ -99,6 +98,18 @@ def test_an_interrupted_choice_goes_on_from_its_finished_trials(data, tmp_path):
     again, _ = _chosen(data, (0.1, 0.2, 0.25), progress=progress)
     assert [entry[0] for entry in _Trial.fitted] == [0.5, "score"]
     assert again == first[0]
+
+
+def test_a_damaged_choice_is_named_and_starts_anew(data, tmp_path):
+    progress, said = tmp_path / "choice.ckpt", []
+    first = _chosen(data, (0.1, 0.2), progress=progress)
+    content = bytearray(progress.read_bytes())
+    content[-100] ^= 4
+    progress.write_bytes(bytes(content))
+    _Trial.fitted.clear()
+    assert _chosen(data, (0.1, 0.2), progress=progress, log=said.append) == first
+    assert _Trial.fitted
+    assert any("choice.ckpt is damaged" in line and "start anew" in line for line in said)
 
 
 def test_trials_of_other_images_are_not_taken_over(data, tmp_path):

@@ -14,12 +14,13 @@ from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.open_question.draw import paired_difference, steps_table
 from experiments.open_question.frozen import Views, frozen
-from experiments.open_question.primal import _stored, primal
+from experiments.open_question.primal import _accumulate, _stored, primal
 from experiments.open_question.rows import Convolution, Dense, Gaussian, Linear, fitted
 from experiments.runs.results import Context, load_results, read_arrays
 from experiments.usage import UsageError
 from tangent import tangent_kernel
 from tangent.nets import designed_cnn
+from tangent.solve.normal_equations import NormalEquations
 
 open_question = experiment("open-question")
 
@@ -201,13 +202,36 @@ def test_the_normal_equations_predict_as_the_dual_does(images, y, tmp_path):
 
 
 def test_a_stored_array_that_is_damaged_is_made_again(tmp_path):
-    path = tmp_path / "maps-0.npy"
-    made = _stored(path, lambda: torch.arange(6.0))
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-    assert torch.equal(_stored(path, lambda: torch.arange(6.0) + 1), made + 1)
-    assert torch.equal(_stored(path, lambda: torch.zeros(0)), made + 1)
+    path, right = tmp_path / "maps-0.npy", torch.arange(6.0)
+    _stored(path, lambda: right)
+    content = path.read_bytes()
+    for place in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(changed))
+        found = _stored(path, lambda: right)
+        assert found.dtype == right.dtype
+        assert torch.equal(found, right)
+    assert torch.equal(_stored(path, lambda: torch.zeros(0)), right)
+
+
+@pytest.mark.parametrize("name", ["state.json", "moments-20.npy"])
+def test_damaged_moments_are_named_and_accumulated_again(images, y, tmp_path, name):
+    features = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+
+    class Features:
+        def blocks(self, y, start=0):
+            return [(features[start:], y[start:])] if start < 20 else []
+
+    said = []
+    now = dataclasses.replace(context(tmp_path), log=said.append)
+    targets = torch.ones(20, 2)
+    _accumulate(tmp_path, 5, Features(), targets, "it", now)
+    before = NormalEquations(tmp_path, 5, 2, "it").moments.clone()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
+    _accumulate(tmp_path, 5, Features(), targets, "it", now)
+    assert torch.equal(NormalEquations(tmp_path, 5, 2, "it").moments, before)
+    assert any(name in line and "accumulated again" in line for line in said)
 
 
 def test_an_interval_has_the_images_and_the_draws():

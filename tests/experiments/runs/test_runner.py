@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 
 import pytest
 
 from experiments.files import OutputError
-from experiments.runs import claims, runner
+from experiments.runs import claims, runner, tasks
 from experiments.runs.results import Context, ResultError, read_result
 
 
@@ -30,7 +33,9 @@ def go(toy, tmp_path, log, monkeypatch):
     def _go(*numbers, **options):
         settings = toy.Settings(numbers)
         plan = runner.plan(toy, "toy", "smoke", settings, tmp_path / "out", context)
-        return plan, runner.execute(toy, plan, context, **options)
+        recorded = options.pop("recorded", {})
+        work = functools.partial(tasks.compute, module=toy, context=context, recorded=recorded)
+        return plan, runner.execute(plan, work, log.append, **options)
 
     return _go
 
@@ -203,24 +208,49 @@ def test_a_forced_run_waits_for_the_process_that_computes_it(go, computed, log, 
     assert sum(line.startswith("waiting for") for line in log) == 1
 
 
-def test_a_run_that_failed_in_another_process_is_left_to_its_report(go, computed):
-    _, report = go(1, 13, 2, failed=[0, 1, 0])
-    assert computed() == [1, 2]
-    assert report.failed == []
-    failed = [0, 0, 0]
-    _, report = go(1, 13, 2, failed=failed)
-    assert failed == [0, 1, 0]
-    assert len(report.failed) == 1
+class Lossy(Executor):
+    """Computes here; the first so many calls of a number lose their worker."""
+
+    def __init__(self, losses):
+        self.losses = dict(losses)
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        (task,) = args
+        if self.losses.get(task.run["number"], 0):
+            self.losses[task.run["number"]] -= 1
+            future.set_exception(BrokenProcessPool("gone"))
+        else:
+            future.set_result(fn(task))
+        return future
 
 
-def test_a_helper_leaves_to_others_what_they_compute(go, computed):
-    plan, _ = go(1, 2)
-    plan.paths[0].unlink()
-    with claims.claimed(plan.paths[0]):
-        _, report = go(1, 2, 3, once=True)
-    assert computed() == [1, 2, 3]
-    assert not plan.paths[0].exists()
-    assert len(report.computed) == 1
+def test_the_run_of_a_lost_worker_is_submitted_again(go, computed, log):
+    plan, report = go(1, 2, 3, executor=Lossy({2: 2}))
+    assert computed() == [1, 3, 2]
+    assert sorted(report.computed) == sorted(plan.paths)
+    assert sum("its worker was lost" in line and "run again" in line for line in log) == 2
+
+
+def test_a_run_that_loses_every_worker_is_a_failure_after_three(go, computed):
+    executor = Lossy({2: 9})
+    plan, report = go(1, 2, 3, executor=executor)
+    assert computed() == [1, 3]
+    ((path, reason),) = report.failed
+    assert path == plan.paths[1]
+    assert reason == "its worker was lost each time (BrokenProcessPool: gone)"
+    assert executor.losses == {2: 6}
+
+
+def test_a_full_disk_of_a_worker_stops_all_runs(go, toy, tmp_path, log):
+    class Full(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            future.set_result(tasks.Done("unwritable", "cannot write there"))
+            return future
+
+    with pytest.raises(OutputError, match="cannot write there"):
+        go(1, 2, executor=Full())
 
 
 def test_two_paths_are_never_the_same(go):
@@ -256,3 +286,20 @@ def test_a_study_is_found_again(go, toy, tmp_path):
     (saved.folder / "study.json").write_text(json.dumps({"runs": []})[:-3])
     with pytest.raises(ResultError, match=r"study\.json cannot be read"):
         runner.studies(tmp_path / "out", "toy")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"sha256"', '"sha257"'), ('"runs"', '"runz"'), ("2,\n   5", "2,\n   4")]
+)
+def test_a_changed_study_is_named_and_one_without_a_digest_is_read(go, toy, tmp_path, old, new):
+    plan, _ = go(2, 5)
+    path = runner.save_study(plan, tmp_path / "out").folder / "study.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ResultError, match=r"study\.json cannot be read"):
+        runner.studies(tmp_path / "out", "toy")
+    document = json.loads(text)
+    del document["sha256"]  # as earlier versions wrote it
+    path.write_text(json.dumps(document))
+    assert len(runner.studies(tmp_path / "out", "toy")) == 1

@@ -126,3 +126,28 @@ def test_network_by_name_flattens_images_for_an_mlp():
 def test_bad_options_are_named(call, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         call()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda g: mlp(4, 2, hidden=(5,), generator=g),
+        lambda g: two_layer(3, 8, generator=g),
+        lambda g: vgg11(width=0.05, generator=g),
+        lambda g: resnet18(width=0.05, generator=g),
+        lambda g: network("mlp", (4,), 2, generator=g),
+    ],
+)
+def test_a_network_with_a_generator_leaves_torchs_random_state_alone(build):
+    before = torch.get_rng_state()
+    first = build(torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    for a, b in zip(
+        first.parameters(), build(torch.Generator().manual_seed(0)).parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    torch.manual_seed(1)
+    one = [p.clone() for p in build(None).parameters()]
+    torch.manual_seed(1)
+    assert all(torch.equal(a, b) for a, b in zip(one, build(None).parameters(), strict=True))

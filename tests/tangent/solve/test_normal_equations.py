@@ -112,6 +112,32 @@ def test_a_damaged_file_is_refused(tmp_path, data):
         NormalEquations(tmp_path, 11, 2, "it")
 
 
+@pytest.mark.parametrize("name", ["state.json", "moments-50.npy", "sums-50.npy", "right-50.npy"])
+def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path, data, name):
+    equations = accumulated(tmp_path, *data)
+    equations.save()
+    path = tmp_path / name
+    content = path.read_bytes()
+    places = range(0, 8 * min(len(content), 160), 7)  # the header, or all of the state
+    for place in places:
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(changed))
+        try:
+            again = NormalEquations(tmp_path, 11, 2, "it")
+        except ValueError as error:
+            said = str(error)
+        else:
+            said = ""
+        if said:
+            assert str(tmp_path) in said
+            continue
+        assert again.n == 50
+        assert torch.equal(again.moments, equations.moments)
+        assert torch.equal(again._right, equations._right)
+        assert torch.equal(again._sums, equations._sums)
+
+
 def test_moments_of_something_else_are_refused(tmp_path, data):
     accumulated(tmp_path, *data).save()
     with pytest.raises(ValueError, match="take another folder"):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from experiments.command import cli, registry
-from experiments.completion import SHELLS, script
+from experiments.command.completion import SHELLS, script
 
 ASK = """
 source /dev/stdin
