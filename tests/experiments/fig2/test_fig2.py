@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from experiments.command.registry import experiment
+from experiments.fig2 import draw as fig2_figure
 from experiments.fig2 import measure as _fig2
-from experiments.fig2.draw import draw as fig2_figure
 from experiments.fig2.draw import still_decreasing
 from experiments.usage import UsageError
 from tests.experiments.fig1.test_fig1 import context, written

@@ -165,6 +165,7 @@ def test_only_baselines_of_the_same_images_stand_beside(networks, tmp_path, monk
 
 
 def test_a_study_of_all_images_is_drawn_with_claims_and_widths(networks, tmp_path):
+    networks = networks.assign(path=str(tmp_path / "fig3b" / "runs" / "any.json"))
     paths = fig3b.draw(networks, tmp_path / "fig3b" / "full")
     names = {path.name for path in paths}
     assert {"fig3b.png", "fig3b.md", "fig3b-claims.csv", "fig3b-widening.png"} <= names

@@ -12,7 +12,7 @@ import pytest
 from baselines import published
 from experiments.command import cli, registry
 from experiments.command.registry import experiment
-from experiments.fig3b.draw import draw as fig3b_figure
+from experiments.fig3b import draw as fig3b_figure
 from experiments.networks.classifiers import classifier, stability
 from experiments.runs.results import read_result
 from experiments.usage import UsageError
