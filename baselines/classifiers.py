@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.kernel_approximation import Nystroem, RBFSampler
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.gaussian import GaussianKernelHead
@@ -321,11 +321,19 @@ def arc_cosine_classifier(
     )
 
 
+class _Float64Scaler(StandardScaler):
+    """Standardization in float64, of values whose squares a float64 can hold."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        return super().fit(_as_float64(X), y, sample_weight)
+
+    def transform(self, X, copy=None):
+        return super().transform(_as_float64(X), copy)
+
+
 def _on_standardized_pixels(features) -> Pipeline:
-    to_float64 = FunctionTransformer(_as_float64, validate=True, feature_names_out="one-to-one")
-    return Pipeline([("float64", to_float64), ("scale", StandardScaler()), ("features", features)])
+    return Pipeline([("scale", _Float64Scaler()), ("features", features)])
 
 
 def _as_float64(X: np.ndarray) -> np.ndarray:
-    """``X`` in float64, of values that the scaler after it can square."""
     return checked_magnitude(np.asarray(X, dtype=np.float64))
