@@ -1,8 +1,9 @@
 """Draw the packages' rooms and who imports whom: ``python docs/architecture.py``.
 
-A room is a folder of a package; modules beside the rooms stand together as one. Arrows go from the
-one that imports to what it imports; those that follow from others are left out. Where two rooms
-import each other, the rarer direction is dashed.
+A room is a folder of a package; modules beside the rooms stand together as one, and so do the
+experiments, which are built alike. Arrows go from the one that imports to what it imports; those
+that follow from others are left out. Where two rooms import each other, the rarer direction is
+dashed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from experiments.files import write_file
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("experiments", "baselines", "tangent")
+_CENTRES = {"tangent": 1.5, "baselines": 3.4, "experiments": 4.9}
+_SPREAD = 1.25
 _COLOURS = {"experiments": "#3f90da", "baselines": "#ffa90e", "tangent": "#94a4a2"}
 
 
@@ -25,8 +28,10 @@ def room(module: str) -> str | None:
     package, *inside = module.split(".")
     if package not in PACKAGES:
         return None
-    folder = bool(inside) and (ROOT / package / inside[0]).is_dir()
-    return f"{package}/{inside[0]}" if folder else package
+    if not inside or not (ROOT / package / inside[0]).is_dir():
+        return package
+    alike = (ROOT / package / inside[0] / "settings.py").exists()
+    return f"{package}/{'each experiment' if alike else inside[0]}"
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -102,6 +107,11 @@ def needed(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
     ]
 
 
+def _shift(level: int) -> float:
+    """Rooms above each other stand apart, so that an arrow over two levels passes between."""
+    return (-0.3, 0.0, 0.3)[level % 3]
+
+
 def draw() -> str:
     """The picture as SVG."""
     graph, back = import_graph()
@@ -109,14 +119,15 @@ def draw() -> str:
     rows: dict[int, list[str]] = {}
     for name in sorted(graph, key=lambda name: (PACKAGES[::-1].index(name.split("/")[0]), name)):
         rows.setdefault(depth[name], []).append(name)
-    widest = max(map(len, rows.values()))
-    place = {
-        name: ((i + 0.5) * widest / len(names), float(level))
-        for level, names in rows.items()
-        for i, name in enumerate(names)
-    }
+    place = {}
+    for level, names in rows.items():
+        for package in PACKAGES:
+            some = [name for name in names if name.split("/")[0] == package]
+            for i, name in enumerate(some):
+                aside = _SPREAD * (i - (len(some) - 1) / 2) + _shift(level)
+                place[name] = (_CENTRES[package] + aside, float(level))
     with plots.style():
-        fig, ax = plots.figure(size=(max(6.5, 1.45 * widest), 0.8 * len(rows) + 0.6))
+        fig, ax = plots.figure(size=(9.0, 0.8 * len(rows) + 0.6))
         for one, other in needed(graph):
             look = {"arrowstyle": "-|>", "color": "0.6", "shrinkA": 14, "shrinkB": 15}
             ax.annotate("", place[other], place[one], arrowprops={**look, "linewidth": 0.8})
@@ -139,7 +150,7 @@ def draw() -> str:
                     "edgecolor": "none",
                 },
             )
-        ax.set(xlim=(0, widest), ylim=(-0.6, max(rows) + 0.6))
+        ax.set(xlim=(-0.5, 5.8), ylim=(-0.6, max(rows) + 0.6))
         ax.set_axis_off()
         buffer = io.StringIO()
         fig.savefig(buffer, format="svg", metadata={"Date": None})

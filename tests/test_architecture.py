@@ -22,8 +22,9 @@ def architecture():
 def test_every_folder_of_the_packages_is_a_room(architecture):
     graph, _ = architecture.import_graph()
     for package in architecture.PACKAGES:
-        folders = {p.parent.name for p in (architecture.ROOT / package).glob("*/__init__.py")}
-        assert {f"{package}/{folder}" for folder in folders} <= graph.keys()
+        for path in (architecture.ROOT / package).glob("*/__init__.py"):
+            each = (path.parent / "settings.py").exists()
+            assert f"{package}/{'each experiment' if each else path.parent.name}" in graph
 
 
 def test_imports_for_annotations_do_not_count_and_those_in_functions_do(architecture):
