@@ -467,3 +467,17 @@ def test_the_gates_are_watched_in_the_order_of_the_network():
         module.delta[0].normal_(generator=torch.Generator().manual_seed(1))
         module.pair(torch.ones(1, 3, 32, 32), on_gate=lambda name, stable: seen.append(stable))
     assert [tuple(s.shape[2:]) for s in seen[:4]] == [(32, 32), (16, 16), (16, 16), (8, 8)]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("alpha", [1.0, math.inf])
+def test_where_the_caller_wants_no_gradients_no_graph_is_kept(mode, alpha):
+    model = ScaledDifference(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), alpha)
+    x = torch.randn(3, 6)
+    assert model(x).requires_grad
+    with mode():
+        pair = model.pair(x)
+        assert not model(x).requires_grad
+    assert not pair.base.requires_grad
+    assert pair.difference.grad_fn is None
+    assert model(x).requires_grad
