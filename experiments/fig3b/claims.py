@@ -46,7 +46,7 @@ class Row:
     error: float | None
     runs: int
     stability: float | None
-    cpu_hours: float
+    cpu_hours: float | None
     size: float | None
     width: float | None = None
     alpha: float | None = None
@@ -143,7 +143,7 @@ def _row(group: pd.DataFrame, *, kind: str, name: str, **more) -> Row:
         error=error,
         runs=len(group),
         stability=_mean(group, "stability"),
-        cpu_hours=float(group["cpu_seconds"].astype(float).mean()) / 3600,
+        cpu_hours=None if (cpu := _mean(group, "cpu_seconds")) is None else cpu / 3600,
         **more,
     )
 

@@ -88,7 +88,7 @@ def comparison_table(found: list[Row], label: str) -> Table:
                 "train %": percent(row.train),
                 "test %": percent(row.test) + error,
                 "stable %": percent(row.stability, 2),
-                "CPU hours": f"{row.cpu_hours:.2f}",
+                "CPU hours": "–" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
                 "parameters or features": "–" if row.size is None else f"{row.size:,.0f}",
                 "paper: train %": _dagger(known.get("train_accuracy")),
                 "paper: test %": _dagger(known.get("test_accuracy")),
@@ -98,7 +98,7 @@ def comparison_table(found: list[Row], label: str) -> Table:
         "± is one standard error of the test accuracy (10,000 test images; with several seeds "
         "their spread too). Stable: ReLUs with the sign they had at initialization, on test "
         "images. Every network's learning rate was chosen on held-out training images by one rule. "
-        "CPU hours of one run.",
+        "CPU hours of one run; – where it went on from a checkpoint that did not keep them.",
         "Paper: Chizat, Oyallon and Bach 2019, Figure 3(b): lossless images, networks 8 (VGG-11) "
         "and 7 (ResNet-18) times as wide as the originals.",
         "† Recalled from the published figure and not checked against print.",

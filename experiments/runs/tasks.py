@@ -183,6 +183,7 @@ def _computed(module: Experiment, task: Task, context: Context, recorded: dict[s
     status, message = "done", None
     checkpoint = task.path.with_suffix(".ckpt")
     context = dataclasses.replace(context, checkpoint=checkpoint)
+    before = _spent(checkpoint)
     try:
         outcome = _resumed(module, task.run, context, checkpoint)
     except Exception as error:
@@ -201,7 +202,7 @@ def _computed(module: Experiment, task: Task, context: Context, recorded: dict[s
         message=message,
         data=task.data,
         seconds=time.perf_counter() - start,
-        cpu_seconds=seconds,
+        cpu_seconds=None if before is None else before + seconds,
         peak_memory_bytes=memory.host(),
         memory_before_bytes=memory.before,
         peak_memory_is_of_this_run=memory.own,
@@ -211,6 +212,19 @@ def _computed(module: Experiment, task: Task, context: Context, recorded: dict[s
     )
     checkpoint.unlink(missing_ok=True)
     return Done("diverged" if status == "diverged" else "computed", cpu_seconds=seconds)
+
+
+def _spent(checkpoint: Path) -> float | None:
+    """CPU seconds of the processes that a run goes on from; None where the file does not say."""
+    if not checkpoint.exists():
+        return 0.0
+    from tangent.training.checkpoint import CheckpointError, load_checkpoint
+
+    try:
+        spent = load_checkpoint(checkpoint).get("cpu_seconds")
+    except CheckpointError:  # the run starts anew
+        return 0.0
+    return None if spent is None else float(spent)
 
 
 def _resumed(module: Experiment, run: dict[str, Any], context: Context, checkpoint: Path) -> Any:

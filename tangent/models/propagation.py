@@ -146,8 +146,8 @@ class ScaledDifference(nn.Module):
         steps: Any = self.delta if delta is None else delta
         leaves = [t for t in tree_leaves((inputs, keywords)) if isinstance(t, Tensor)]
         moved = dict(zip(self.names, steps, strict=bool(len(steps))))
-        # To leave inference mode turns gradients on: without the caller's setting, the graph of every
-        # batch would be kept as long as its outputs are.
+        # To leave inference mode turns gradients on: without the caller's setting, the graph of
+        # every batch would be kept as long as its outputs are.
         differentiable = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
             try:

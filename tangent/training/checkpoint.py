@@ -54,6 +54,9 @@ class Checkpoint:
     _written: float = field(default_factory=time.monotonic, repr=False)
     _took: float = field(default=0.0, repr=False)
     _read: dict[str, Any] | None = field(default=None, repr=False)  # once for both who ask
+    # CPU time of this process at the start, and of those before it; of some files nobody knows.
+    _cpu: float = field(default_factory=time.process_time, repr=False)
+    _spent: float | None = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         if not self.every >= 0:
@@ -87,12 +90,15 @@ class Checkpoint:
                     f"{self.path} belongs to another training: its {key} is {saved.get(key)!r}, "
                     f"here it is {of.get(key)!r}; take another path, or remove the file"
                 )
+        self._spent = state.get("cpu_seconds")
         return state
 
     def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the state of the training called ``of``."""
         start = time.monotonic()
-        save_checkpoint(self.path, {"of": dict(of), "measured": dict(self.measured), **state})
+        spent = None if self._spent is None else self._spent + time.process_time() - self._cpu
+        beside = {"measured": dict(self.measured), "cpu_seconds": spent}
+        save_checkpoint(self.path, {"of": dict(of), **beside, **state})
         self._written = time.monotonic()
         self._took = self._written - start if self.every else 0.0
 

@@ -236,3 +236,19 @@ def test_a_checkpoint_does_not_depend_on_the_layout_in_memory():
     last = images.contiguous(memory_format=torch.channels_last)
     assert digest([images]) == digest([last])
     assert digest([weight]) != digest([weight + 1])
+
+
+def test_the_cpu_time_of_earlier_processes_is_carried_on(tmp_path):
+    first = Checkpoint(tmp_path / "run.ckpt")
+    first._cpu -= 100.0  # as after 100 seconds of work
+    first.save({"of": 1}, {})
+    then = Checkpoint(tmp_path / "run.ckpt")
+    assert then.load({"of": 1})["cpu_seconds"] >= 100
+    then._cpu -= 50.0
+    then.save({"of": 1}, {})
+    assert 150 <= load_checkpoint(tmp_path / "run.ckpt")["cpu_seconds"] < 200
+    save_checkpoint(tmp_path / "run.ckpt", {"of": {"of": 1}})  # of a version that kept no time
+    old = Checkpoint(tmp_path / "run.ckpt")
+    old.load({"of": 1})
+    old.save({"of": 1}, {})
+    assert load_checkpoint(tmp_path / "run.ckpt")["cpu_seconds"] is None
