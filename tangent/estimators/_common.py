@@ -122,7 +122,10 @@ def check_takes(model: nn.Module, x: Tensor, tokens: bool) -> None:
     rows = {int(x.argmin()) // size, int(x.argmax()) // size} if tokens else {0}
     try:
         for row in rows:  # that of the largest token is the first to be refused
-            output_shape(model, x[row : row + 1])
+            with allocations_of(
+                f"{type(model).__name__} on two inputs", "take a smaller network or smaller inputs"
+            ):
+                output_shape(model, x[row : row + 1])
     except RuntimeError as error:
         if tokens and not _embeds(model):
             raise ValueError(

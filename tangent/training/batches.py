@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 __all__ = ["Inputs", "crop_and_flip"]
@@ -54,8 +54,8 @@ class Inputs:
     """
 
     x: Shaped[Tensor, "n ..."]
-    mean: Float[Tensor, "*_"]
-    scale: Float[Tensor, "*_"]
+    mean: Shaped[Tensor, "*_"]
+    scale: Shaped[Tensor, "*_"]
     dtype: torch.dtype
 
     @classmethod

@@ -49,10 +49,10 @@ def compute(run, context):
     together = int(os.environ.get("TOY_TOGETHER", "0"))
     while together and len(Path(counter or "").read_text().split()) < together:
         time.sleep(0.02)  # until so many runs have begun, each in a process of its own
-    if run["number"] == 16 and "dead" not in Path(counter or "").read_text():
-        _die(counter)
+    if run["number"] == 16 and "dead-16" not in Path(counter or "").read_text():
+        _die(counter, 16)
     if run["number"] == 17:
-        _die(counter)
+        _die(counter, 17)
     if run["number"] == 13:
         raise RuntimeError("thirteen does not work")
     if run["number"] == 14:
@@ -68,11 +68,11 @@ def compute(run, context):
     )
 
 
-def _die(counter):
+def _die(counter, number):
     """The worker is killed here, never the command."""
     assert multiprocessing.parent_process() is not None or "SUBMITIT_FOLDER" in os.environ
     with Path(counter).open("a") as file:
-        file.write("dead\n")
+        file.write(f"dead-{number}\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -44,7 +44,7 @@ def counter(tmp_path, monkeypatch):
 @pytest.fixture
 def alone(toy, tmp_path, counter):
     """What the command computes in its own process."""
-    counter.write_text("dead\n")  # number 16 has no worker to kill
+    counter.write_text("dead-16\n")  # number 16 has no worker to kill
     assert cli.run(words(tmp_path / "alone")) == 1
     counter.write_text("")
     return numbers_in(tmp_path / "alone")

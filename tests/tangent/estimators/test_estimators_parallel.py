@@ -88,7 +88,7 @@ def _example():
 
 @pytest.mark.timeout(_HANG + 60)
 def test_two_processes_of_torchrun_give_what_one_gives(tmp_path):
-    main = "from tests.tangent import test_estimators_parallel as t; import sys; "
+    main = "from tests.tangent.estimators import test_estimators_parallel as t; import sys; "
     (tmp_path / "main.py").write_text(main + "t.one_of_two(sys.argv[1])\n")
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
