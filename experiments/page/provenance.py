@@ -56,7 +56,10 @@ def provenance(paths: Sequence[Path], settings: Mapping[str, Any], planned: int)
         Runs that the study consists of.
     """
     runs = [read_result(path) for path in paths]
-    seconds = sum(run.get("cpu_seconds") or 0.0 for run in runs)
+    known = [run["cpu_seconds"] for run in runs if run.get("cpu_seconds") is not None]
+    spent = f"{duration(sum(known))} of CPU time" if known else "CPU time not kept"
+    if 0 < len(known) < len(runs):
+        spent += f" in {len(known)} of them"
     commits = _counted(_commit(run.get("commit")) for run in runs)
     machines = _counted(
         f"{run.get('gpu') or run.get('cpu') or 'processor not recorded'}, threads: "
@@ -75,7 +78,7 @@ def provenance(paths: Sequence[Path], settings: Mapping[str, Any], planned: int)
     finished = f"{len(runs)} of {planned}" if planned != len(runs) else f"{len(runs)}"
     facts = [
         ("runs", finished + (f", {diverged} of them diverged" if diverged else "")),
-        ("CPU time", f"{duration(seconds)} in all, all threads together"),
+        ("CPU time", f"{spent}, all threads together"),
         ("commit", "; ".join(commits)),
         ("machine", "; ".join(machines)),
         ("versions", "; ".join(versions)),
@@ -83,7 +86,7 @@ def provenance(paths: Sequence[Path], settings: Mapping[str, Any], planned: int)
         ("settings", ", ".join(f"{name} = {_value(v)}" for name, v in settings.items())),
     ]
     commands = _counted(run.get("command") or "" for run in runs)
-    brief = f"{finished} runs, {duration(seconds)} of CPU time, commit {', '.join(commits[:3])}"
+    brief = f"{finished} runs, {spent}, commit {', '.join(commits[:3])}"
     brief += f" and {len(commits) - 3} more" if len(commits) > 3 else ""
     kept = commands[:_MOST_COMMANDS]
     if len(commands) > len(kept):

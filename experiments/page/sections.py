@@ -34,8 +34,8 @@ SECTIONS: dict[str, About] = {
         "Figure 3(b): standard, lazy and linearized networks beside fixed representations",
         "The same images for every method: networks at α = 1, lazy (large α) and linearized "
         "(α = ∞), random features, scattering and kernels.",
-        "On a part of the images the paper's order of methods cannot be tested, nor that lazy "
-        "networks do not overfit; our networks are many times narrower than the paper's, and the "
+        "Networks on a part of the images cannot test the paper's order of methods, nor that lazy "
+        "networks do not overfit; all of ours are many times narrower than the paper's, and the "
         "images were encoded again where their name says JPEG.",
         {
             "fig3b": "Test accuracy of every method as bars, training accuracy and the paper's "

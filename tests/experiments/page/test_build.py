@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -108,6 +109,22 @@ def test_sections_stand_in_the_order_of_the_paper_s_weight(text):
 def test_missing_networks_of_full_size_are_said_with_their_command(text):
     assert "The networks of this figure have not been trained yet" in text
     assert "python -m experiments fig3b full --data-dir DIR" in text
+
+
+def test_networks_of_full_size_carry_the_answer(tmp_path):
+    for kind in ("fig3b", "baselines"):
+        shutil.copytree(RESULTS / kind, tmp_path / kind)
+    table = next((tmp_path / "fig3b").glob("full-*/fig3b.csv"), None)
+    if table is None:
+        pytest.skip("no network of full size among the results")
+    rows = pd.read_csv(table)
+    text = html(tmp_path).replace("\u00a0", " ")
+    answer = text[text.index('id="answer"') : text.index("</section>")]
+    for kind in ("standard", "lazy"):
+        best = 100 * rows[rows["kind"] == kind]["test"].max()
+        assert f"{best:.1f}% " in answer
+    assert "trained on all 50,000 training images" in answer
+    assert "have not been trained yet" not in text
 
 
 def test_the_same_results_give_the_same_page(results, text):
