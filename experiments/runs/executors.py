@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -66,7 +66,7 @@ def opened(
     executor.shutdown()
 
 
-class _Slots(Executor):
+class _Slots(Executor, ABC):
     """So many calls at a time, each in a thread that waits for a worker's answer."""
 
     def __init__(self, count: int):
