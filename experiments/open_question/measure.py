@@ -144,7 +144,7 @@ def _correct(
     context: Context,
 ) -> dict[str, Tensor]:
     """Whether each row is right on each test image; representations are made batch by batch."""
-    predictors = {name: row.predictor() for name, row in rows.items()}
+    predictors = {name: clock(name, row.predictor) for name, row in rows.items()}
     right: dict[str, list[Tensor]] = {name: [] for name in rows}
     for start in range(0, len(test), _TEST_BATCH):
         views = made.views(test[start : start + _TEST_BATCH])

@@ -12,6 +12,7 @@ from baselines.gaussian import gaussian_kernel
 from baselines.patches import PatchFilters, patch_features
 from experiments.command import cli
 from experiments.command.registry import experiment
+from experiments.open_question import rows as rows_of
 from experiments.open_question.draw import paired_difference, steps_table
 from experiments.open_question.frozen import Views, frozen
 from experiments.open_question.primal import _accumulate, _stored, primal
@@ -126,6 +127,24 @@ class _Frozen(torch.nn.Module):
 
     def forward(self, x):
         return self.whitening(x)
+
+
+def test_blocks_of_hidden_channels_are_the_features_of_all(images, made, generator, monkeypatch):
+    train, new = made.views(images[:16]), made.views(images[16:])
+    dual = torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    row = Convolution(train, 4, 5, 0)
+    whole = [*row.kernels(), *row.products(dual)(new)]
+    assert len(list(row.blocks())) == 1
+    monkeypatch.setattr(rows_of, "_BLOCK_BYTES", 16 * 4 * 2 * row.n_features // 5)
+    blocks = list(row.blocks())
+    assert len(blocks) == 3
+    assert sum(f.shape[1] for block in blocks for f in block) == row.n_features
+    for share, all_at_once in zip(zip(*blocks, strict=True), row.features(train), strict=True):
+        torch.testing.assert_close(torch.cat(share, dim=1), all_at_once)
+    for some, expected in zip([*row.kernels(), *row.products(dual)(new)], whole, strict=True):
+        torch.testing.assert_close(
+            some, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+        )
 
 
 def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, generator):
