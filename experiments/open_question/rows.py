@@ -14,10 +14,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from experiments.open_question.frozen import Views
+from tangent.nets.infinite import infinite_conv_shares
 from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
 from tangent.solve.share_ridge import ShareRidge, share_ridge
 
-__all__ = ["RIDGES", "Convolution", "Dense", "Fitted", "Gaussian", "Linear", "fitted"]
+__all__ = [
+    "RIDGES",
+    "Convolution",
+    "Dense",
+    "Fitted",
+    "Gaussian",
+    "InfiniteConvolution",
+    "Linear",
+    "fitted",
+]
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _ROWS = 1000
@@ -80,6 +90,28 @@ class Convolution:
         blocks = [[features.T @ given for features in block] for block in self.blocks()]
         weights = [torch.cat(share) for share in zip(*blocks, strict=True)]
         return lambda views: [f @ w for f, w in zip(self.features(views), weights, strict=True)]
+
+
+class InfiniteConvolution:
+    """The linearized convolution with infinitely many channels: a kernel without features."""
+
+    n_shares = 2
+
+    def __init__(self, train: Views):
+        self.train = train
+        self.pool = nn.AvgPool2d(7, 3)
+
+    def kernels(self) -> list[Tensor]:
+        """The shares among the training images."""
+        return list(infinite_conv_shares(self.pool, self.train.maps))
+
+    def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
+        """Each share's kernel with the training images, times ``dual``."""
+        maps = self.train.maps
+        return lambda views: [
+            share @ dual.to(maps.dtype)
+            for share in infinite_conv_shares(self.pool, views.maps, maps)
+        ]
 
 
 class Linear:
@@ -178,7 +210,7 @@ class Dense:
         return lambda views: [self.kernel(self.standardized(views)) @ dual.to(self.rows.dtype)]
 
 
-Part = Convolution | Linear | Gaussian | Dense
+Part = Convolution | InfiniteConvolution | Linear | Gaussian | Dense
 
 
 @dataclass(frozen=True)
@@ -247,8 +279,8 @@ def fitted(
 
 
 def _count(parts: Sequence[Part]) -> int | None:
-    """Tangent features, or features; none for a Gaussian kernel."""
-    if any(isinstance(p, Gaussian) for p in parts):
+    """Tangent features, or features; none for Gaussian and infinite-width kernels."""
+    if any(isinstance(p, Gaussian | InfiniteConvolution) for p in parts):
         return None
     total = 0
     for part in parts:

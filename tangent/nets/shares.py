@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["ShareConv2d", "ShareLinear", "conv_features", "dense_shares"]
+__all__ = ["ShareConv2d", "ShareLinear", "conv_features", "dense_shares", "spread_matrix"]
 
 _ROWS = 1024  # of a block of a dense branch's kernel
 
@@ -102,7 +102,7 @@ def conv_features(
     first, stop = units or (0, conv.out_channels)
     weight = (conv.weight[first:stop] * conv.scale).flatten(1)
     bias = conv.bias[first:stop] * conv.scale
-    spread, cells = _spread(pool, maps.shape[3:], maps)
+    spread, cells = spread_matrix(pool, maps.shape[3:], maps)
     given = (head.weight[output] * head.scale).view(-1, cells)[first:stop]
     handed = given @ spread.T  # (m, positions)
     hidden, last = [], []
@@ -119,7 +119,7 @@ def conv_features(
     return torch.cat(hidden), torch.cat(last)
 
 
-def _spread(pool: nn.AvgPool2d, shape: Any, like: Tensor) -> tuple[Tensor, int]:
+def spread_matrix(pool: nn.AvgPool2d, shape: Any, like: Tensor) -> tuple[Tensor, int]:
     """The pooling as a matrix (positions, cells)."""
     count = shape[0] * shape[1]
     eye = torch.eye(count, dtype=like.dtype, device=like.device).view(count, 1, *shape)

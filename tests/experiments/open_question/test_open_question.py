@@ -16,7 +16,14 @@ from experiments.open_question import rows as rows_of
 from experiments.open_question.draw import paired_difference, steps_table
 from experiments.open_question.frozen import Views, frozen
 from experiments.open_question.primal import _accumulate, _stored, primal
-from experiments.open_question.rows import Convolution, Dense, Gaussian, Linear, fitted
+from experiments.open_question.rows import (
+    Convolution,
+    Dense,
+    Gaussian,
+    InfiniteConvolution,
+    Linear,
+    fitted,
+)
 from experiments.runs.results import Context, load_results, read_arrays
 from experiments.usage import UsageError
 from tangent import tangent_kernel
@@ -56,7 +63,7 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
     results = load_results(tmp_path)
     parts = results["part"].value_counts()
     expected = {"table": 1, "roto-translation": 1, "pixels": 3, "waterfall": 7, "trained": 1}
-    assert parts.to_dict() == {**expected, "primal": 1}
+    assert parts.to_dict() == {**expected, "primal": 1, "infinite": 1}
     table = results[results["part"] == "table"].iloc[0]
     for row in ("A", "B", "patches, Gaussian", "both Gaussians"):
         assert 0.3 < table[f"{row}: test accuracy"] <= 1
@@ -69,6 +76,9 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
     for stem in ("accuracy", "steps"):
         for kind in ("csv", "md", "png"):
             assert (folder / f"{stem}.{kind}").exists(), (stem, kind)
+    steps = pd.read_csv(folder / "steps.csv").set_index("step")
+    assert np.isnan(steps.loc["A infinitely wide", "features"])
+    assert 0.3 < steps.loc["A infinitely wide", "test_accuracy"] <= 1
     assert "A: linearized convolution" in capsys.readouterr().out
 
 
@@ -152,6 +162,7 @@ def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, g
     dual = torch.randn(16, 3, generator=generator, dtype=torch.float64)
     rows = [
         Convolution(train, 4, 3, 0),
+        InfiniteConvolution(train),
         Linear(train, "pooled"),
         Gaussian(Linear(train, "scattering"), 1.0),
         Dense(train, "pooled", 5, 0),
