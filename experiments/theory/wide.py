@@ -89,12 +89,14 @@ def wide_vgg11(run: dict[str, Any], generator: torch.Generator, device: str) -> 
                 for p, slope in zip(model.parameters(), slopes, strict=True):
                     p -= rate * slope
         after = tangent_kernel(model, x, outputs=0)
-        moved = sum(float((p - q).square().sum()) for p, q in zip(model.parameters(), before, strict=True))  # fmt: skip  # noqa: E501
-        size = sum(float(q.square().sum()) for q in before)
+        moved = torch.cat(
+            [(p.detach() - q).flatten() for p, q in zip(model.parameters(), before, strict=True)]
+        )
+        start = torch.cat([q.flatten() for q in before])
         rows.append(
             {
                 "m": round(64 * width),
-                "weights": (moved / size) ** 0.5,
+                "weights": float(moved.norm() / start.norm()),
                 "kernel": float((after - kernel).norm() / kernel.norm()),
                 "stable": float((gates == _gates(model, x)).double().mean()),
                 "loss": float((model(x)[:, 0] - y).square().mean() / 2),
