@@ -63,9 +63,9 @@ def iterative_kernel_ridge(
     """Solve (K + alpha / weight) a = targets for the best of several ridges, without factors.
 
     As `baselines.weighted_ridge.weighted_kernel_ridge`, but that ``kernel`` comes multiplied by the
-    roots of the weights on both sides, and that the accuracy that chooses the ridge is not leave-one-out's:
-    as in generalized cross-validation every leverage is taken at the mean, from a trace estimated
-    with a few vectors of random signs.
+    roots of the weights on both sides, and that the accuracy that chooses the ridge is not
+    leave-one-out's: as in generalized cross-validation every leverage is taken at the mean, from a
+    trace estimated with a few vectors of random signs.
 
     Parameters
     ----------
