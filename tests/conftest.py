@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+
+# One thread a worker and a process it starts: the suite runs one worker a core, and threads that
+# wait for each other there spend many times the work. Before any library counts the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import matplotlib
@@ -40,7 +45,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """One thread a worker: the suite runs one worker a core."""
+    """One thread again after a test that takes more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

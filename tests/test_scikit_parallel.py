@@ -57,14 +57,12 @@ def path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
 
 
-@pytest.mark.timeout(900)
 def test_searches_in_two_processes_of_loky_give_what_one_gives(path):
     with joblib.parallel_backend("loky", n_jobs=2):
         for name in SEARCHES:
             np.testing.assert_allclose(scores(name, n_jobs=2), scores(name), err_msg=name)
 
 
-@pytest.mark.timeout(900)
 def test_searches_on_dask_give_what_one_process_gives(path):
     distributed = pytest.importorskip("distributed")
     with (
@@ -83,7 +81,6 @@ def _answers(estimator, X, y):
     return np.asarray(fitted.predict(X) if hasattr(fitted, "predict") else fitted.transform(X))
 
 
-@pytest.mark.timeout(900)
 def test_every_estimator_fits_in_processes_of_loky(path):
     X, y = data()
     made = joblib.Parallel(n_jobs=2, backend="loky")(

@@ -29,7 +29,7 @@ from tests.faults.works import WORKS, Work
 
 __all__ = ["FILES", "claims_trial", "damage_trial", "disk_trial", "kill_trial", "room"]
 
-_HANG = 250  # seconds: a bound against hangs
+_HANG = 800  # seconds: a bound against hangs
 # A kill loses no less there than on a disk, and flushing costs nothing.
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _LEFT = (".claim", ".part", ".lock", ".tmp")

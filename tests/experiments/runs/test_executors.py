@@ -19,7 +19,7 @@ from experiments.runs.results import read_result
 from experiments.usage import UsageError
 
 NUMBERS = (1, 13, 14, 16)  # 13 fails, 14 diverges, 16 kills its first worker
-_HANG = 280  # seconds: a bound against hangs
+_HANG = 800  # seconds: a bound against hangs
 
 
 def words(out, *more):
@@ -71,14 +71,12 @@ def check(out, alone, counter, said, *, once=True):
     assert not list(out.rglob("*.claim"))
 
 
-@pytest.mark.timeout(600)
 def test_processes_compute_what_one_process_does(alone, counter, tmp_path, capfd):
     capfd.readouterr()
     assert cli.run(words(tmp_path / "out", "--jobs", "2")) == 1
     check(tmp_path / "out", alone, counter, capfd.readouterr().err)
 
 
-@pytest.mark.timeout(600)
 def test_dask_computes_what_one_process_does(alone, counter, tmp_path, capsys):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
@@ -90,10 +88,9 @@ def test_dask_computes_what_one_process_does(alone, counter, tmp_path, capsys):
     check(tmp_path / "out", alone, counter, capsys.readouterr().err, once=False)
 
 
-@pytest.mark.timeout(600)
 def test_submitit_computes_what_one_process_does(alone, counter, tmp_path, capsys):
     pytest.importorskip("submitit")
-    local = ("--executor", "submitit", "--job-parameters", "cluster=local", "timeout_min=10")
+    local = ("--executor", "submitit", "--job-parameters", "cluster=local", "timeout_min=60")
     capsys.readouterr()
     assert cli.run(words(tmp_path / "out", *local, "--jobs", "2")) == 1
     said = capsys.readouterr().err
