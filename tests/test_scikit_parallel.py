@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from baselines import RidgeHead
 from tangent import LazyClassifier, TangentFeatures, TangentKernelClassifier, mlp
 from tangent.estimators import Perceptron
+from tests.processes import cluster
 from tests.test_every_estimator import ESTIMATORS, data, plain_mlp
 
 ROOT = Path(__file__).parents[1]
@@ -66,10 +67,8 @@ def test_searches_in_two_processes_of_loky_give_what_one_gives(path):
 def test_searches_on_dask_give_what_one_process_gives(path):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
+        cluster() as workers,
+        distributed.Client(workers),
         joblib.parallel_backend("dask"),
     ):
         for name in SEARCHES:
