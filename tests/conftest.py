@@ -12,9 +12,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from pathlib import Path
 
 import matplotlib
+import threadpoolctl
 
 from tests.shapes import check
 
+threadpoolctl.threadpool_limits(1)  # of numpy, which a plugin may have imported before
 matplotlib.use("Agg")
 # Before the packages are imported: their array annotations are checked while the tests run.
 check(("tangent", "baselines", "experiments"))
