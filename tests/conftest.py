@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
+
+# One thread a worker and a process it starts: the suite runs one worker a core, and threads that
+# wait for each other there spend many times the work. Before any library counts the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import matplotlib
+import threadpoolctl
 
 from tests.shapes import check
 
+threadpoolctl.threadpool_limits(1)  # of numpy, which a plugin may have imported before
 matplotlib.use("Agg")
 # Before the packages are imported: their array annotations are checked while the tests run.
 check(("tangent", "baselines", "experiments"))
@@ -40,7 +47,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """One thread a worker: the suite runs one worker a core."""
+    """One thread again after a test that takes more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

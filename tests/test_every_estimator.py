@@ -53,7 +53,9 @@ ESTIMATORS = {
     ),
     "lazy regressor": LazyRegressor(plain_mlp, epochs=5, random_state=0),
     "kernel": TangentKernelClassifier(SMALL, random_state=0),
-    "kernel, cg": TangentKernelClassifier(SMALL, solver="cg", random_state=0),
+    "kernel, cg": TangentKernelClassifier(
+        SMALL, solver="cg", n_ensemble=1, rank=16, random_state=0
+    ),
     "kernel regressor": TangentKernelRegressor(SMALL, random_state=0),
     "kernel, torch's own weights": TangentKernelRegressor(torch_layers, random_state=0),
     "features": TangentFeatures(SMALL, n_components=6, random_state=0),

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from baselines import RidgeHead
 from tangent import LazyClassifier, TangentFeatures, TangentKernelClassifier, mlp
 from tangent.estimators import Perceptron
+from tests.processes import cluster
 from tests.test_every_estimator import ESTIMATORS, data, plain_mlp
 
 ROOT = Path(__file__).parents[1]
@@ -57,21 +58,17 @@ def path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
 
 
-@pytest.mark.timeout(900)
 def test_searches_in_two_processes_of_loky_give_what_one_gives(path):
     with joblib.parallel_backend("loky", n_jobs=2):
         for name in SEARCHES:
             np.testing.assert_allclose(scores(name, n_jobs=2), scores(name), err_msg=name)
 
 
-@pytest.mark.timeout(900)
 def test_searches_on_dask_give_what_one_process_gives(path):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
+        cluster() as workers,
+        distributed.Client(workers),
         joblib.parallel_backend("dask"),
     ):
         for name in SEARCHES:
@@ -83,7 +80,6 @@ def _answers(estimator, X, y):
     return np.asarray(fitted.predict(X) if hasattr(fitted, "predict") else fitted.transform(X))
 
 
-@pytest.mark.timeout(900)
 def test_every_estimator_fits_in_processes_of_loky(path):
     X, y = data()
     made = joblib.Parallel(n_jobs=2, backend="loky")(

@@ -7,7 +7,6 @@ server that has torch already: a kill costs milliseconds, not an import.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import random
 import resource
 import shutil
@@ -26,10 +25,11 @@ import torch
 from tests.faults.damage import DAMAGES
 from tests.faults.study import held_study, study_as_read
 from tests.faults.works import WORKS, Work
+from tests.processes import server
 
 __all__ = ["FILES", "claims_trial", "damage_trial", "disk_trial", "kill_trial", "room"]
 
-_HANG = 250  # seconds: a bound against hangs
+_HANG = 800  # seconds: a bound against hangs
 # A kill loses no less there than on a disk, and flushing costs nothing.
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _LEFT = (".claim", ".part", ".lock", ".tmp")
@@ -78,13 +78,6 @@ def _silent(line: str) -> None:
     pass
 
 
-@lru_cache
-def _server() -> Any:
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.faults.works"])
-    return server
-
-
 def _child(work: Work, place: Path, begun: Any, answer: Any, limit: int | None = None) -> None:
     """Do the work in this process; its digest, or what went wrong, is the answer."""
     torch.set_num_threads(1)
@@ -102,10 +95,10 @@ class _Started:
     """A child at its work."""
 
     def __init__(self, work: Work, place: Path, limit: int | None = None):
-        server = _server()
-        begun, self.answer = server.Event(), server.SimpleQueue()
+        forked = server()
+        begun, self.answer = forked.Event(), forked.SimpleQueue()
         arguments = (work, place, begun, self.answer, limit)
-        self.process = server.Process(target=_child, args=arguments)
+        self.process = forked.Process(target=_child, args=arguments)
         self.process.start()
         assert begun.wait(_HANG)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-_PATIENCE = 300.0  # seconds without a word after which the browser counts as hung
+_PATIENCE = 800.0  # seconds without a word after which the browser counts as hung
 
 
 def chromium() -> str | None:

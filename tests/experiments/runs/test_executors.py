@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,9 +19,16 @@ from experiments.command import cli
 from experiments.runs import executors
 from experiments.runs.results import read_result
 from experiments.usage import UsageError
+from tests.processes import cluster, server
 
 NUMBERS = (1, 13, 14, 16)  # 13 fails, 14 diverges, 16 kills its first worker
-_HANG = 280  # seconds: a bound against hangs
+_HANG = 800  # seconds: a bound against hangs
+
+
+def _begin(environment, begin=executors._begin):
+    """Set up a worker that comes from a server, which has an environment of its own."""
+    os.environ |= environment
+    begin()
 
 
 def words(out, *more):
@@ -71,29 +80,36 @@ def check(out, alone, counter, said, *, once=True):
     assert not list(out.rglob("*.claim"))
 
 
-@pytest.mark.timeout(600)
-def test_processes_compute_what_one_process_does(alone, counter, tmp_path, capfd):
+def test_processes_compute_what_one_process_does(alone, counter, tmp_path, capfd, monkeypatch):
+    # Spawned ones, which import torch anew, share the runs of `experiments.command.test_cli`.
+    context = server()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(executors, "_begin", partial(_begin, {"TOY_COUNTER": str(counter)}))
     capfd.readouterr()
     assert cli.run(words(tmp_path / "out", "--jobs", "2")) == 1
     check(tmp_path / "out", alone, counter, capfd.readouterr().err)
 
 
-@pytest.mark.timeout(600)
 def test_dask_computes_what_one_process_does(alone, counter, tmp_path, capsys):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        dask = ("--executor", "dask", "--scheduler", cluster.scheduler_address)
+    pytest.importorskip("distributed")
+    with cluster(TOY_COUNTER=str(counter)) as workers:
+        dask = ("--executor", "dask", "--scheduler", workers.scheduler_address)
         capsys.readouterr()
         assert cli.run(words(tmp_path / "out", *dask)) == 1
     check(tmp_path / "out", alone, counter, capsys.readouterr().err, once=False)
 
 
-@pytest.mark.timeout(600)
-def test_submitit_computes_what_one_process_does(alone, counter, tmp_path, capsys):
+@pytest.fixture
+def without_torch(counter, tmp_path, monkeypatch):
+    """New interpreters begin as `tests.experiments.toy_command`, without torch."""
+    (tmp_path / "sitecustomize.py").write_text("import tests.experiments.toy_command\n")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+def test_submitit_computes_what_one_process_does(alone, without_torch, counter, tmp_path, capsys):
     pytest.importorskip("submitit")
-    local = ("--executor", "submitit", "--job-parameters", "cluster=local", "timeout_min=10")
+    local = ("--executor", "submitit", "--job-parameters", "cluster=local", "timeout_min=60")
     capsys.readouterr()
     assert cli.run(words(tmp_path / "out", *local, "--jobs", "2")) == 1
     said = capsys.readouterr().err

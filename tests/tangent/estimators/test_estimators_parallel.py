@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +20,7 @@ from tangent import (
 from tangent.estimators import Perceptron
 from tangent.kernel import matrix as kernel
 from tangent.training.distributed import share_of_fit
-
-ROOT = Path(__file__).parents[3]
-_HANG = 580  # seconds: a bound against hangs, on a machine however busy
+from tests.processes import in_a_group
 
 
 def network(shape, k, generator):
@@ -61,16 +56,10 @@ def answers(name, distributed):
     return np.asarray(getattr(model, method)(X))
 
 
-def one_of_two(folder: str) -> None:
-    """What ``torchrun`` starts twice."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+def one_of_two(rank: int, folder: Path) -> None:
     found = {name: answers(name, True) for name in CASES}
     found["kernel of other block sizes"] = _kernel_of_unlike_processes(rank)
-    np.savez(f"{folder}/{rank}.npz", **found)
-    torch.distributed.barrier()  # gloo aborts a process whose peer left first
-    torch.distributed.destroy_process_group()
+    np.savez(folder / f"{rank}.npz", **found)
 
 
 def _kernel_of_unlike_processes(rank):
@@ -86,19 +75,8 @@ def _example():
     return model, torch.randn(23, 4, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.timeout(_HANG + 60)
-def test_two_processes_of_torchrun_give_what_one_gives(tmp_path):
-    main = "from tests.tangent.estimators import test_estimators_parallel as t; import sys; "
-    (tmp_path / "main.py").write_text(main + "t.one_of_two(sys.argv[1])\n")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *words, str(tmp_path / "main.py"), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=_HANG,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_give_what_one_gives(tmp_path):
+    in_a_group(one_of_two, tmp_path, tmp_path)
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in range(2))
     for name in CASES:
         expected = answers(name, False)

@@ -41,9 +41,9 @@ def not_in_float32(estimator) -> dict[str, str]:
 
 @parametrize_with_checks(
     [
-        LazyClassifier(small_mlp, epochs=30),
-        LazyClassifier(small_mlp, alpha=2.0, loss="square", epochs=30, dtype="float64"),
-        LazyRegressor(small_mlp, epochs=30, dtype="float64"),
+        LazyClassifier(small_mlp, epochs=10),
+        LazyClassifier(small_mlp, alpha=2.0, loss="square", epochs=10, dtype="float64"),
+        LazyRegressor(small_mlp, epochs=10, dtype="float64"),
     ],
     expected_failed_checks=not_in_float32,
 )

@@ -4,27 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tangent.kernel.matrix import tangent_kernel
 from tangent.kernel.stored import stored_tangent_kernel
+from tests.processes import in_a_group
 from tests.tangent.networks import example
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def work(rank: int, folder: Path) -> None:
     model, x = example("ntk parametrization", 5, seed=6)
     full = tangent_kernel(model, x, distributed=True)
     trace = tangent_kernel(model, x, x[1:], outputs="trace", distributed=True)
-    stored_tangent_kernel(f"{folder}/kernel", model, x, batch_size=2)
-    torch.save((full, trace), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    stored_tangent_kernel(folder / "kernel", model, x, batch_size=2)
+    torch.save((full, trace), folder / f"{rank}.pt")
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    in_a_group(work, tmp_path, tmp_path)
     model, x = example("ntk parametrization", 5, seed=6)
     expected = tangent_kernel(model, x)
     for rank in (0, 1):

@@ -1,13 +1,12 @@
-import os
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tangent.kernel.products import KernelProduct
 from tangent.solve.conjugate import conjugate_gradients
 from tangent.solve.nystrom import nystrom_preconditioner
+from tests.processes import in_a_group
 from tests.tangent.kernels import features, full, perceptron, trace
 
 close = torch.testing.assert_close
@@ -82,17 +81,13 @@ def _solve(x, group=None):
     ).coefficients
 
 
-def _rank(rank: int, folder: str, x: torch.Tensor) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+def _rank(rank: int, folder: Path, x: torch.Tensor) -> None:
     share = x[:3] if rank == 0 else x[3:]
-    torch.save(_solve(share, "world"), os.path.join(folder, f"{rank}.pt"))  # noqa: PTH118
-    dist.barrier()  # no rank leaves while another still talks to it
-    dist.destroy_process_group()
+    torch.save(_solve(share, "world"), folder / f"{rank}.pt")
 
 
 def test_two_processes_solve_what_one_solves(x, tmp_path):
-    mp.start_processes(_rank, (str(tmp_path), x), nprocs=2, start_method="spawn")
+    in_a_group(_rank, tmp_path, tmp_path, x)
     expected = _solve(x)
     for rank in range(2):
         close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)

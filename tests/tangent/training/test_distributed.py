@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tangent import ScaledDifference, vgg11
 from tangent.models.losses import loss_named
 from tangent.training.batches import Inputs
 from tangent.training.distributed import Share, my_share
 from tangent.training.lazy import LazySettings, train
+from tests.processes import in_a_group
 
 
 def trained(share=None, n=13):
@@ -25,18 +24,13 @@ def trained(share=None, n=13):
 
 
 def one_of_two(rank, folder):
-    torch.set_num_threads(1)
-    init = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
     losses, delta = trained(my_share())
-    torch.save({"losses": losses, "delta": delta}, f"{folder}/{rank}.pt")
-    dist.barrier()  # gloo aborts a process whose peer left first
-    dist.destroy_process_group()
+    torch.save({"losses": losses, "delta": delta}, folder / f"{rank}.pt")
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
     # 13 inputs in batches of 4: the last batch has one row, and the second process none.
-    mp.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    in_a_group(one_of_two, tmp_path, tmp_path)
     losses, delta = trained()
     for rank in range(2):
         theirs = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
