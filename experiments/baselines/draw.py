@@ -51,26 +51,14 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
     for values, group in results.groupby(_KEYS, sort=False, dropna=False):
-        key: dict[str, Any] = dict(zip(_KEYS, values, strict=True))
-        accuracy = group["test_accuracy"].dropna()
-        numbers = {
-            **key,
-            "test_accuracy": accuracy.mean(),
-            "least": accuracy.min(),
-            "greatest": accuracy.max(),
-            "seeds": len(group),
-            "cpu_seconds": group["cpu_seconds"].mean(),
-            "fit_cpu_seconds": group["fit_cpu_seconds"].mean(),
-            "peak_memory_bytes": group["peak_memory_bytes"].max(),
-            "source": "measured",
-        }
+        numbers = _numbers(dict(zip(_KEYS, values, strict=True)), group)
         rows.append(numbers)
         shown.append(
             {
-                "method": _NAMES[key["method"]] + _size(key["method"], key["size"]),
-                "flips": key["flips"],
-                "features": _features(key["n_features"]),
-                "training images": f"{key['n_train']:,}",
+                "method": _NAMES[numbers["method"]] + _size(numbers["method"], numbers["size"]),
+                "flips": numbers["flips"],
+                "features": _features(numbers["n_features"]),
+                "training images": f"{numbers['n_train']:,}",
                 "test accuracy": mean_and_range(group["test_accuracy"]),
                 "CPU seconds": f"{numbers['cpu_seconds']:.0f}",
                 "to fit": f"{numbers['fit_cpu_seconds']:.0f}",
@@ -105,6 +93,22 @@ def accuracy_table(results: pd.DataFrame) -> Table:
             *provenance_notes(results),
         ],
     )
+
+
+def _numbers(key: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
+    """What was measured of the runs that differ by the seed alone."""
+    accuracy = group["test_accuracy"].dropna()
+    return {
+        **key,
+        "test_accuracy": accuracy.mean(),
+        "least": accuracy.min(),
+        "greatest": accuracy.max(),
+        "seeds": len(group),
+        "cpu_seconds": group["cpu_seconds"].mean(),
+        "fit_cpu_seconds": group["fit_cpu_seconds"].mean(),
+        "peak_memory_bytes": group["peak_memory_bytes"].max(),
+        "source": "measured",
+    }
 
 
 def _size(method: str, size: int) -> str:
