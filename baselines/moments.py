@@ -241,12 +241,9 @@ def dual_ridge(
     root = weights_.sqrt()
     # In column blocks throughout: a float64 copy of x would not fit where x only just does.
     parts = [slice(s, s + columns) for s in range(0, x.shape[1], columns)]
-    pieces = [_column_moments(x[:, part], weights_ / n) for part in parts]
-    mean = torch.cat([m for m, _ in pieces])
-    variance = torch.cat([v for _, v in pieces]).numpy()
-    scale = torch.ones_like(mean)
-    if standardize:
-        scale = torch.from_numpy(_scales(variance, mean.numpy(), x.numpy().dtype))
+    mean, scale = _mean_and_scale(x, weights_ / n, parts)
+    if not standardize:
+        scale = torch.ones_like(mean)
     kernel = x.new_zeros(len(x), len(x))
     for part in parts:
         _add_products(kernel, _standardized(x, mean, scale, root, part), rows)
@@ -294,6 +291,14 @@ def _standardized(x: Tensor, mean: Tensor, scale: Tensor, root: Tensor, columns:
     """Weighted, standardized columns in the dtype of ``x``."""
     shifted = x[:, columns] - mean[columns].to(x.dtype)
     return shifted.div_(scale[columns].to(x.dtype)).mul_(root[:, None].to(x.dtype))
+
+
+def _mean_and_scale(x: Tensor, share: Tensor, parts: list[slice]) -> tuple[Tensor, Tensor]:
+    """Of every column, in blocks of them."""
+    means, variances = zip(*(_column_moments(x[:, part], share) for part in parts), strict=True)
+    mean, variance = torch.cat(means), torch.cat(variances)
+    scale = _scales(variance.numpy(), mean.numpy(), x.numpy().dtype)
+    return mean, torch.from_numpy(scale)
 
 
 def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

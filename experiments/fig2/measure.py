@@ -142,9 +142,8 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
         [tangent_population_minimum(hidden[i * alone + j], signs[i], teacher[i]) for j in
          range(alone)] for i in range(count)
     ]  # fmt: skip
-    null = population_loss(
-        torch.zeros(count, 1).double(), torch.ones(count, 1, d).double(), signs, teacher
-    )
+    zero = torch.zeros(count, 1).double()
+    null = population_loss(zero, torch.ones(count, 1, d).double(), signs, teacher)
     arrays = _numpy(
         tau=torch.tensor(run["taus"], dtype=torch.float64),
         windows=losses,

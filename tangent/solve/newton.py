@@ -135,13 +135,17 @@ def cross_entropy_solution(
         alpha, moved, value = found
     converged = size <= tolerance
     if not converged:
-        warnings.warn(
-            f"Newton's method stopped after {step} steps with a relative gradient of {size:.3g}, "
-            f"above tolerance={tolerance:.3g}; raise max_iterations, ridge or tolerance",
-            UnconvergedWarning,
-            stacklevel=2,
-        )
+        _warn(step, size, tolerance)
     return CrossEntropySolution(alpha, base + moved, value, size, step, products, converged)
+
+
+def _warn(step: int, size: float, tolerance: float) -> None:
+    warnings.warn(
+        f"Newton's method stopped after {step} steps with a relative gradient of {size:.3g}, "
+        f"above tolerance={tolerance:.3g}; raise max_iterations, ridge or tolerance",
+        UnconvergedWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True)
