@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.kernel_approximation import Nystroem, RBFSampler
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from baselines.arguments import Flips, Ridges, Seed
 from baselines.gaussian import GaussianKernelHead
 from baselines.images import checked_image_shape, mirrored
 from baselines.linear import (
     Block,
+    FitsBlocks,
+    PredictsLargest,
     RidgeHead,
     checked_classes,
     checked_magnitude,
@@ -26,10 +30,10 @@ from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 from tangent.machine.modes import ordinary_mode
 
-FLIPS = ("none", "average", "double")
+FLIPS = get_args(Flips)
 
 
-class StreamedClassifier(ClassifierMixin, BaseEstimator):
+class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
     """A transformer and a head, with the features made in blocks and used as they come.
 
     The features of all rows exist at once only where the head keeps them: a ridge head with more
@@ -61,14 +65,14 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        features=None,
-        head=None,
+        features: TransformerMixin | None = None,
+        head: FitsBlocks | None = None,
         *,
-        flips="none",
-        image_shape=None,
-        batch_size=1000,
-        stream=True,
-    ):
+        flips: Flips = "none",
+        image_shape: tuple[int, ...] | None = None,
+        batch_size: int = 1000,
+        stream: bool = True,
+    ) -> None:
         self.features = features
         self.head = head
         self.flips = flips
@@ -77,7 +81,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         self.stream = stream
 
     @ordinary_mode
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
         """Fit the features on ``X``, then the head on their blocks."""
         if self.flips not in FLIPS:
             raise ValueError(f"flips must be one of {FLIPS}; got {self.flips!r}")
@@ -104,7 +108,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     @ordinary_mode
-    def decision_function(self, X):
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -118,13 +122,6 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
                 scores.append(self.head_.decision_function(self._features(x)))
         return np.concatenate(scores)
 
-    @ordinary_mode
-    def predict(self, X):
-        """The label with the largest score."""
-        scores = self.decision_function(X)
-        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        return self.classes_[chosen]
-
     def _made(self, x: np.ndarray) -> np.ndarray:
         return x if self.features_ is None else np.asarray(self.features_.transform(x))
 
@@ -134,7 +131,9 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
             made = (made + self._made(mirrored(x, self.image_shape_))) / made.dtype.type(2)
         return made
 
-    def _training_blocks(self, X, y, weight, made) -> Iterator[Block]:
+    def _training_blocks(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, made: np.ndarray | None
+    ) -> Iterator[Block]:
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, start + self.batch_size)
             w = None if weight is None else weight[rows]
@@ -144,7 +143,7 @@ class StreamedClassifier(ClassifierMixin, BaseEstimator):
                 yield Block(self._made(mirrored(X[rows], self.image_shape_)), y[rows], w)
 
 
-def _head(head, random_state):
+def _head(head: str | FitsBlocks, random_state: Seed) -> FitsBlocks:
     if head == "ridge":
         return RidgeHead()
     if head == "gaussian":
@@ -155,14 +154,14 @@ def _head(head, random_state):
 
 
 def random_patch_classifier(
-    n_filters=1024,
+    n_filters: int = 1024,
     *,
-    head="ridge",
-    flips="none",
-    image_shape=None,
-    batch_size=1000,
-    random_state=None,
-    **features,
+    head: str | FitsBlocks = "ridge",
+    flips: Flips = "none",
+    image_shape: tuple[int, ...] | None = None,
+    batch_size: int = 1000,
+    random_state: Seed = None,
+    **features: Any,
 ) -> StreamedClassifier:
     """A classifier on ``RandomPatchFeatures``.
 
@@ -191,15 +190,15 @@ def random_patch_classifier(
 
 
 def scattering_classifier(
-    J=2,
+    J: int = 2,
     *,
-    head="gaussian",
-    flips="none",
-    image_shape=None,
-    batch_size=1000,
-    stream=False,
-    random_state=None,
-    **features,
+    head: str | FitsBlocks = "gaussian",
+    flips: Flips = "none",
+    image_shape: tuple[int, ...] | None = None,
+    batch_size: int = 1000,
+    stream: bool = False,
+    random_state: Seed = None,
+    **features: Any,
 ) -> StreamedClassifier:
     """A classifier on ``ScatteringFeatures``; arguments as for ``random_patch_classifier``.
 
@@ -217,15 +216,15 @@ def scattering_classifier(
 
 
 def roto_translation_classifier(
-    n_selected=200,
+    n_selected: int = 200,
     *,
-    head="gaussian",
-    flips="none",
-    image_shape=None,
-    batch_size=500,
-    max_rows=20_000,
-    random_state=None,
-    **features,
+    head: str | FitsBlocks = "gaussian",
+    flips: Flips = "none",
+    image_shape: tuple[int, ...] | None = None,
+    batch_size: int = 500,
+    max_rows: int = 20_000,
+    random_state: Seed = None,
+    **features: Any,
 ) -> StreamedClassifier:
     """A classifier on selected ``RotoTranslationScattering`` coefficients.
 
@@ -266,13 +265,13 @@ def roto_translation_classifier(
 
 
 def gaussian_kernel_classifier(
-    n_components=2000,
+    n_components: int = 2000,
     *,
-    method="nystroem",
-    alpha=(1e-6, 1e-5, 1e-4, 1e-3),
-    flips="none",
-    image_shape=None,
-    random_state=None,
+    method: Literal["nystroem", "fourier"] = "nystroem",
+    alpha: Ridges = (1e-6, 1e-5, 1e-4, 1e-3),
+    flips: Flips = "none",
+    image_shape: tuple[int, ...] | None = None,
+    random_state: Seed = None,
 ) -> StreamedClassifier:
     """scikit-learn's own Gaussian kernel approximation on standardized pixels, and ridge.
 
@@ -308,7 +307,12 @@ def gaussian_kernel_classifier(
 
 
 def arc_cosine_classifier(
-    n_components=2000, *, order=1, flips="none", image_shape=None, random_state=None
+    n_components: int = 2000,
+    *,
+    order: int = 1,
+    flips: Flips = "none",
+    image_shape: tuple[int, ...] | None = None,
+    random_state: Seed = None,
 ) -> StreamedClassifier:
     """Random ReLU features of standardized pixels and ridge; arguments as for the others."""
     return StreamedClassifier(
@@ -324,14 +328,14 @@ def arc_cosine_classifier(
 class _Float64Scaler(StandardScaler):
     """Standardization in float64, of values whose squares a float64 can hold."""
 
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: np.ndarray, y: object = None, sample_weight: np.ndarray | None = None) -> Self:
         return super().fit(_as_float64(X), y, sample_weight)
 
-    def transform(self, X, copy=None):
+    def transform(self, X: np.ndarray, copy: bool | None = None) -> np.ndarray:
         return super().transform(_as_float64(X), copy)
 
 
-def _on_standardized_pixels(features) -> Pipeline:
+def _on_standardized_pixels(features: TransformerMixin) -> Pipeline:
     return Pipeline([("scale", _Float64Scaler()), ("features", features)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.arguments import Ridges, Seed
 from baselines.iterative_ridge import PackedKernel, iterative_kernel_ridge
 from baselines.linear import (
     N_KEPT,
@@ -95,13 +97,13 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        width=1.0,
+        width: float = 1.0,
         *,
-        alpha=(0.01, 0.03, 0.1, 0.3),
-        n_landmarks=None,
-        solver="auto",
-        random_state=None,
-    ):
+        alpha: Ridges = (0.01, 0.03, 0.1, 0.3),
+        n_landmarks: int | None = None,
+        solver: Literal["auto", "cholesky", "conjugate"] = "auto",
+        random_state: Seed = None,
+    ) -> None:
         self.width = width
         self.alpha = alpha
         self.n_landmarks = n_landmarks
@@ -109,7 +111,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     @ordinary_mode
-    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
+    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int) -> Self:
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""
         if not isinstance(self.width, (int, float, np.number)) or not self.width > 0:
             raise ValueError(f"width must be a number above 0; got {self.width!r}")
@@ -138,11 +140,11 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         if landmarks is None:
             self._fit_exact(x, centred.numpy(), weight, alphas)
         else:
-            self._fit_landmarks(x, centred, weight, alphas)
+            self._fit_landmarks(int(landmarks), x, centred, weight, alphas)
         return self
 
     @ordinary_mode
-    def decision_function(self, X):
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -153,13 +155,6 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             x = torch.from_numpy((X[part].astype(self.rows_.dtype) - self.mean_) / self.scale_)
             scores[part] = gaussian_kernel(x, rows, self._gamma).to(dual.dtype) @ dual
         return scores_to_decision(scores + self.intercept_)
-
-    @ordinary_mode
-    def predict(self, X):
-        """The label with the largest score."""
-        scores = self.decision_function(X)
-        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        return self.classes_[chosen]
 
     def _fit_exact(
         self, x: np.ndarray, targets: np.ndarray, weight: np.ndarray, alphas: tuple[float, ...]
@@ -198,11 +193,16 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             yield part, gaussian_kernel(rows[part], rows[part.start :], self._gamma)
 
     def _fit_landmarks(
-        self, x: np.ndarray, targets: Tensor, weight: np.ndarray, alphas: tuple[float, ...]
+        self,
+        n_landmarks: int,
+        x: np.ndarray,
+        targets: Tensor,
+        weight: np.ndarray,
+        alphas: tuple[float, ...],
     ) -> None:
         """Ridge on K(x, landmarks) L^-T with L L^T the landmarks' kernel."""
         random = check_random_state(self.random_state)
-        count = min(int(self.n_landmarks), len(x))
+        count = min(n_landmarks, len(x))
         chosen = np.sort(random.choice(len(x), count, replace=False))
         landmarks = torch.from_numpy(x[chosen])
         factor, self.jitter_ = _jittered_factor(_kernel_in_float64(landmarks, self._gamma))

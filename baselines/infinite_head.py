@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.arguments import Ridges, check_positive
 from baselines.images import checked_image_shape
 from baselines.infinite import convolutional_kernels, mlp_kernels
 from baselines.linear import (
@@ -80,16 +81,16 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        network="mlp",
+        network: Literal["mlp", "convolutional"] = "mlp",
         *,
-        kernel="ntk",
-        depth=3,
-        alpha=(1e-4, 1e-3, 1e-2, 1e-1),
-        image_shape=None,
-        side=None,
-        batch_size=16,
-        device="cpu",
-    ):
+        kernel: Literal["ntk", "nngp"] = "ntk",
+        depth: int = 3,
+        alpha: Ridges = (1e-4, 1e-3, 1e-2, 1e-1),
+        image_shape: tuple[int, ...] | None = None,
+        side: int | None = None,
+        batch_size: int = 16,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.network = network
         self.kernel = kernel
         self.depth = depth
@@ -100,7 +101,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.device = device
 
     @ordinary_mode
-    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
+    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int) -> Self:
         """As ``fit``, for rows that come in blocks; they are kept, in the dtype they come in."""
         self._check()
         alphas = checked_alphas(self.alpha)
@@ -130,7 +131,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         return self
 
     @ordinary_mode
-    def decision_function(self, X):
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -142,22 +143,11 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             scores[start : start + len(x)] = kernel.double() @ dual
         return scores_to_decision(finite_scores(scores + self.intercept_, X))
 
-    @ordinary_mode
-    def predict(self, X):
-        """The label with the largest score."""
-        scores = self.decision_function(X)
-        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        return self.classes_[chosen]
-
     def _check(self) -> None:
         for name, known in (("network", NETWORKS), ("kernel", KERNELS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
-        for name in ("depth", "batch_size", "side"):
-            value = getattr(self, name)
-            wrong = isinstance(value, bool) or not isinstance(value, Integral) or value < 1
-            if wrong and not (name == "side" and value is None):
-                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        check_positive(self, "depth", "batch_size", *(["side"] if self.side is not None else []))
         if self.network == "convolutional" and self.image_shape is None:
             raise ValueError("network='convolutional' needs image_shape; got None")
 

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from baselines.moments import best_of, gcv, left_out_accuracy
 from baselines.weighted_ridge import KernelSolution
-from tangent.solve import UnconvergedWarning, conjugate_gradients, nystrom_preconditioner
+from tangent.solve import (
+    NystromPreconditioner,
+    UnconvergedWarning,
+    conjugate_gradients,
+    nystrom_preconditioner,
+)
 
 RANK = 1000  # of the preconditioner: a few products' worth of work, and a tenth of the iterations
 N_PROBED = 50_000  # rows times vectors that a trace is estimated with, and not more than 100
@@ -104,23 +109,7 @@ def iterative_kernel_ridge(
         dtype=torch.float32,
         generator=generator,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnconvergedWarning)
-        end = conjugate_gradients(
-            kernel.__matmul__,
-            right,
-            ridge=shifts,
-            preconditioner=preconditioner,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-        )
-    if not end.converged:
-        raise RuntimeError(
-            f"conjugate gradients did not come to tolerance={tolerance} in "
-            f"max_iterations={max_iterations} products (a relative residual of "
-            f"{end.residual:.2g}); take a larger alpha"
-        )
-    found = end.coefficients
+    found = _solved(kernel, right, shifts, preconditioner, tolerance, max_iterations)
     duals, errors, accuracies = {}, {}, {}
     for alpha, solved in zip(alphas, found.split(columns.shape[1], dim=1), strict=True):
         dual = solved[:, :k].double().numpy()
@@ -134,6 +123,34 @@ def iterative_kernel_ridge(
         accuracies[alpha] = left_out_accuracy(targets, alpha * dual / root, leverages, weight)
     alpha = best_of(errors, accuracies) if len(alphas) > 1 else alphas[0]
     return KernelSolution(duals[alpha], alpha, errors, accuracies)
+
+
+def _solved(
+    kernel: PackedKernel,
+    right: Float[Tensor, "n columns"],
+    ridges: Float[Tensor, " columns"],
+    preconditioner: NystromPreconditioner,
+    tolerance: float,
+    max_iterations: int,
+) -> Float[Tensor, "n columns"]:
+    """Each column solved with its own ridge, or an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnconvergedWarning)
+        end = conjugate_gradients(
+            kernel.__matmul__,
+            right,
+            ridge=ridges,
+            preconditioner=preconditioner,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+    if not end.converged:
+        raise RuntimeError(
+            f"conjugate gradients did not come to tolerance={tolerance} in "
+            f"max_iterations={max_iterations} products (a relative residual of "
+            f"{end.residual:.2g}); take a larger alpha"
+        )
+    return end.coefficients
 
 
 def _dots(a: Tensor, b: Tensor) -> Float[Tensor, " k"]:

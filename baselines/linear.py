@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.arguments import Ridges
 from baselines.moments import Moments, RidgeSolution, Rows, dual_ridge, primal_ridge
 from tangent.machine.modes import ordinary_mode
 
@@ -111,7 +112,7 @@ def finite_scores(scores: np.ndarray, X: np.ndarray) -> np.ndarray:
     return scores
 
 
-def weights_of(sample_weight, X) -> np.ndarray | None:
+def weights_of(sample_weight: np.ndarray | None, X: np.ndarray) -> np.ndarray | None:
     """Checked weights, ``None`` for all ones."""
     if sample_weight is None:
         return None
@@ -131,13 +132,27 @@ def _checked_block(block: Block) -> Block:
     return block
 
 
-class FitsBlocks:
-    """``fit`` of a classifier that has ``fit_blocks``: all rows are one block."""
+class PredictsLargest:
+    """``predict`` of a classifier that has ``decision_function``."""
 
-    fit_blocks: Callable[..., Any]
+    classes_: np.ndarray
+    decision_function: Callable[..., np.ndarray]
 
     @ordinary_mode
-    def fit(self, X, y, sample_weight=None):
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The label with the largest score."""
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[chosen]
+
+
+class FitsBlocks(PredictsLargest):
+    """``fit`` of a classifier that has ``fit_blocks``: all rows are one block."""
+
+    fit_blocks: Callable[..., Self]
+
+    @ordinary_mode
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
         """Solve for all rows at once. ``sample_weight`` 2 is a row twice."""
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         weight = weights_of(sample_weight, X)
@@ -184,12 +199,14 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     towards small ridges.
     """
 
-    def __init__(self, alpha=(0.01, 0.03, 0.1, 0.3, 1.0), *, standardize=True):
+    def __init__(
+        self, alpha: Ridges = (0.01, 0.03, 0.1, 0.3, 1.0), *, standardize: bool = True
+    ) -> None:
         self.alpha = alpha
         self.standardize = standardize
 
     @ordinary_mode
-    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int):
+    def fit_blocks(self, blocks: Iterable[Block], classes: np.ndarray, n_rows: int) -> Self:
         """Solve for rows that come in blocks, each read once.
 
         Parameters
@@ -226,7 +243,13 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         return self
 
     @ordinary_mode
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        classes: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
         """Add rows and solve again, in the primal.
 
         ``classes`` holds all labels to come; at the first call ``None`` takes those of ``y``.
@@ -245,20 +268,13 @@ class RidgeHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         return self
 
     @ordinary_mode
-    def decision_function(self, X):
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         with np.errstate(over="ignore", invalid="ignore"):
             scores = X @ self.coef_.astype(X.dtype) + self.intercept_.astype(X.dtype)
         return scores_to_decision(finite_scores(scores, X))
-
-    @ordinary_mode
-    def predict(self, X):
-        """The label with the largest score."""
-        scores = self.decision_function(X)
-        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        return self.classes_[chosen]
 
     def _tensors(self, block: Block) -> Rows:
         weight = np.ones(len(block.X)) if block.sample_weight is None else block.sample_weight

@@ -176,13 +176,7 @@ def primal_ridge(
     shift = mean + moments.shift.double().numpy()
     coefs, scores, accuracies = {}, {}, {}
     for alpha in alphas:
-        # The upper triangle in C order is the lower triangle in LAPACK's order.
-        matrix = moments.gram.to(torch.float64, copy=True).numpy()
-        matrix[np.diag_indices(p)] = moments.squares.numpy()
-        for i in range(p):
-            matrix[i, i:] -= (n * mean[i]) * mean[i:]
-            matrix[i, i:] /= scale[i] * scale[i:]
-            matrix[i, i] += alpha * n
+        matrix = _normal_matrix(moments, mean, scale, alpha * n)
         factor_in_place(matrix.T)
         solved = cho_solve((matrix.T, True), right, check_finite=False)
         weights = solved[:, : target.shape[1]]
@@ -206,6 +200,19 @@ def primal_ridge(
     alpha = best_of(scores, accuracies)
     intercept = mean_y - shift @ coefs[alpha]
     return RidgeSolution(coefs[alpha], intercept, alpha, scores, accuracies)
+
+
+def _normal_matrix(
+    moments: Moments, mean: np.ndarray, scale: np.ndarray, ridge: float
+) -> np.ndarray:
+    """Moments of standardized features and the ridge, in the upper triangle (LAPACK's lower)."""
+    matrix = moments.gram.to(torch.float64, copy=True).numpy()
+    matrix[np.diag_indices(len(mean))] = moments.squares.numpy()
+    for i in range(len(mean)):
+        matrix[i, i:] -= (moments.weight * mean[i]) * mean[i:]
+        matrix[i, i:] /= scale[i] * scale[i:]
+        matrix[i, i] += ridge
+    return matrix
 
 
 def _row_leverages(
@@ -233,19 +240,13 @@ def dual_ridge(
     n = float(weights_.sum())
     root = weights_.sqrt()
     # In column blocks throughout: a float64 copy of x would not fit where x only just does.
-    starts = range(0, x.shape[1], columns)
-    pieces = [_column_moments(x[:, s : s + columns], weights_ / n) for s in starts]
-    mean = torch.cat([m for m, _ in pieces])
-    variance = torch.cat([v for _, v in pieces]).numpy()
-    scale = torch.ones_like(mean)
-    if standardize:
-        scale = torch.from_numpy(_scales(variance, mean.numpy(), x.numpy().dtype))
+    parts = [slice(s, s + columns) for s in range(0, x.shape[1], columns)]
+    mean, scale = _mean_and_scale(x, weights_ / n, parts)
+    if not standardize:
+        scale = torch.ones_like(mean)
     kernel = x.new_zeros(len(x), len(x))
-    for s in starts:
-        block = _standardized(x, mean, scale, root, slice(s, s + columns))
-        for top in range(0, len(x), rows):
-            # The upper triangle is all that the factorization reads.
-            kernel[top : top + rows, top:].addmm_(block[top : top + rows], block[top:].T)
+    for part in parts:
+        _add_products(kernel, _standardized(x, mean, scale, root, part), rows)
     mean_y = (weights_ / n) @ y.double()
     target = ((y.double() - mean_y) * root[:, None]).numpy()
     used = weights_.numpy() > 0
@@ -272,18 +273,32 @@ def dual_ridge(
     dual_t = torch.from_numpy(np.ascontiguousarray(dual)).to(x.dtype)
     coef = torch.cat(
         [
-            (_standardized(x, mean, scale, root, c).T @ dual_t).double() / scale[c, None]
-            for c in (slice(s, s + columns) for s in starts)
+            (_standardized(x, mean, scale, root, part).T @ dual_t).double() / scale[part, None]
+            for part in parts
         ]
     ).numpy()
     intercept = mean_y.numpy() - mean.numpy() @ coef
     return RidgeSolution(coef, intercept, alpha, scores, accuracies)
 
 
+def _add_products(kernel: Tensor, block: Tensor, rows: int) -> None:
+    """Add the block's inner products to the upper triangle, all that the factorization reads."""
+    for top in range(0, len(block), rows):
+        kernel[top : top + rows, top:].addmm_(block[top : top + rows], block[top:].T)
+
+
 def _standardized(x: Tensor, mean: Tensor, scale: Tensor, root: Tensor, columns: slice) -> Tensor:
     """Weighted, standardized columns in the dtype of ``x``."""
     shifted = x[:, columns] - mean[columns].to(x.dtype)
     return shifted.div_(scale[columns].to(x.dtype)).mul_(root[:, None].to(x.dtype))
+
+
+def _mean_and_scale(x: Tensor, share: Tensor, parts: list[slice]) -> tuple[Tensor, Tensor]:
+    """Of every column, in blocks of them."""
+    means, variances = zip(*(_column_moments(x[:, part], share) for part in parts), strict=True)
+    mean, variance = torch.cat(means), torch.cat(variances)
+    scale = _scales(variance.numpy(), mean.numpy(), x.numpy().dtype)
+    return mean, torch.from_numpy(scale)
 
 
 def _column_moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
+from typing import Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from baselines.arguments import Seed, check_positive
 from baselines.images import Placement, as_images, checked_image_shape
 from baselines.patches import patch_features, patch_filters
 from tangent.machine.modes import ordinary_mode
-
-
-def _check_positive(name: str, value: Any, kind: Any, *, zero: bool = False) -> None:
-    right = isinstance(value, kind) and not isinstance(value, bool)
-    if not right or value < 0 or (value == 0 and not zero):
-        what = "an integer" if kind is Integral else "a number"
-        rule = "at least 0" if zero else "above 0"
-        raise ValueError(f"{name} must be {what} {rule}; got {value!r}")
 
 
 class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -68,17 +61,17 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def __init__(
         self,
-        n_filters=256,
+        n_filters: int = 256,
         *,
-        patch_size=6,
-        grid=3,
-        bias=0.5,
-        contrast=10 / 255,
-        whitening=1e-3,
-        n_whitening=100_000,
-        image_shape=None,
-        random_state=None,
-    ):
+        patch_size: int = 6,
+        grid: int = 3,
+        bias: float = 0.5,
+        contrast: float = 10 / 255,
+        whitening: float = 1e-3,
+        n_whitening: int = 100_000,
+        image_shape: tuple[int, ...] | None = None,
+        random_state: Seed = None,
+    ) -> None:
         self.n_filters = n_filters
         self.patch_size = patch_size
         self.grid = grid
@@ -90,13 +83,11 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.random_state = random_state
 
     @ordinary_mode
-    def fit(self, X, y=None):
+    def fit(self, X: np.ndarray, y: object = None) -> Self:
         """Draw the filters and fit the whitening on the images of ``X``; ``y`` is not used."""
-        for name in ("n_filters", "patch_size", "grid", "n_whitening"):
-            _check_positive(name, getattr(self, name), Integral)
-        for name in ("contrast", "whitening"):
-            _check_positive(name, getattr(self, name), Real)
-        _check_positive("bias", self.bias, Real, zero=True)
+        check_positive(self, "n_filters", "patch_size", "grid", "n_whitening")
+        check_positive(self, "contrast", "whitening", kind=Real)
+        check_positive(self, "bias", kind=Real, zero=True)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
         self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
         self._placement = Placement.of(X)
@@ -120,7 +111,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return self
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """The features of the images of ``X``, float32 of shape (n, 2 * cells * n_filters)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -136,7 +127,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             )
         return out.reshape(len(X), -1).numpy()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
@@ -164,15 +155,17 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     n_features_in_ : int
     """
 
-    def __init__(self, n_components=100, *, order=1, random_state=None):
+    def __init__(
+        self, n_components: int = 100, *, order: int = 1, random_state: Seed = None
+    ) -> None:
         self.n_components = n_components
         self.order = order
         self.random_state = random_state
 
     @ordinary_mode
-    def fit(self, X, y=None):
+    def fit(self, X: np.ndarray, y: object = None) -> Self:
         """Draw the directions; only the shape and dtype of ``X`` are read."""
-        _check_positive("n_components", self.n_components, Integral)
+        check_positive(self, "n_components")
         if self.order not in (0, 1):
             raise ValueError(f"order must be 0 or 1; got {self.order!r}")
         X = validate_data(self, X, dtype=[np.float64, np.float32])
@@ -182,7 +175,7 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """The features, of shape (n, n_components) and the dtype of ``X``.
 
         Raises
@@ -204,7 +197,7 @@ class ArcCosineFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             return (z > 0) * scale
         return np.maximum(z, 0, out=z) * scale
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

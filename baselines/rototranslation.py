@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.fourier import Buffers, HalfSpectrum, WaveletModulus
-from baselines.transform import Averaging, reflecting
-from baselines.wavelets import at_resolution, low_pass_hat, morlet_hat, padded_size
+from baselines.fourier import Buffers
+from baselines.transform import Cascade, reflecting
+from baselines.wavelets import padded_size
 from tangent.machine.threads import over_ranges
 
 ROWS = 16  # rows of an image handled at once along the angle, for the sake of the cache
@@ -62,7 +62,7 @@ def _circulant(kernel: np.ndarray) -> np.ndarray:
     return kernel[(place[:, None] - place[None, :]) % len(kernel)]
 
 
-class RotoTranslation:
+class RotoTranslation(Cascade):
     """The transform: float32 images (n, channels, height, width) to coefficients.
 
     Called, gives (n, channels, paths, height / 2^J, width / 2^J); the paths are 1 + J L of orders 0
@@ -102,20 +102,7 @@ class RotoTranslation:
         else:
             padded = (padded_size(shape[0], J), padded_size(shape[1], J))
             pad, kept = (reflecting(shape[0], J), reflecting(shape[1], J)), slice(1, -1)
-        hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
-        low = low_pass_hat(padded, J)
-        self._averages = [Averaging.build(low, J, j, kept=kept) for j in range(J)]
-        self._first_average = Averaging.build(low, J, 0, pad, kept)
-        self._spectrum = HalfSpectrum.build(*padded, pad)
-        self._spectra = [HalfSpectrum.build(*(s // 2**j for s in padded)) for j in range(J)]
-        self._first = [WaveletModulus.build(h, 2**j) for j, h in enumerate(hats)]
-        self._second = {
-            (j1, j2): WaveletModulus.build(
-                np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
-            )
-            for j1 in range(J)
-            for j2 in range(j1 + 1, J)
-        }
+        self._build(padded, pad, kept)
         along = angular_matrix(L, octaves)
         self.n_along = len(along) // 2
         turn = np.arange(L) + np.arange(L)[:, None]  # (relative angle, theta1)
@@ -125,7 +112,6 @@ class RotoTranslation:
         # Where (theta2, theta1) lies among the pairs that one product gives.
         self._pairs = torch.from_numpy(turn % L * L + np.arange(L))
         self.n_paths = 1 + J * L + J * (J - 1) // 2 * L * self.n_along
-        self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c paths h2 w2"]:
         """The coefficients."""

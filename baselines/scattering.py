@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from numbers import Integral
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.arguments import check_positive
 from baselines.images import Placement, as_images, checked_image_shape, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
 from tangent.machine.modes import ordinary_mode
+from tangent.machine.optional import optional
 
 COLOURS = ("rgb", "yuv")
 BACKENDS = ("torch", "kymatio")
@@ -76,16 +78,16 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def __init__(
         self,
-        J=2,
+        J: int = 2,
         *,
-        L=8,
-        colours="rgb",
-        log=1e-3,
-        standardize=True,
-        backend="torch",
-        batch_size=128,
-        image_shape=None,
-    ):
+        L: int = 8,
+        colours: Literal["rgb", "yuv"] = "rgb",
+        log: float | None = 1e-3,
+        standardize: bool = True,
+        backend: Literal["torch", "kymatio"] = "torch",
+        batch_size: int = 128,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> None:
         self.J = J
         self.L = L
         self.colours = colours
@@ -96,13 +98,13 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.image_shape = image_shape
 
     @ordinary_mode
-    def fit(self, X, y=None):
+    def fit(self, X: np.ndarray, y: object = None) -> Self:
         """Build the wavelets and measure each path's mean and spread; ``y`` is not used."""
         self._measured(self._prepared(X))
         return self
 
     @ordinary_mode
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: np.ndarray, y: object = None) -> np.ndarray:
         """As ``fit(X).transform(X)``, with the coefficients computed once."""
         X = self._prepared(X)
         size = self._coefficients(X[:1]).numel()
@@ -111,7 +113,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self._standardized(torch.from_numpy(out))
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """The coefficients of the images of ``X``, float32 of shape (n, features)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -122,17 +124,14 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self._standardized(torch.from_numpy(out))
 
     def _check(self) -> None:
-        for name in ("J", "L", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        check_positive(self, "J", "L", "batch_size")
         for name, known in (("colours", COLOURS), ("backend", BACKENDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         if self.log is not None and not self.log > 0:
             raise ValueError(f"log must be a number above 0 or None; got {self.log!r}")
 
-    def _prepared(self, X) -> np.ndarray:
+    def _prepared(self, X: np.ndarray) -> np.ndarray:
         """Checked rows, with the transform and the paths' scales set up for them."""
         self._check()
         X = validate_data(self, X, dtype=[np.float32, np.float64])
@@ -157,7 +156,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.scale_ = torch.stack(sums).sum(dim=0) / len(some)
         return X
 
-    def _made_transform(self, J: int, shape: tuple[int, int]):
+    def _made_transform(self, J: int, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         make = FastScattering if self.backend == "torch" else _kymatio()
         return make(J=J, shape=shape, L=self.L)
 
@@ -251,7 +250,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         else:
             s[:, :, 1:].add_(math.log(unit))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
@@ -287,17 +286,17 @@ class RotoTranslationScattering(ScatteringFeatures):
 
     def __init__(
         self,
-        J=4,
+        J: int = 4,
         *,
-        L=8,
-        octaves=2,
-        side=64,
-        colours="rgb",
-        log=1e-3,
-        standardize=True,
-        batch_size=64,
-        image_shape=None,
-    ):
+        L: int = 8,
+        octaves: int = 2,
+        side: int = 64,
+        colours: Literal["rgb", "yuv"] = "rgb",
+        log: float | None = 1e-3,
+        standardize: bool = True,
+        batch_size: int = 64,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__(
             J,
             L=L,
@@ -312,16 +311,13 @@ class RotoTranslationScattering(ScatteringFeatures):
 
     def _check(self) -> None:
         super()._check()
-        if not isinstance(self.L, Integral) or self.L & (self.L - 1):
+        if self.L & (self.L - 1):
             raise ValueError(f"L must be a power of two; got {self.L!r}")
-        for name in ("octaves", "side"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        check_positive(self, "octaves", "side")
         if 2**self.octaves > self.L:
             raise ValueError(f"octaves must be at most log2(L), L = {self.L}; got {self.octaves}")
 
-    def _made_transform(self, J: int, shape: tuple[int, int]):
+    def _made_transform(self, J: int, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         return RotoTranslation(J, shape, self.L, self.octaves)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -337,5 +333,5 @@ def _kymatio() -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # By the long path: kymatio.torch also imports its 3-D code, which SciPy >= 1.17 breaks.
-        from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
-    return ScatteringTorch2D
+        frontend = optional("kymatio.scattering2d.frontend.torch_frontend", "backend='kymatio'")
+    return frontend.ScatteringTorch2D

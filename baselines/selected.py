@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from typing import Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from baselines.arguments import Seed, check_positive
 from baselines.linear import checked_classes
 from tangent.machine.modes import ordinary_mode
 
@@ -41,7 +42,15 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     n_features_in_ : int
     """
 
-    def __init__(self, features, selector, *, max_rows=20_000, batch_size=500, random_state=None):
+    def __init__(
+        self,
+        features: TransformerMixin,
+        selector: TransformerMixin,
+        *,
+        max_rows: int = 20_000,
+        batch_size: int = 500,
+        random_state: Seed = None,
+    ) -> None:
         self.features = features
         self.selector = selector
         self.max_rows = max_rows
@@ -49,13 +58,13 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.random_state = random_state
 
     @ordinary_mode
-    def fit(self, X, y):
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Fit the features and select among them."""
         self._fitted(X, y)
         return self
 
     @ordinary_mode
-    def fit_transform(self, X, y):
+    def fit_transform(self, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         """As ``fit(X, y).transform(X)``, with the features of each row made once."""
         X, chosen = self._fitted(X, y)
         out = np.empty((len(X), chosen.shape[1]), dtype=chosen.dtype)
@@ -67,7 +76,7 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return out
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """The selected coordinates of the rows of ``X``."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -77,12 +86,9 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             [self.selector_.transform(self.features_.transform(part)) for part in parts]
         )
 
-    def _fitted(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+    def _fitted(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The checked rows, and the coordinates of those that were drawn."""
-        for name in ("max_rows", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        check_positive(self, "max_rows", "batch_size")
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         classes = checked_classes(y)
         self.drawn_ = np.arange(len(X))
@@ -105,7 +111,7 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self._n_features_out = chosen.shape[1]
         return X, chosen
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags

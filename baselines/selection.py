@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from baselines.arguments import check_positive
 from baselines.linear import checked_classes, indicators
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.statistics import column_statistics
@@ -112,28 +114,25 @@ class OrthogonalLeastSquaresSelector(
     uncorrelated within a class and round. While fitting, holds a standardized copy of X.
     """
 
-    def __init__(self, n_selected=200, *, rounds=2, copy=True):
+    def __init__(self, n_selected: int = 200, *, rounds: int = 2, copy: bool = True) -> None:
         self.n_selected = n_selected
         self.rounds = rounds
         self.copy = copy
 
     @ordinary_mode
-    def fit(self, X, y):
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Select for the classes of ``y``."""
         self._fitted(X, y)
         return self
 
     @ordinary_mode
-    def fit_transform(self, X, y):
+    def fit_transform(self, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         """As ``fit(X, y).transform(X)``; with ``copy=False`` the only way to the coordinates."""
         return self._projected(self._fitted(X, y))
 
-    def _fitted(self, X, y) -> np.ndarray:
+    def _fitted(self, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The standardized rows."""
-        for name in ("n_selected", "rounds"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an integer above 0; got {value!r}")
+        check_positive(self, "n_selected", "rounds")
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         self.classes_ = checked_classes(y)
         mean, scale = column_statistics(X, np.ones(len(X)))
@@ -161,7 +160,7 @@ class OrthogonalLeastSquaresSelector(
         return rows
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: np.ndarray) -> np.ndarray:
         """The coordinates of the rows of ``X``."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
@@ -181,7 +180,7 @@ class OrthogonalLeastSquaresSelector(
             axis=1,
         )
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = ["float32", "float64"]

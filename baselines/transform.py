@@ -77,7 +77,38 @@ def _averaged(hat: np.ndarray, step: int) -> np.ndarray:
     return (waves @ hat).real / n
 
 
-class FastScattering:
+class Cascade:
+    """Two layers of wavelet moduli and their averages, on images of J octaves and L angles."""
+
+    J: int
+    L: int
+
+    def _build(
+        self,
+        padded: tuple[int, int],
+        pad: tuple[np.ndarray, np.ndarray],
+        kept: slice = slice(1, -1),
+    ) -> None:
+        """Make the filters of images that are padded to so many pixels, positions ``kept``."""
+        J, L = self.J, self.L
+        hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
+        low = low_pass_hat(padded, J)
+        self._averages = [Averaging.build(low, J, j, kept=kept) for j in range(J)]
+        self._first_average = Averaging.build(low, J, 0, pad, kept)
+        self._spectrum = HalfSpectrum.build(*padded, pad)
+        self._spectra = [HalfSpectrum.build(*(s // 2**j for s in padded)) for j in range(J)]
+        self._first = [WaveletModulus.build(h, 2**j) for j, h in enumerate(hats)]
+        self._second = {
+            (j1, j2): WaveletModulus.build(
+                np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
+            )
+            for j1 in range(J)
+            for j2 in range(j1 + 1, J)
+        }
+        self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
+
+
+class FastScattering(Cascade):
     """Scattering of orders 0, 1 and 2, equal to kymatio's up to float32 rounding.
 
     Called on float32 images of shape (n, channels, height, width) on the CPU, gives
@@ -120,25 +151,10 @@ class FastScattering:
         self.J, self.L = J, L
         self.planes = planes or (48 if padded[0] * padded[1] <= _SMALL else 12)
         self.lines = lines or 2 * self.planes
-        pad = (reflecting(shape[0], J), reflecting(shape[1], J))
-        hats = [np.stack([morlet_hat(padded, j, a, L) for a in range(L)]) for j in range(J)]
-        low = low_pass_hat(padded, J)
+        self._build(padded, (reflecting(shape[0], J), reflecting(shape[1], J)))
         self._shape = shape
-        self._averages = [Averaging.build(low, J, j) for j in range(J)]
-        self._first_average = Averaging.build(low, J, 0, pad)
-        self._spectrum = HalfSpectrum.build(*padded, pad)
-        self._spectra = [HalfSpectrum.build(*(s // 2**j for s in padded)) for j in range(J)]
-        self._first = [WaveletModulus.build(h, 2**j) for j, h in enumerate(hats)]
-        self._second = {
-            (j1, j2): WaveletModulus.build(
-                np.stack([at_resolution(h, j1) for h in hats[j2]]), 2 ** (j2 - j1)
-            )
-            for j1 in range(J)
-            for j2 in range(j1 + 1, J)
-        }
         self.n_paths = 1 + L * J + L * L * J * (J - 1) // 2
         self._idle: list[_Programs] = []  # one for each thread of the calls so far
-        self.out_shape = (len(self._first_average.rows), len(self._first_average.columns))
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c paths h2 w2"]:
         """The coefficients."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["OutputError", "part_name", "sweep", "write_file", "writing"]
@@ -19,7 +20,7 @@ class OutputError(OSError):
 
 
 @contextlib.contextmanager
-def writing(path: Path):
+def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` met in writing ``path`` into an `OutputError` that says what to do."""
     try:
         yield

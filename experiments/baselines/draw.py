@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from baselines import published
+from experiments.baselines.settings import COMPETITORS
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range, percent, provenance_notes, write_table
 
@@ -16,27 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_figure", "accuracy_table", "published_points"]
 
-_NAMES = {
-    "random-patches": "random patches, ridge",
-    "random-patches-gaussian": "random patches, Gaussian kernel",
-    "scattering-ridge": "scattering, ridge",
-    "scattering-gaussian": "scattering, Gaussian kernel",
-    "roto-translation": "roto-translation scattering, selection, Gaussian kernel",
-    "gaussian-nystroem": "pixels, Gaussian kernel (Nystroem), ridge",
-    "gaussian-fourier": "pixels, random Fourier features, ridge",
-    "arc-cosine": "pixels, random ReLU features, ridge",
-    "relu-nngp": "pixels, infinite ReLU network, last layer (NNGP)",
-    "relu-ntk": "pixels, infinite ReLU network, tangent kernel",
-    "convolutional-ntk": "convolutional tangent kernel, average pooling",
-}
-_MARKERS = dict(zip(_NAMES, "oDs^vPXd<>h", strict=True))
-_DASHES = {"random-patches-gaussian": "--", "scattering-ridge": "--", "relu-nngp": "--"}
-_COLOURED_AS = {
-    "arc-cosine": "linear",
-    "relu-nngp": "mlp",
-    "relu-ntk": "mlp",
-    "convolutional-ntk": "tangent-kernel",
-}
 _FLIPS = {"average": "averaged", "double": "added"}
 _KEYS = ["data_label", "method", "size", "n_features", "n_train", "flips"]
 
@@ -51,26 +31,15 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []
     for values, group in results.groupby(_KEYS, sort=False, dropna=False):
-        key: dict[str, Any] = dict(zip(_KEYS, values, strict=True))
-        accuracy = group["test_accuracy"].dropna()
-        numbers = {
-            **key,
-            "test_accuracy": accuracy.mean(),
-            "least": accuracy.min(),
-            "greatest": accuracy.max(),
-            "seeds": len(group),
-            "cpu_seconds": group["cpu_seconds"].mean(),
-            "fit_cpu_seconds": group["fit_cpu_seconds"].mean(),
-            "peak_memory_bytes": group["peak_memory_bytes"].max(),
-            "source": "measured",
-        }
+        numbers = _numbers(dict(zip(_KEYS, values, strict=True)), group)
         rows.append(numbers)
         shown.append(
             {
-                "method": _NAMES[key["method"]] + _size(key["method"], key["size"]),
-                "flips": key["flips"],
-                "features": _features(key["n_features"]),
-                "training images": f"{key['n_train']:,}",
+                "method": COMPETITORS[numbers["method"]].label
+                + _size(numbers["method"], numbers["size"]),
+                "flips": numbers["flips"],
+                "features": _features(numbers["n_features"]),
+                "training images": f"{numbers['n_train']:,}",
                 "test accuracy": mean_and_range(group["test_accuracy"]),
                 "CPU seconds": f"{numbers['cpu_seconds']:.0f}",
                 "to fit": f"{numbers['fit_cpu_seconds']:.0f}",
@@ -107,6 +76,22 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     )
 
 
+def _numbers(key: dict[str, Any], group: pd.DataFrame) -> dict[str, Any]:
+    """What was measured of the runs that differ by the seed alone."""
+    accuracy = group["test_accuracy"].dropna()
+    return {
+        **key,
+        "test_accuracy": accuracy.mean(),
+        "least": accuracy.min(),
+        "greatest": accuracy.max(),
+        "seeds": len(group),
+        "cpu_seconds": group["cpu_seconds"].mean(),
+        "fit_cpu_seconds": group["fit_cpu_seconds"].mean(),
+        "peak_memory_bytes": group["peak_memory_bytes"].max(),
+        "source": "measured",
+    }
+
+
 def _size(method: str, size: int) -> str:
     if method.startswith("scattering"):
         return f", J = {size}"
@@ -132,10 +117,11 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
     most = results["n_train"].max()
     for key, runs in results.groupby(["method", "flips"], sort=False):
         method, flips = (str(word) for word in cast("tuple[Any, Any]", key))
+        competitor = COMPETITORS[method]
         look: dict[str, Any] = {
-            "marker": _MARKERS[method],
-            "linestyle": _DASHES.get(method, "-"),
-            "color": plots.colour(_COLOURED_AS.get(method, method)),
+            "marker": competitor.marker,
+            "linestyle": competitor.dash,
+            "color": plots.colour(competitor.coloured_as or method),
             "markersize": 5,
             "fillstyle": "full" if flips == "none" else "none",
         }
@@ -148,7 +134,7 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
         line = mine.groupby("n_train")["test_accuracy"].mean() * 100
         count = mine["n_features"].iloc[0]
         features = "" if count != count else f", {int(count):,} features"
-        right.plot(line.index, line, label=f"{_NAMES[method]}{features}{mirrored}", **look)
+        right.plot(line.index, line, label=f"{competitor.label}{features}{mirrored}", **look)
     if "cifar10" in set(results["dataset"]):
         _mark_published(right)
     counts = sorted(results["n_train"].unique())

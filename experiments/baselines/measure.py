@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 import baselines
-from experiments.baselines.settings import _FEW, SIZES, _is_gaussian_machine
+from experiments.baselines.settings import _FEW, COMPETITORS, _is_gaussian_machine
 from experiments.runs.results import Context, Outcome
 
 
@@ -17,12 +18,12 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
     """The classifier of a run, not fitted."""
     method, seed = run["method"], run["seed"]
     common = {"flips": run["flips"], "image_shape": image_shape, "random_state": seed}
-    if method in ("gaussian-nystroem", "gaussian-fourier"):
-        kind = method.removeprefix("gaussian-")
-        return baselines.gaussian_kernel_classifier(run["size"], method=kind, **common)
-    if method == "arc-cosine":
-        return baselines.arc_cosine_classifier(run["size"], **common)
-    if SIZES[method] == "depths":
+    competitor = COMPETITORS[method]
+    if competitor.made_by:
+        module, _, name = competitor.made_by.partition(":")
+        make = getattr(importlib.import_module(module), name)
+        return make(run["size"], **competitor.options, **common)
+    if competitor.sizes == "depths":
         return _infinite_width(run, image_shape)
     if _is_gaussian_machine(method):
         # Widths as measured to do well: selected coordinates want a narrower kernel.
@@ -63,7 +64,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], seed=run["seed"])
     X, y, X_test, y_test = data.arrays()
     model: Any = classifier(run, data.image_shape)
-    context.log(f"{run['method']}, {SIZES[run['method']]} {run['size']}, {len(X)} images")
+    sizes = COMPETITORS[run["method"]].sizes
+    context.log(f"{run['method']}, {sizes} {run['size']}, {len(X)} images")
     start, start_cpu = time.perf_counter(), time.process_time()
     model.fit(X, y)
     fitted, fitted_cpu = time.perf_counter() - start, time.process_time() - start_cpu
@@ -73,7 +75,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         {
             "test_accuracy": float(np.mean(predicted == y_test)),
             # A kernel of an infinitely wide network has no number of features.
-            "n_features": None if SIZES[run["method"]] == "depths" else model.head_.n_features_in_,
+            "n_features": None if sizes == "depths" else model.head_.n_features_in_,
             "fit_seconds": fitted,
             "fit_cpu_seconds": fitted_cpu,
             "predict_seconds": time.perf_counter() - start,

@@ -6,7 +6,7 @@ time and memory are recorded with it. Published points, on the lossless images, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.usage import UsageError, one_of
@@ -14,23 +14,69 @@ from experiments.usage import UsageError, one_of
 SUMMARY = "Random patches, scattering and kernels: accuracy against features and training images"
 
 
-# What a method's sizes count.
-SIZES = {
-    "random-patches": "filters",
-    "random-patches-gaussian": "filters",
-    "scattering-ridge": "scales",
-    "scattering-gaussian": "scales",
-    "roto-translation": "selected",
-    "gaussian-nystroem": "components",
-    "gaussian-fourier": "components",
-    "arc-cosine": "components",
-    "relu-nngp": "depths",
-    "relu-ntk": "depths",
-    "convolutional-ntk": "depths",
+@dataclass(frozen=True)
+class Competitor:
+    """A method: what its sizes count, how it is shown, and what makes it."""
+
+    sizes: str
+    """the field of `Settings` that has them"""
+    label: str
+    marker: str
+    dash: str = "-"
+    coloured_as: str = ""
+    """the method whose colour it has in all figures; by default its own"""
+    made_by: str = ""
+    """``module:function`` of a size, flips, image_shape and random_state, to an estimator with the
+    fitted part ``head_``; without it, `experiments.baselines.measure` knows"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """further arguments of the function"""
+
+
+COMPETITORS = {
+    "random-patches": Competitor("filters", "random patches, ridge", "o"),
+    "random-patches-gaussian": Competitor("filters", "random patches, Gaussian kernel", "D", "--"),
+    "scattering-ridge": Competitor("scales", "scattering, ridge", "s", "--"),
+    "scattering-gaussian": Competitor("scales", "scattering, Gaussian kernel", "^"),
+    "roto-translation": Competitor(
+        "selected", "roto-translation scattering, selection, Gaussian kernel", "v"
+    ),
+    "gaussian-nystroem": Competitor(
+        "components",
+        "pixels, Gaussian kernel (Nystroem), ridge",
+        "P",
+        made_by="baselines:gaussian_kernel_classifier",
+        options={"method": "nystroem"},
+    ),
+    "gaussian-fourier": Competitor(
+        "components",
+        "pixels, random Fourier features, ridge",
+        "X",
+        made_by="baselines:gaussian_kernel_classifier",
+        options={"method": "fourier"},
+    ),
+    "arc-cosine": Competitor(
+        "components",
+        "pixels, random ReLU features, ridge",
+        "d",
+        coloured_as="linear",
+        made_by="baselines:arc_cosine_classifier",
+    ),
+    "relu-nngp": Competitor(
+        "depths", "pixels, infinite ReLU network, last layer (NNGP)", "<", "--", "mlp"
+    ),
+    "relu-ntk": Competitor(
+        "depths", "pixels, infinite ReLU network, tangent kernel", ">", coloured_as="mlp"
+    ),
+    "convolutional-ntk": Competitor(
+        "depths",
+        "convolutional tangent kernel, average pooling",
+        "h",
+        coloured_as="tangent-kernel",
+    ),
 }
 
 
-METHODS = tuple(SIZES)
+METHODS = tuple(COMPETITORS)
 
 
 FLIPS = ("none", "average", "double")
@@ -45,7 +91,7 @@ class Settings:
 
     dataset: str = "digits"
     """data set"""
-    methods: tuple[str, ...] = METHODS[:-1]
+    methods: tuple[str, ...] = tuple(m for m in METHODS if m != "convolutional-ntk")
     """methods; convolutional-ntk has to be asked for, a pair of images takes it long"""
     n_train: tuple[int, ...] = (300, 1_200)
     """training images, a run each"""
@@ -138,7 +184,7 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     rows = [_row(text) for text in settings.rows] or [
         (method, size, n_train, settings.flips)
         for method in settings.methods
-        for size in getattr(settings, SIZES[method])
+        for size in getattr(settings, COMPETITORS[method].sizes)
         for n_train in settings.n_train
     ]
     return [

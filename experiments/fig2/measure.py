@@ -113,15 +113,7 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
     task = draw_task(draws, 1, 1, d, _TEACHER_UNITS)
     signs, teacher = task.teacher_signs / run["teacher_divisor"], task.teacher
     alone = 1 if run["shared_draws"] else taus  # initializations a repetition
-    half = [
-        (
-            torch.randn(alone, m // 2, d, generator=draw, dtype=torch.float64),
-            torch.randn(alone, m // 2, generator=draw, dtype=torch.float64).abs(),
-        )
-        for draw in draws
-    ]
-    parts = (torch.stack(part).flatten(0, 1) for part in zip(*half, strict=True))
-    hidden, output = doubled(*parts)
+    hidden, output = _initial_units(draws, alone, m, d)
     tau = torch.tensor(run["taus"], dtype=torch.float64).repeat(count, 1).view(count * alone, -1)
     alpha = tau**2 / m
     step = torch.minimum(run["population_step"] / tau**2, torch.tensor(run["largest_step"])) * alpha
@@ -129,17 +121,13 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
 
     def fresh() -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step, (problems, batch, d) and (problems, batch)."""
-        x = torch.stack(
-            [
-                torch.randn(alone, run["batch_size"], d, generator=draw, dtype=hidden_dtype)
-                for draw in draws
-            ]
-        ).to(b.device)
+        shape = (alone, run["batch_size"], d)
+        each = [torch.randn(*shape, generator=draw, dtype=b.dtype) for draw in draws]
+        x = torch.stack(each).to(b.device)
         x = x / x.norm(dim=-1, keepdim=True)
         outputs = torch.einsum("kapq,kq->kap", (x @ t_b.mT[:, None]).clamp(min=0), t_a)
         return x.flatten(0, 1), outputs.flatten(0, 1)
 
-    hidden_dtype = b.dtype
     u, losses = stochastic_descent(
         Students(b, a, scale),
         fresh,
@@ -154,9 +142,8 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
         [tangent_population_minimum(hidden[i * alone + j], signs[i], teacher[i]) for j in
          range(alone)] for i in range(count)
     ]  # fmt: skip
-    null = population_loss(
-        torch.zeros(count, 1).double(), torch.ones(count, 1, d).double(), signs, teacher
-    )
+    zero = torch.zeros(count, 1).double()
+    null = population_loss(zero, torch.ones(count, 1, d).double(), signs, teacher)
     arrays = _numpy(
         tau=torch.tensor(run["taus"], dtype=torch.float64),
         windows=losses,
@@ -170,6 +157,21 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
         "tangent_over_null": float((arrays["tangent"] / null.numpy()[:, None]).mean()),
     }
     return Outcome(metrics, arrays=arrays)
+
+
+def _initial_units(
+    draws: list[torch.Generator], alone: int, m: int, d: int
+) -> tuple[Tensor, Tensor]:
+    """Doubled input and output weights of ``alone`` students a repetition, in float64."""
+    half = [
+        (
+            torch.randn(alone, m // 2, d, generator=draw, dtype=torch.float64),
+            torch.randn(alone, m // 2, generator=draw, dtype=torch.float64).abs(),
+        )
+        for draw in draws
+    ]
+    hidden, output = (torch.stack(part).flatten(0, 1) for part in zip(*half, strict=True))
+    return doubled(hidden, output)
 
 
 def _linear_map(kernel: Tensor, cross: Tensor, step: float, steps: int) -> Tensor:

@@ -19,9 +19,8 @@ from torch import Tensor
 from tangent.nets.frozen import WhitenedPatches
 from tangent.nets.patches import PatchFilters, patch_filters, pooled_responses
 
-__all__ = ["FIRST_LAYERS", "Clock", "Frozen", "Views", "frozen"]
+__all__ = ["Clock", "Frozen", "Views", "frozen"]
 
-FIRST_LAYERS = ("patches", "random")
 _CONTRAST = 10 / 255
 _BIAS = 0.5
 _BATCH = 50

@@ -59,7 +59,9 @@ def _images(run: dict[str, Any], context: Context) -> tuple[Tensor, Tensor, Tens
     return train, torch.from_numpy(data.train_labels), test, torch.from_numpy(data.test_labels)
 
 
-def _table(run, context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor):
+def _table(
+    run: dict[str, Any], context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
+) -> Outcome:
     """Every row on one draw of images."""
     start = time.process_time()
     made = frozen(train, filters=run["filters"], channels=max(run["channels"]), seed=run["seed"])
@@ -157,7 +159,7 @@ def _correct(
     return {name: torch.cat(bits) for name, bits in right.items()}
 
 
-def _numbers(name: str, row: Fitted, correct: Tensor, clock: Clock, made: Frozen):
+def _numbers(name: str, row: Fitted, correct: Tensor, clock: Clock, made: Frozen) -> dict[str, Any]:
     """The numbers of a row; its CPU time has the representations that it reads."""
     seconds = clock.seconds.get(name, 0.0)
     if name == "B":
@@ -176,7 +178,9 @@ def _numbers(name: str, row: Fitted, correct: Tensor, clock: Clock, made: Frozen
     }
 
 
-def _roto_translation(run, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor) -> Outcome:
+def _roto_translation(
+    run: dict[str, Any], train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
+) -> Outcome:
     """The row of the paper's own comparison: a Gaussian machine on selected coefficients."""
     from baselines import GaussianKernelHead, roto_translation_classifier
 
@@ -225,7 +229,9 @@ _STEPS: dict[str, dict[str, Any]] = {
 }
 
 
-def _waterfall(run, context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor):
+def _waterfall(
+    run: dict[str, Any], context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
+) -> Outcome:
     """One step on the way to A and B."""
     start = time.process_time()
     lever = run.get("lever", "infinite")

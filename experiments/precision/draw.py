@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from experiments.drawing.axes import alpha_axis
 from experiments.drawing.tables import Table, write_table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["precision_table", "what_rounding_does"]
@@ -83,7 +84,14 @@ def what_rounding_does(results: pd.DataFrame) -> Figure:
     return fig
 
 
-def _lines(ax: Any, results, methods, what: str, positions, times: float = 1) -> None:
+def _lines(
+    ax: Axes,
+    results: pd.DataFrame,
+    methods: Sequence[str],
+    what: str,
+    positions: Mapping[float, float],
+    times: float = 1,
+) -> None:
     """Draw a line a method and case, with the look that `_look` gives it."""
     gains, widths = (sorted(results[k].unique()) for k in ("gain", "width"))
     for method in methods:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,11 +21,11 @@ _GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # over the number of features
 class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
     """Gaussian kernel ridge regression on one-hot targets; the largest output is the class."""
 
-    def __init__(self, alpha=1.0, gamma=None):
+    def __init__(self, alpha: float = 1.0, gamma: float | None = None) -> None:
         self.alpha = alpha
         self.gamma = gamma
 
-    def fit(self, X, y):
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Fit; y of shape (n,). Returns self."""
         self.classes_, labels = np.unique(y, return_inverse=True)
         targets = np.eye(len(self.classes_))[labels]
@@ -34,7 +34,7 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
         self.ridge_.fit(X, targets - self.mean_)
         return self
 
-    def predict(self, X):
+    def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the class of the largest output."""
         return self.classes_[(self.ridge_.predict(X) + self.mean_).argmax(axis=1)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +9,8 @@ from torch import Tensor
 from torch.func import grad
 
 from experiments.runs.results import Outcome
-from tangent.laziness.curvature import (
-    Curvature,
-    WeightFunction,
-    derivative_norm,
-    second_derivative_norm,
-)
+from experiments.theory.models import Draws, centred, columns, two_layer, unit_rows
+from tangent.laziness.curvature import Curvature, derivative_norm, second_derivative_norm
 from tangent.theory.arccosine import population_loss, tangent_population_minimum
 from tangent.theory.dynamics import gaps, gradient_flow, square_loss
 
@@ -26,18 +21,20 @@ _TEACHERS = 3
 _STEP = 2.0  # of descent in the metric of each scaling, below the stability edge of both
 
 
-def blind_curvature(
-    h: WeightFunction, w0: Tensor, y: Tensor, run: dict[str, Any], generator: torch.Generator
-) -> Outcome:
+def blind_curvature(run: dict[str, Any], device: str) -> Outcome:
     """Footnote 3: curvature in a direction that the gradient never has changes kappa alone.
 
     ``h(w) + c v^2 g / 2`` with a further weight v, zero at first, and a fixed unit g: its gradient
     in v is zero there at any residual, so that v stays where it is and the path is that of h, while
     |D^2 h| is c as soon as c is the larger one.
     """
-    g = torch.randn(len(y), generator=generator, dtype=w0.dtype).to(w0)
+    draws = Draws.of(run, device)
+    x, y = unit_rows(draws.normal(10, 3)), draws.normal(10).sign()
+    w0 = draws.normal(20 * 4)
+    h = centred(two_layer(x, 20, 20**-0.5, run["model"]), w0)
+    g = draws.normal(len(y))
     g = g / g.norm()
-    own = second_derivative_norm(h, w0, starts=4, tolerance=1e-5, generator=generator)
+    own = second_derivative_norm(h, w0, starts=4, tolerance=1e-5, generator=draws.generator)
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     start = torch.cat([w0, w0.new_zeros(1)])
     rows = []
@@ -55,10 +52,10 @@ def blind_curvature(
         moved = float(linear.outputs.norm(dim=1).max())
         gap = gaps(flow, linear).outputs_gap / moved
         rows.append({"curvature": c, "kappa": scaled.kappa, "gap": gap})
-    return Outcome({"alpha": _ALPHA}, {name: [row[name] for row in rows] for name in rows[0]})
+    return Outcome({"alpha": _ALPHA}, columns(rows))
 
 
-def mean_field(run: dict[str, Any], draws: Callable[..., Tensor]) -> Outcome:
+def mean_field(run: dict[str, Any], device: str) -> Outcome:
     """Two-layer ReLU networks with 1/m and 1/sqrt(m), on the population loss, m growing.
 
     Chizat and Bach (2018), the paper's [7]: with 1/m, descent can reach the global minimum as m
@@ -67,11 +64,11 @@ def mean_field(run: dict[str, Any], draws: Callable[..., Tensor]) -> Outcome:
     each scaling: steps of m times the gradient for 1/m. Losses are shares of the zero function's;
     "minimum" is the least that any training of the linearized student could reach.
     """
-    d = run["inputs"]
-    teacher, signs = _unit_rows(draws(_TEACHERS, d)), draws(_TEACHERS).sign()
+    d, draws = run["inputs"], Draws.of(run, device).normal
+    teacher, signs = unit_rows(draws(_TEACHERS, d)), draws(_TEACHERS).sign()
     rows = []
     for m in run["widths"]:
-        hidden, output = _unit_rows(draws(m // 2, d)), draws(m // 2).sign()
+        hidden, output = unit_rows(draws(m // 2, d)), draws(m // 2).sign()
         b, a = torch.cat([hidden, hidden]), torch.cat([output, -output])
         null = float(population_loss(0 * a, b, signs, teacher))
         row = {"m": m, "minimum": tangent_population_minimum(b, signs, teacher) / null}
@@ -87,8 +84,4 @@ def mean_field(run: dict[str, Any], draws: Callable[..., Tensor]) -> Outcome:
                 weights = (moved[0], moved[1])
             row[name] = float(loss(*weights)) / null
         rows.append(row)
-    return Outcome({}, {name: [row[name] for row in rows] for name in rows[0]})
-
-
-def _unit_rows(x: Tensor) -> Tensor:
-    return x / x.norm(dim=1, keepdim=True)
+    return Outcome({}, columns(rows))

@@ -103,49 +103,8 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     if settings.kappa_seeds < 1:
         raise UsageError(f"--kappa-seeds must be at least 1; got {settings.kappa_seeds}")
     found: list[dict[str, Any]] = []
+    variants = _variants(settings)
     for seed in settings.seeds:
-        variants: dict[str, list[dict[str, Any]]] = {
-            "finite-horizon": [
-                {
-                    "model": model,
-                    "loss": loss,
-                    "alphas": settings.alphas,
-                    "horizon": settings.horizon,
-                }
-                for model, loss in (
-                    ("tanh", "square"),
-                    ("tanh", "logistic"),
-                    ("tanh", "bounded"),
-                    ("relu", "square"),
-                )
-            ],
-            "held-out": [{"model": "tanh", "alphas": settings.alphas, "horizon": settings.horizon}],
-            "square-loss": [
-                {"model": model, "ks": settings.ks, "alphas": settings.square_alphas}
-                for model in ("quadratic", "relu")
-            ],
-            "over-parameterized": [
-                {"model": model, "condition": condition, "multiples": settings.multiples}
-                for model, condition in (("quadratic", 1.0), ("quadratic", 4.0), ("relu", 1.0))
-            ],
-            "under-parameterized": [
-                {"model": model, "alphas": (1.0, *settings.alphas)}
-                for model in ("tanh-unit", "relu-unit")
-            ]
-            + [{"model": "tanh-population", "alphas": settings.alphas}],
-            "not-necessary": [
-                {"model": "tanh", "curvatures": settings.curvatures, "horizon": settings.horizon}
-            ],
-            "wide": [{"model": model, "widths": settings.wide_widths} for model in ("tanh", "relu")]
-            + [{"model": "vgg11", "widths": settings.vgg_widths}] * bool(settings.vgg_widths),
-            "mean-field": [
-                {
-                    "widths": settings.mean_field_widths,
-                    "inputs": settings.mean_field_inputs,
-                    "horizon": settings.mean_field_horizon,
-                }
-            ],
-        }
         for part in settings.parts:
             for variant in variants.get(part, ()):
                 found.append({"part": part, "seed": seed, **variant})
@@ -157,3 +116,49 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
             for model in ("tanh", "relu")
         ]
     return found
+
+
+def _variants(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Of each part but kappa, what is run with every seed."""
+    return {
+        "finite-horizon": [
+            {
+                "model": model,
+                "loss": loss,
+                "alphas": settings.alphas,
+                "horizon": settings.horizon,
+            }
+            for model, loss in (
+                ("tanh", "square"),
+                ("tanh", "logistic"),
+                ("tanh", "bounded"),
+                ("relu", "square"),
+            )
+        ],
+        "held-out": [{"model": "tanh", "alphas": settings.alphas, "horizon": settings.horizon}],
+        "square-loss": [
+            {"model": model, "ks": settings.ks, "alphas": settings.square_alphas}
+            for model in ("quadratic", "relu")
+        ],
+        "over-parameterized": [
+            {"model": model, "condition": condition, "multiples": settings.multiples}
+            for model, condition in (("quadratic", 1.0), ("quadratic", 4.0), ("relu", 1.0))
+        ],
+        "under-parameterized": [
+            {"model": model, "alphas": (1.0, *settings.alphas)}
+            for model in ("tanh-unit", "relu-unit")
+        ]
+        + [{"model": "tanh-population", "alphas": settings.alphas}],
+        "not-necessary": [
+            {"model": "tanh", "curvatures": settings.curvatures, "horizon": settings.horizon}
+        ],
+        "wide": [{"model": model, "widths": settings.wide_widths} for model in ("tanh", "relu")]
+        + [{"model": "vgg11", "widths": settings.vgg_widths}] * bool(settings.vgg_widths),
+        "mean-field": [
+            {
+                "widths": settings.mean_field_widths,
+                "inputs": settings.mean_field_inputs,
+                "horizon": settings.mean_field_horizon,
+            }
+        ],
+    }

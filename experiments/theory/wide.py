@@ -8,39 +8,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev
+from torch.nn.utils import parameters_to_vector
 
 from experiments.runs.results import Outcome
+from experiments.theory.models import ACTIVATIONS, Draws, columns, unit_rows
 from tangent import tangent_kernel
 from tangent.nets import vgg11
 
-__all__ = ["wide_networks", "wide_vgg11"]
+__all__ = ["wide"]
 
 _STEPS = 200  # of descent at half the stability edge
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 _IMAGES = 20
 
 
-def wide_networks(run: dict[str, Any], generator: torch.Generator, device: str) -> Outcome:
+def wide(run: dict[str, Any], device: str) -> Outcome:
+    """Perceptrons, or VGG-11, of growing width."""
+    return (_vgg11 if run["model"] == "vgg11" else _perceptrons)(run, Draws.of(run, device))
+
+
+def _perceptrons(run: dict[str, Any], draws: Draws) -> Outcome:
     """The wider, the lazier: alpha = 1, standard parametrization, both hidden layers of m units.
 
     Weights N(0, 1 / fan-in), descent at half the stability edge on 20 inputs; how far weights and
     tangent kernel are from where they were, relative to where that is.
     """
     n, d = 20, 5
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(device)
-    x = x / x.norm(dim=1, keepdim=True)
+    x = unit_rows(draws.normal(n, d))
     y = d**0.5 * x[:, 0]  # of mean square one; chosen after labels at random had failed the verdict
-    phi = _ACTIVATIONS[run["model"]]
+    phi = ACTIVATIONS[run["model"]]
     rows = []
     for m in run["widths"]:
         shapes = [(m, d), (m, m), (1, m)]
         sizes = [a * b for a, b in shapes]
-        parts = [
-            torch.randn(*s, generator=generator, dtype=torch.float64) / s[1] ** 0.5 for s in shapes
-        ]
-        w0 = torch.cat([p.flatten() for p in parts]).to(device)
+        w0 = torch.cat([draws.normal(*s).flatten() / s[1] ** 0.5 for s in shapes])
 
-        def outputs(w: Tensor, sizes=sizes, shapes=shapes) -> Tensor:
+        def outputs(
+            w: Tensor,
+            sizes: list[int] = sizes,
+            shapes: list[tuple[int, int]] = shapes,
+        ) -> Tensor:
             first, second, last = (
                 part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
             )
@@ -63,24 +69,23 @@ def wide_networks(run: dict[str, Any], generator: torch.Generator, device: str) 
                 "loss": float((outputs(w) - y).square().mean() / 2),
             }
         )
-    return Outcome({}, {name: [row[name] for row in rows] for name in rows[0]})
+    return Outcome({}, columns(rows))
 
 
-def wide_vgg11(run: dict[str, Any], generator: torch.Generator, device: str) -> Outcome:
+def _vgg11(run: dict[str, Any], draws: Draws) -> Outcome:
     """VGG-11 of growing width, Xavier weights of gain sqrt(2), one output; zeros against ones.
 
     Descent at half the stability edge on 20 of scikit-learn's digits, enlarged to 32 pixels a
     side, labels -1 and 1. Beside the movement of weights and kernel: the share of ReLUs, over
     units and images, that are as they were.
     """
-    x, y = _zeros_and_ones(generator)
-    x, y = x.to(device), y.to(device)
+    x, y = (t.to(draws.device) for t in _zeros_and_ones(draws.generator))
     rows = []
     for width in run["widths"]:
-        model = vgg11(1, in_channels=1, width=width, gain=2**0.5, generator=generator)
-        model = model.double().to(device)
+        model = vgg11(1, in_channels=1, width=width, gain=2**0.5, generator=draws.generator)
+        model = model.double().to(draws.device)
         kernel = tangent_kernel(model, x, outputs=0)
-        before, gates = [p.detach().clone() for p in model.parameters()], _gates(model, x)
+        before, gates = parameters_to_vector(model.parameters()).detach(), _gates(model, x)
         rate = len(y) / float(torch.linalg.eigvalsh(kernel)[-1])
         for _ in range(_STEPS):
             loss = (model(x)[:, 0] - y).square().mean() / 2
@@ -89,20 +94,19 @@ def wide_vgg11(run: dict[str, Any], generator: torch.Generator, device: str) -> 
                 for p, slope in zip(model.parameters(), slopes, strict=True):
                     p -= rate * slope
         after = tangent_kernel(model, x, outputs=0)
-        moved = torch.cat(
-            [(p.detach() - q).flatten() for p, q in zip(model.parameters(), before, strict=True)]
-        )
-        start = torch.cat([q.flatten() for q in before])
+        with torch.no_grad():
+            moved = parameters_to_vector(model.parameters()) - before
+            loss = (model(x)[:, 0] - y).square().mean() / 2
         rows.append(
             {
                 "m": round(64 * width),
-                "weights": float(moved.norm() / start.norm()),
+                "weights": float(moved.norm() / before.norm()),
                 "kernel": float((after - kernel).norm() / kernel.norm()),
                 "stable": float((gates == _gates(model, x)).double().mean()),
-                "loss": float((model(x)[:, 0] - y).square().mean() / 2),
+                "loss": float(loss),
             }
         )
-    return Outcome({}, {name: [row[name] for row in rows] for name in rows[0]})
+    return Outcome({}, columns(rows))
 
 
 def _zeros_and_ones(generator: torch.Generator) -> tuple[Tensor, Tensor]:

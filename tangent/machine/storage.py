@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import filelock
 import numpy as np
+
+from tangent.machine.optional import optional
 
 __all__ = ["allocate_array", "locked"]
 
@@ -29,7 +30,10 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     ------
     OSError
         With ``busy`` as its words, if another process holds it.
+    ModuleNotFoundError
+        If filelock is not installed.
     """
+    filelock = optional("filelock", "a kernel on disk")
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)

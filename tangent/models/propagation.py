@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,18 +12,13 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from tangent.capture import Call, Custom, Graph, Value, captured, picked, unwrapped
+from tangent.capture import captured, picked, unwrapped
 from tangent.capture.functional import selected_parameters
-from tangent.capture.rewrite import gate_names, pooled_before_relu
 from tangent.capture.separate import check_separate
-from tangent.operations import families  # noqa: F401  (fills the table)
-from tangent.operations.generic import generic_difference
-from tangent.operations.registry import Pair, gate_for, rule_for
-from tangent.operations.table import bases, entry, executed, is_pair, moves
+from tangent.models.program import GateObserver, OtherWay, Program
+from tangent.operations.registry import Pair
 
 __all__ = ["ScaledDifference", "linearize"]
-
-GateObserver = Callable[[str, Tensor], None]
 
 _KEPT = 16  # records of as many shapes of inputs
 
@@ -105,7 +100,7 @@ class ScaledDifference(nn.Module):
         self.names = tuple(moving)
         weights = dict(self.network.named_parameters())
         self.delta = nn.ParameterList(nn.Parameter(torch.zeros_like(weights[n])) for n in moving)
-        self._graphs: dict[Any, _Program] = {}
+        self._graphs: dict[Any, Program] = {}
         self._separate, self._custom = False, True
 
     def forward(self, *inputs: Shaped[Tensor, "n ..."], **keywords: Any) -> Tensor:
@@ -154,10 +149,16 @@ class ScaledDifference(nn.Module):
                 return program.run(
                     [_usable(t) for t in leaves], self._weights(), moved, alpha, on_gate
                 )
-            except _OtherWay:
+            except OtherWay:
                 return self._subtracted(inputs, keywords, moved, alpha)
 
-    def _subtracted(self, inputs, keywords, delta: dict[str, Tensor], alpha: float) -> Pair:
+    def _subtracted(
+        self,
+        inputs: tuple[Any, ...],
+        keywords: dict[str, Any],
+        delta: dict[str, Tensor],
+        alpha: float,
+    ) -> Pair:
         """By the subtraction, in float64: what no rule follows, a network on another way."""
         network = copy.deepcopy(self.network).double().eval()
         args, kwargs = tree_map(_doubled, (inputs, keywords))
@@ -199,14 +200,14 @@ class ScaledDifference(nn.Module):
             **dict(self.network.named_buffers()),
         }
 
-    def _program(self, inputs: tuple, keywords: dict[str, Any]) -> _Program:
+    def _program(self, inputs: tuple, keywords: dict[str, Any]) -> Program:
         key = _shape_of((inputs, keywords))
         if key in self._graphs:
             return self._graphs[key]
         if not self._separate:
             self._separate = check_separate(self.network, inputs, keywords, self.output)
         graph = captured(self.network, inputs, keywords, output=self.output, custom=self._custom)
-        program = _Program(graph)
+        program = Program(graph)
         if not graph.reads:
             if len(self._graphs) >= _KEPT:
                 self._graphs.pop(next(iter(self._graphs)))
@@ -259,131 +260,6 @@ def _shape_of(arguments: Any) -> Any:
         for a in leaves
     )
     return described, repr(structure)
-
-
-class _Program:
-    """A record, ready to be run on pairs."""
-
-    def __init__(self, graph: Graph):
-        self.graph = graph
-        self.names = gate_names(graph.calls)
-        self.fast = pooled_before_relu(graph)
-        self.read = {id(v) for v in graph.read}
-        used = {id(v) for c in graph.calls for v in c.inputs} | {id(graph.output)}
-        self.only_first = {
-            id(c)
-            for c in (*graph.calls, *self.fast.calls)
-            if not any(v is not None and id(v) in used for v in c.outputs[1:])
-        }
-
-    def run(
-        self,
-        inputs: list[Tensor],
-        weights: dict[str, Tensor],
-        delta: dict[str, Tensor],
-        alpha: float,
-        on_gate: GateObserver | None,
-    ) -> Pair:
-        # Whoever watches the gates sees them in the network's own order.
-        graph = self.fast if on_gate is None else self.graph
-        values: dict[Value, Pair] = {}
-        for value, t in zip(graph.inputs, inputs, strict=True):
-            values[value] = Pair(t)
-        for name, value in graph.weights.items():
-            values[value] = Pair(weights[name], delta.get(name))
-
-        for position, call in enumerate(graph.calls):
-            self._step(call, values, alpha, on_gate)
-            for value in graph.last_use.get(position, ()):
-                values.pop(value, None)
-        return values[graph.output]
-
-    def plain(self, inputs: list[Tensor], weights: dict[str, Tensor]) -> Tensor:
-        """Run the network itself, to be differentiated by autograd."""
-        graph = self.fast
-        values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
-        values.update({value: weights[name] for name, value in graph.weights.items()})
-        for position, call in enumerate(graph.calls):
-            args, kwargs = tree_map(
-                lambda a: (
-                    a if not isinstance(a, Value) else values[a] if a.tensor is None else a.tensor
-                ),
-                (call.args, call.kwargs),
-            )
-            out = executed(call.op, args, kwargs)
-            for value, t in zip(call.outputs, _tensors(out), strict=True):
-                if value is not None:
-                    values[value] = t
-            for value in graph.last_use.get(position, ()):
-                values.pop(value, None)
-        return values[graph.output]
-
-    def _step(self, call: Call, values: dict[Value, Pair], alpha: float, on_gate) -> None:
-        def given(argument: Any) -> Any:
-            if not isinstance(argument, Value):
-                return argument
-            return Pair(argument.tensor) if argument.tensor is not None else values[argument]
-
-        args, kwargs = tree_map(given, (call.args, call.kwargs))
-        try:
-            results = self._called(call, args, kwargs, values, alpha, on_gate)
-        except ValueError as error:
-            raise ValueError(f"{call}: {error}") from error
-        for value, result in zip(call.outputs, results, strict=True):
-            if value is not None:
-                values[value] = result
-                if id(value) in self.read and not math.isinf(alpha) and _turns(result):
-                    raise _OtherWay
-
-    def _called(self, call, args, kwargs, values, alpha, on_gate) -> list[Pair]:
-        if isinstance(call.op, Custom):
-            return _custom(call, args, kwargs, values, alpha, on_gate)
-        if not moves((args, kwargs)):
-            out = executed(call.op, bases(args), bases(kwargs))
-            return [Pair(t) for t in _tensors(out)]
-        found = entry(call.op)
-        if on_gate is not None and found.gate is not None:
-            stable = found.gate(alpha, *args, **kwargs, _op=call.op)
-            if stable is not None:
-                on_gate(self.names[id(call)], stable)
-        if found.difference is None or (found.only_first and id(call) not in self.only_first):
-            out = generic_difference(call.op, alpha, args, kwargs)
-        else:
-            out = found.difference(alpha, *args, **kwargs, _op=call.op)
-        return [p for p in tree_leaves(out, is_leaf=is_pair) if is_pair(p)]
-
-
-def _tensors(out: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-
-
-class _OtherWay(Exception):
-    """The moved network takes another way than the base: what it reads differs."""
-
-
-def _turns(pair: Pair) -> bool:
-    v = pair.difference
-    return v is not None and bool((v != 0).any())
-
-
-def _custom(call: Call, args, kwargs, values, alpha, on_gate) -> list[Pair]:
-    custom = call.op
-    if custom.module is not None:
-        own = {name: None if v is None else values[v] for name, v in custom.weights}
-        args = (custom.module, own, *args)
-    gate = None if on_gate is None else gate_for(custom.target)
-    if gate is not None and on_gate is not None:
-        stable = gate(alpha, *args, **kwargs)
-        if stable is not None:
-            on_gate(call.name, stable)
-    rule = rule_for(custom.target)
-    assert rule is not None
-    out = rule(alpha, *args, **kwargs)
-    return [
-        p if is_pair(p) else Pair(p)
-        for p in tree_leaves(out, is_leaf=is_pair)
-        if is_pair(p) or isinstance(p, Tensor)
-    ]
 
 
 def linearize(

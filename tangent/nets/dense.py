@@ -23,7 +23,14 @@ class TwoLayer(nn.Module):
     (Chizat et al. 2019, Section 3.1).
     """
 
-    def __init__(self, n_features: int, m: int, *, scale: float = 1.0, activation=None):
+    def __init__(
+        self,
+        n_features: int,
+        m: int,
+        *,
+        scale: float = 1.0,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.hidden = nn.Linear(n_features, m, bias=False)

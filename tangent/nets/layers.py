@@ -34,7 +34,7 @@ class ScaledConv2d(nn.Conv2d):
     ``scale`` is gain / sqrt(fan_in). The bias is not scaled.
     """
 
-    def __init__(self, *args, gain: float = 1.0, **kwargs):
+    def __init__(self, *args: Any, gain: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.scale = gain / math.sqrt(self.weight[0].numel())
 
@@ -54,7 +54,7 @@ class ScaledConv2d(nn.Conv2d):
 class ScaledLinear(nn.Linear):
     """Linear layer with weight ``scale * weight`` (NTK parametrization), as `ScaledConv2d`."""
 
-    def __init__(self, *args, gain: float = 1.0, **kwargs):
+    def __init__(self, *args: Any, gain: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.scale = gain / math.sqrt(self.in_features)
 
@@ -63,24 +63,22 @@ class ScaledLinear(nn.Linear):
         return F.linear(x, self.weight * self.scale, self.bias)
 
 
-def constructors(parametrization: Parametrization, gain: float):
+def constructors(
+    parametrization: Parametrization, gain: float
+) -> tuple[Callable[..., nn.Conv2d], Callable[..., nn.Linear]]:
     """The convolution and linear constructors of a parametrization."""
     one_of("parametrization", parametrization, ("standard", "ntk"))
     if parametrization == "standard":
         return nn.Conv2d, nn.Linear
-
-    def conv(*args, **kwargs):
-        return ScaledConv2d(*args, gain=gain, **kwargs)
-
-    def linear(*args, **kwargs):
-        return ScaledLinear(*args, gain=gain, **kwargs)
-
-    return conv, linear
+    return functools.partial(ScaledConv2d, gain=gain), functools.partial(ScaledLinear, gain=gain)
 
 
 @torch.no_grad()
 def initialize(
-    model: nn.Module, gain: float, parametrization: Parametrization, generator
+    model: nn.Module,
+    gain: float,
+    parametrization: Parametrization,
+    generator: torch.Generator | None,
 ) -> nn.Module:
     """Draw the weights in place: Xavier normal, or N(0, 1) for the NTK; zero biases."""
     for module in model.modules():
@@ -101,7 +99,7 @@ def own_draws(build: Build) -> Build:
     """
 
     @functools.wraps(build)
-    def built(*args, generator: torch.Generator | None = None, **kwargs):
+    def built(*args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
         if generator is None:
             return build(*args, **kwargs)
         with torch.random.fork_rng(devices=[]):

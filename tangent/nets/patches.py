@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -223,7 +224,7 @@ def patch_maps(
 
 
 @register_rule(patch_maps)
-def _patch_maps_rule(alpha, images, weight, *options):
+def _patch_maps_rule(alpha: float, images: Pair, weight: Pair | Tensor, *options: Any) -> Pair:
     if images.difference is not None:
         raise ValueError("patch maps are frozen: nothing that moves may come before them")
     return Pair(patch_maps(images.base, getattr(weight, "base", weight), *options))

@@ -109,14 +109,7 @@ def conjugate_gradients(
     believed only after one more product: the last residual is that of the coefficients.
     """
     shift = _shift(ridge, y, method)
-    if method not in ("columns", "block"):
-        raise ValueError(f"method must be 'columns' or 'block'; got {method!r}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive; got {tolerance}")
-    if not torch.isfinite(y).all():
-        raise ValueError("y must be finite; it holds NaN or infinite entries")
-    if not y.is_floating_point():
-        raise TypeError(f"y must be of a floating dtype; got {y.dtype}; pass y.double()")
+    _check_arguments(y, tolerance, method)
     target = (y[:, None] if y.ndim == 1 else y).double()
 
     def system(v: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -136,23 +129,7 @@ def conjugate_gradients(
     x, products = run(start, residual, check, preconditioner, log)
     end = log.lines[-1]
     if not end.residual <= tolerance:
-        reason, cure = (
-            (
-                "were stopped by rounding",
-                "take a float64 network and targets, or a larger ridge or tolerance",
-            )
-            if check.stalled and end.step < max_iterations
-            else (
-                f"stopped at max_iterations={max_iterations}",
-                "raise max_iterations or ridge, or pass a preconditioner of higher rank",
-            )
-        )
-        warnings.warn(
-            f"conjugate gradients {reason} with a relative residual of {end.residual:.3g}, "
-            f"above tolerance={tolerance:.3g}; {cure}",
-            UnconvergedWarning,
-            stacklevel=2,
-        )
+        _warn(end, check)
     return ConjugateGradients(
         x.to(y.dtype).reshape(y.shape),
         end.residual <= tolerance,
@@ -160,6 +137,33 @@ def conjugate_gradients(
         products + (0 if initial is None else target.shape[1]),
         end.residual,
         log.lines,
+    )
+
+
+def _check_arguments(y: Tensor, tolerance: float, method: str) -> None:
+    if method not in ("columns", "block"):
+        raise ValueError(f"method must be 'columns' or 'block'; got {method!r}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive; got {tolerance}")
+    if not torch.isfinite(y).all():
+        raise ValueError("y must be finite; it holds NaN or infinite entries")
+    if not y.is_floating_point():
+        raise TypeError(f"y must be of a floating dtype; got {y.dtype}; pass y.double()")
+
+
+def _warn(end: Iteration, check: _Check) -> None:
+    """Say that the end is not what was asked for, why, and what to do."""
+    if check.stalled and end.step < check.max_iterations:
+        reason = "were stopped by rounding"
+        cure = "take a float64 network and targets, or a larger ridge or tolerance"
+    else:
+        reason = f"stopped at max_iterations={check.max_iterations}"
+        cure = "raise max_iterations or ridge, or pass a preconditioner of higher rank"
+    warnings.warn(
+        f"conjugate gradients {reason} with a relative residual of {end.residual:.3g}, "
+        f"above tolerance={check.tolerance:.3g}; {cure}",
+        UnconvergedWarning,
+        stacklevel=3,
     )
 
 
@@ -178,7 +182,7 @@ def _shift(ridge: float | Tensor, y: Tensor, method: str) -> Float[Tensor, " r"]
 
 
 class _Log:
-    def __init__(self, callback):
+    def __init__(self, callback: Callable[[Iteration], object] | None) -> None:
         self.lines: list[Iteration] = []
         self.callback = callback
         self.start = time.perf_counter()
@@ -226,7 +230,13 @@ class _Check:
         return r
 
 
-def _columns(x, r, check, preconditioner, log):
+def _columns(
+    x: Float[Tensor, "m r"],
+    r: Float[Tensor, "m r"],
+    check: _Check,
+    preconditioner: NystromPreconditioner | None,
+    log: _Log,
+) -> tuple[Float[Tensor, "m r"], int]:
     """Preconditioned conjugate gradients, every column on its own but multiplied together.
 
     A column that is done is left out of the products until the end is checked.
@@ -265,7 +275,13 @@ def _columns(x, r, check, preconditioner, log):
     return x, products
 
 
-def _block(x, r, check, preconditioner, log):
+def _block(
+    x: Float[Tensor, "m r"],
+    r: Float[Tensor, "m r"],
+    check: _Check,
+    preconditioner: NystromPreconditioner | None,
+    log: _Log,
+) -> tuple[Float[Tensor, "m r"], int]:
     """Block conjugate gradients on the symmetrically preconditioned system.
 
     The residual block is kept as Q C with orthonormal Q: no breakdown when columns become

@@ -109,6 +109,18 @@ def stability_edge(eigenvalues: Tensor, *, scale: float, momentum: float = 0.0) 
     return 2 * (1 + momentum) / (scale * float(eigenvalues.max()))
 
 
+def _check_rate(lam: Tensor, lr: float | None, momentum: float, scale: float) -> None:
+    if lr is not None:
+        limit = stability_edge(lam, scale=scale, momentum=momentum)
+        if not 0 < lr <= limit:
+            raise ValueError(
+                f"lr must be positive and at most 2 (1 + momentum) / (scale * top eigenvalue) = "
+                f"{limit:.4g}, where gradient descent diverges; got {lr}"
+            )
+    elif momentum:
+        raise ValueError(f"momentum needs lr, the learning rate; got momentum={momentum}, lr=None")
+
+
 def training_path(
     spectrum: Spectrum,
     y: Tensor,
@@ -158,15 +170,7 @@ def training_path(
     scale = 1 / s.n if scale is None else scale
     start = s.columns(torch.zeros_like(y) if initial is None else initial, "initial")
     lam = spectrum.eigenvalues.clamp(min=0)
-    if lr is not None:
-        limit = stability_edge(lam, scale=scale, momentum=momentum)
-        if not 0 < lr <= limit:
-            raise ValueError(
-                f"lr must be positive and at most 2 (1 + momentum) / (scale * top eigenvalue) = "
-                f"{limit:.4g}, where gradient descent diverges; got {lr}"
-            )
-    elif momentum:
-        raise ValueError(f"momentum needs lr, the learning rate; got momentum={momentum}, lr=None")
+    _check_rate(lam, lr, momentum, scale)
     times = torch.as_tensor(times, dtype=torch.float64).reshape(-1)
     if not (times >= 0).all():
         raise ValueError(f"times must be at least 0; got {times.tolist()}")

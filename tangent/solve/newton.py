@@ -109,26 +109,16 @@ def cross_entropy_solution(
     base = torch.zeros_like(target) if initial_output is None else initial_output.to(target)
     alpha = torch.zeros_like(target) if initial is None else initial.to(target)
     moved, products = (product(alpha), 1) if initial is not None else (torch.zeros_like(target), 0)
-
-    def objective(alpha: Tensor, moved: Tensor) -> float:
-        loss = F.cross_entropy(base + moved, target, reduction="none")
-        return float(weight @ loss + ridge / 2 * (alpha * moved).sum())
-
-    def gradient(alpha: Tensor, p: Tensor) -> Tensor:
-        return weight[:, None] * (p - target) + ridge * alpha
-
-    def norm(g: Tensor, image: Tensor) -> float:
-        return math.sqrt(max(float((g * image).sum()), 0.0))
-
-    g = gradient(torch.zeros_like(alpha), F.softmax(base, 1))
-    scale = norm(g, product(g)) or 1.0
+    problem = _Problem(base, target, weight, ridge)
+    g = problem.gradient(torch.zeros_like(alpha), F.softmax(base, 1))
+    scale = _norm(g, product(g)) or 1.0
     products += 1
-    value = objective(alpha, moved)
+    value = problem.objective(alpha, moved)
     for step in range(max_iterations + 1):
         p = F.softmax(base + moved, dim=1)
-        g = gradient(alpha, p)
+        g = problem.gradient(alpha, p)
         image = product(g)
-        size = norm(g, image) / scale
+        size = _norm(g, image) / scale
         products += 1
         if not math.isfinite(size):
             raise ValueError(f"product gave NaN or infinite values at Newton step {step}")
@@ -137,29 +127,77 @@ def cross_entropy_solution(
         direction, change, inner = _newton_direction(
             product, p, weight, g, image, ridge, min(0.1, size)
         )
-        slope = float((image * direction).sum())
         products += inner
-        length = 1.0
-        while True:
-            new = objective(alpha + length * direction, moved + length * change)
-            if new <= value + 1e-4 * length * slope or length < 1e-8:
-                break
-            length /= 2
-        if length < 1e-8:  # rounding: no smaller objective can be told from this one
+        slope = float((image * direction).sum())
+        found = problem.lower(alpha, moved, direction, change, value, slope)
+        if found is None:  # rounding: no smaller objective can be told from this one
             break
-        alpha, moved, value = alpha + length * direction, moved + length * change, new
+        alpha, moved, value = found
     converged = size <= tolerance
     if not converged:
-        warnings.warn(
-            f"Newton's method stopped after {step} steps with a relative gradient of {size:.3g}, "
-            f"above tolerance={tolerance:.3g}; raise max_iterations, ridge or tolerance",
-            UnconvergedWarning,
-            stacklevel=2,
-        )
+        _warn(step, size, tolerance)
     return CrossEntropySolution(alpha, base + moved, value, size, step, products, converged)
 
 
-def _newton_direction(product, p, weight, g, image, ridge, tolerance):
+def _warn(step: int, size: float, tolerance: float) -> None:
+    warnings.warn(
+        f"Newton's method stopped after {step} steps with a relative gradient of {size:.3g}, "
+        f"above tolerance={tolerance:.3g}; raise max_iterations, ridge or tolerance",
+        UnconvergedWarning,
+        stacklevel=3,
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The objective as a function of coefficients and the outputs that they move."""
+
+    base: Tensor
+    target: Tensor
+    weight: Tensor
+    ridge: float
+
+    def objective(self, alpha: Tensor, moved: Tensor) -> float:
+        loss = F.cross_entropy(self.base + moved, self.target, reduction="none")
+        return float(self.weight @ loss + self.ridge / 2 * (alpha * moved).sum())
+
+    def gradient(self, alpha: Tensor, p: Tensor) -> Tensor:
+        return self.weight[:, None] * (p - self.target) + self.ridge * alpha
+
+    def lower(
+        self,
+        alpha: Tensor,
+        moved: Tensor,
+        direction: Tensor,
+        change: Tensor,
+        value: float,
+        slope: float,
+    ) -> tuple[Tensor, Tensor, float] | None:
+        """The first of the halved steps that descends enough, and its objective."""
+        length = 1.0
+        while length >= 1e-8:
+            there = alpha + length * direction, moved + length * change
+            new = self.objective(*there)
+            if new <= value + 1e-4 * length * slope:
+                return *there, new
+            length /= 2
+        return None
+
+
+def _norm(g: Tensor, image: Tensor) -> float:
+    """The norm of ``g`` in the inner product of the kernel, ``image`` the kernel times g."""
+    return math.sqrt(max(float((g * image).sum()), 0.0))
+
+
+def _newton_direction(
+    product: Callable[[Tensor], Tensor],
+    p: Float[Tensor, "n k"],
+    weight: Float[Tensor, " n"],
+    g: Float[Tensor, "n k"],
+    image: Float[Tensor, "n k"],
+    ridge: float,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, int]:
     """Solve ``(ridge + W K) d = -g``, W the Hessian of the cross entropy in the outputs.
 
     By conjugate gradients in the inner product of K, in which the operator is symmetric: they

@@ -14,7 +14,7 @@ Source: Chizat et al. 2019, Section 3.1 and its published code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -114,7 +114,17 @@ def student_outputs(
 
 
 @torch.no_grad()
-def _descend_block(students, train_set, test_set, step, n_steps, steps, test_every, keep_path, bar):
+def _descend_block(
+    students: Students,
+    train_set: tuple[Tensor, Tensor],
+    test_set: tuple[Tensor, Tensor] | None,
+    step: Float[Tensor, "k s"],
+    n_steps: int,
+    steps: Sequence[int],
+    test_every: int,
+    keep_path: bool,
+    bar: tqdm,
+) -> list[Tensor]:
     """`descend` for students that fit the cache together."""
     (x, y), (x_test, y_test) = train_set, test_set or train_set
     u, train = _zero(students), students_on(students, x.shape[1]).on_inputs(x)

@@ -44,7 +44,7 @@ class Students:
     alpha: Float[Tensor, "k s"]
     centred: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not bool((self.alpha > 0).all()):
             raise ValueError(f"alpha must be positive; got a smallest of {self.alpha.min():g}")
         if self.hidden.shape[0] != self.alpha.shape[0]:

@@ -15,11 +15,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 __all__ = ["Checkpoint", "CheckpointError", "digest", "load_checkpoint", "save_checkpoint"]
 
@@ -116,13 +119,13 @@ def digest(tensors: Iterable[Tensor]) -> str:
 class _Hashed(io.RawIOBase):
     """A file that hashes what is written to it."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha = file, hashlib.sha256()
 
     def writable(self) -> bool:
         return True
 
-    def write(self, content) -> int:
+    def write(self, content: ReadableBuffer) -> int:
         self.sha.update(content)
         return self.file.write(content)
 
@@ -130,7 +133,7 @@ class _Hashed(io.RawIOBase):
 class _Behind(io.RawIOBase):
     """A file as it is behind its header."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.seek(0)
 
@@ -147,8 +150,8 @@ class _Behind(io.RawIOBase):
     def tell(self) -> int:
         return self.file.tell() - _HEADER
 
-    def readinto(self, buffer) -> int:
-        return self.file.readinto(buffer)
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        return self.file.readinto(buffer)  # type: ignore[attr-defined]
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

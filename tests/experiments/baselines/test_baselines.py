@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from experiments.baselines.draw import accuracy_figure, accuracy_table, published_points
+from experiments.baselines.measure import classifier
+from experiments.baselines.settings import COMPETITORS, Competitor
 from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.runs.results import load_results
@@ -21,7 +23,7 @@ baselines = experiment("baselines")
 def test_a_preset_gives_one_run_a_method_size_number_and_seed(name):
     settings = dataclasses.replace(baselines.PRESETS[name], seeds=(0, 1))
     runs = baselines.runs(settings)
-    sizes = sum(len(getattr(settings, baselines.SIZES[m])) for m in settings.methods)
+    sizes = sum(len(getattr(settings, COMPETITORS[m].sizes)) for m in settings.methods)
     rows = len(settings.rows) or sizes * len(settings.n_train)
     assert len(runs) == rows * 2
     assert len({str(sorted(run.items())) for run in runs}) == len(runs)
@@ -78,6 +80,20 @@ def test_the_command_computes_every_method_and_draws(tmp_path, capsys):
     for kind in ("csv", "md", "png"):
         assert list(tmp_path.rglob(f"baselines.{kind}")), kind
     assert "random patches, ridge" in capsys.readouterr().out
+
+
+def test_an_entry_of_the_table_is_all_that_a_method_made_elsewhere_takes(monkeypatch):
+    mine = Competitor("components", "mine", "*", made_by="baselines:arc_cosine_classifier")
+    monkeypatch.setitem(COMPETITORS, "mine", mine)
+    run = {"method": "mine", "size": 5, "flips": "average", "seed": 3}
+    model = classifier(run, (1, 8, 8))
+    assert (model.flips, model.image_shape) == ("average", (1, 8, 8))
+    random = model.features.named_steps["features"]
+    assert (random.n_components, random.random_state) == (5, 3)
+    results = made_up("digits").replace({"method": {"random-patches": "mine"}})
+    assert "mine" in accuracy_table(results).shown["method"].iloc[0]
+    markers = [line.get_marker() for line in accuracy_figure(results).axes[1].lines]
+    assert "*" in markers
 
 
 def made_up(dataset="cifar10"):
