@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 
-__all__ = ["UsageError", "one_of", "say"]
+__all__ = ["UsageError", "one_of", "process_number", "say", "under_torchrun"]
 
 
 class UsageError(ValueError):
@@ -31,6 +32,17 @@ def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
     raise UsageError(f"unknown {what} {value!r}: {hint}there is {', '.join(names)}")
 
 
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process, and others beside it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def process_number() -> int:
+    """The number of this process among those that ``torchrun`` started; 0 if it is alone."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
+
+
 def say(message: str) -> None:
-    """Show a line of progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Show a line of progress, on stderr; of several processes it says which speaks."""
+    number = process_number()
+    print(f"process {number}: {message}" if number else message, file=sys.stderr, flush=True)

@@ -18,8 +18,9 @@ from experiments.command import registry
 from experiments.command.options import DataOptions, RunOptions
 from experiments.command.study import Command, draw_and_show, execute, say
 from experiments.files import OutputError
+from experiments.runs import distributed
 from experiments.runs.results import ResultError
-from experiments.usage import UsageError, one_of
+from experiments.usage import UsageError, one_of, process_number, under_torchrun
 
 __all__ = ["run"]
 
@@ -49,9 +50,17 @@ class _AllOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command line ``argv`` and return its exit status."""
+    """Run the command line ``argv`` and return its exit status.
+
+    Of the processes that ``torchrun`` starts the first does what only reads and shows.
+    """
+    if process_number() and not _computes(argv):
+        return 0
     try:
-        return _dispatch(argv)
+        status = _dispatch(argv)
+        if under_torchrun() and status != 130:
+            distributed.left()
+        return status
     except UsageError as error:
         say(f"experiments: {error}")
         return 2
@@ -85,6 +94,12 @@ def _dispatch(argv: list[str]) -> int:
     if verb == "completion":
         return _completion(rest)
     return _experiment(verb, rest)
+
+
+def _computes(argv: list[str]) -> bool:
+    """Whether the words ask for runs, of which each of several processes does its part."""
+    shows = {"-h", "--help", "--dry-run"} & {word.replace("_", "-") for word in argv}
+    return not shows and next(iter(argv), "list") not in _VERBS.keys() - {"all"}
 
 
 def _help() -> str:

@@ -29,6 +29,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         dtype=context.dtype,
         random_state=run["seed"],
         checkpoint=context.checkpoint,
+        distributed=context.distributed,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -18,6 +18,8 @@ def classifier(
     device: str,
     dtype: str,
     checkpoint: Path | None = None,
+    distributed: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -30,6 +32,10 @@ def classifier(
         Of the networks; the other methods choose their own.
     checkpoint : Path, optional
         Of a network's training.
+    distributed : bool
+        Train a network with all processes of ``torchrun``.
+    progress : bool
+        Show a network's training where standard error is a terminal.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
@@ -44,7 +50,8 @@ def classifier(
             dtype=dtype,
             random_state=seed,
             checkpoint=checkpoint,
-            verbose=sys.stderr.isatty(),
+            verbose=progress and sys.stderr.isatty(),
+            distributed=distributed,
         )
     import baselines
 
