@@ -26,7 +26,6 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         dtype=context.dtype,
         checkpoint=context.checkpoint,
         distributed=context.distributed,
-        progress=context.writes,
     )
     trials: dict[str, list[Any]] = {}
     if run.get("lr") == held_out.HELD_OUT:

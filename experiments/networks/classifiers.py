@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.usage import watched
 
 __all__ = ["classifier", "size", "stability"]
 
@@ -19,7 +20,6 @@ def classifier(
     dtype: str,
     checkpoint: Path | None = None,
     distributed: bool = False,
-    progress: bool = True,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -34,8 +34,6 @@ def classifier(
         Of a network's training.
     distributed : bool
         Train a network with all processes of ``torchrun``.
-    progress : bool
-        Show a network's training where standard error is a terminal.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
@@ -50,7 +48,7 @@ def classifier(
             dtype=dtype,
             random_state=seed,
             checkpoint=checkpoint,
-            verbose=progress and sys.stderr.isatty(),
+            verbose=watched(),
             distributed=distributed,
         )
     import baselines

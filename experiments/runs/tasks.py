@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -209,7 +210,8 @@ def _computed(
     context = dataclasses.replace(context, checkpoint=checkpoint)
     before = _spent(checkpoint)
     try:
-        outcome = _resumed(module, task.run, context, checkpoint)
+        with contextlib.redirect_stdout(sys.stderr):  # what estimators say is no result
+            outcome = _resumed(module, task.run, context, checkpoint)
     except Exception as error:
         if not _of_kind(error, "DivergenceError"):  # by name: torch may not be loaded
             context.log(traceback.format_exc())

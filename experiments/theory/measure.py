@@ -17,7 +17,7 @@ from torch.func import grad, hessian, jvp, vmap
 
 from experiments.runs.results import Context, Outcome
 from experiments.theory.remarks import blind_curvature, wide_networks
-from experiments.usage import UsageError
+from experiments.usage import UsageError, steps
 from tangent.laziness.curvature import (
     Curvature,
     WeightFunction,
@@ -124,7 +124,7 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     step = run["horizon"] / _STEPS if run["model"] == "relu" else None
     rows = []
-    for alpha in run["alphas"]:
+    for alpha in steps(run["alphas"], "alpha"):
         flow, linear = (
             _path(h, w0, loss, alpha, times, linearized=linearized, step=step)
             for linearized in (False, True)
@@ -153,7 +153,7 @@ def held_out_distances(run: dict[str, Any], device: str) -> Outcome:
     everywhere = _two_layer(torch.cat([x, _unit_rows(others)]), m, m**-0.5, run["model"])
     times = torch.tensor([0.0, run["horizon"]], dtype=torch.float64)
     rows = []
-    for alpha in run["alphas"]:
+    for alpha in steps(run["alphas"], "alpha"):
         u, linear = (
             _path(h, w0, square_loss(y), alpha, times, linearized=which).displacement[-1]
             for which in (False, True)
@@ -191,8 +191,8 @@ def square_loss_distances(run: dict[str, Any], device: str) -> Outcome:
     radius = 0.5
     lipschitz = float(torch.linalg.matrix_norm(derivative(h, w0), ord=2)) + radius * lip
     rows = []
-    for k in run["ks"]:
-        for alpha in run["alphas"]:
+    for k in steps(run["ks"], "K"):
+        for alpha in steps(run["alphas"], "alpha"):
             bound = square_loss_bound(alpha, k, 1.0, lipschitz, lip, radius)
             times = torch.tensor([0.0, bound.horizon], dtype=torch.float64)
             step = bound.horizon / _STEPS if run["model"] == "relu" else None
@@ -236,7 +236,7 @@ def over_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     times = torch.linspace(0, 4 / rate, 161, dtype=torch.float64, device=device)
     step = 0.05 / (run["condition"] * constants["largest"] ** 2) if run["model"] == "relu" else None
     rows, curves = [], {"time": times.tolist()}
-    for multiple in run["multiples"]:
+    for multiple in steps(run["multiples"], "alpha"):
         alpha = multiple * threshold
         flow, linear = (
             _path(
@@ -296,7 +296,7 @@ def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     step = 0.02 / float(values[0]) ** 2 if run["model"] == "relu-unit" else None
     curves: dict[str, Any] = {"time": times.tolist()}
     rows = []
-    for alpha in run["alphas"]:
+    for alpha in steps(run["alphas"], "alpha"):
         flow = _path(h, w0, loss, alpha, times, step=step, atol=1e-13)
         above = (flow.loss - flow.loss[-1]).clamp(min=1e-300)
         # slope where the loss above its limit has fallen a thousandfold and more
@@ -399,7 +399,7 @@ def kappa_by_width(run: dict[str, Any], device: str) -> Outcome:
     x = _unit_rows(draws.normal(n, d))
     y = draws.normal(n).sign() / n**0.5
     rows = []
-    for m in run["widths"]:
+    for m in steps(run["widths"], "width"):
         b, a = draws.normal(m, d) / d**0.5, draws.normal(m).sign()
         w0 = torch.cat([b.flatten(), a])
         second = _unit_curvature(x, b, a, _ACTIVATIONS[run["model"]], draws) / n**0.5

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from experiments.runs.results import Outcome
+from experiments.usage import steps
 from tangent.laziness.curvature import (
     Curvature,
     WeightFunction,
@@ -40,7 +41,7 @@ def blind_curvature(
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     start = torch.cat([w0, w0.new_zeros(1)])
     rows = []
-    for c in run["curvatures"]:
+    for c in steps(run["curvatures"], "curvature"):
 
         def curved(w: Tensor, c: float = c) -> Tensor:
             return h(w[:-1]) + c * w[-1] ** 2 * g / 2
@@ -69,7 +70,7 @@ def wide_networks(run: dict[str, Any], generator: torch.Generator, device: str) 
     y = d**0.5 * x[:, 0]  # of mean square one; chosen after labels at random had failed the verdict
     phi = _ACTIVATIONS[run["model"]]
     rows = []
-    for m in run["widths"]:
+    for m in steps(run["widths"], "width"):
         shapes = [(m, d), (m, m), (1, m)]
         sizes = [a * b for a, b in shapes]
         parts = [

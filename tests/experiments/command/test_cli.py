@@ -126,6 +126,13 @@ def test_a_command_writes_results_tables_and_where_they_are(toy, tmp_path, capsy
     assert len(runs_in(tmp_path)) == 3
 
 
+def test_what_is_printed_during_a_run_is_no_result(toy, tmp_path, capsys):
+    assert cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "a word about this run" not in said.out
+    assert said.err.count("a word about this run") == 3
+
+
 def test_a_result_records_what_made_it_and_no_folder_of_the_machine(toy, tmp_path):
     words = ["toy", "--preset=smoke", "--numbers", "1", f"--out={tmp_path}", "--threads", "1"]
     assert cli.run(words) == 0
