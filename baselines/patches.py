@@ -32,15 +32,6 @@ class PatchFilters:
     """Added to a patch's squared norm before its root divides the patch."""
 
 
-def raw_patches(
-    images: Float[Tensor, "n channels height width"], patch: tuple[int, int]
-) -> Float[Tensor, "n positions values"]:
-    """Every patch of every image, values in the order (row, column, channel)."""
-    windows = images.permute(0, 2, 3, 1).unfold(1, patch[0], 1).unfold(2, patch[1], 1)
-    n, rows, columns = windows.shape[:3]
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(n, rows * columns, -1)
-
-
 def contrast_normalized(
     patches: Float[Tensor, "*rows values"], offset: float
 ) -> Float[Tensor, "*rows values"]:

@@ -112,6 +112,14 @@ def _help() -> str:
     for name in registry.available():
         lines += [f"  {name:<{width}}{registry.experiment(name).SUMMARY}"]
     lines += ["", "verbs:", *(f"  {name:<{width}}{text}" for name, text in _VERBS.items())]
+    lines += [
+        "",
+        "presets: smoke (seconds), laptop (minutes on two cores; taken when left out), paper (as",
+        "printed; wants a GPU), and others that `experiments VERB --help` names. To begin with:",
+        "  experiments fig3b                      Figure 3(b) on the digits that come along",
+        "  experiments fig3b --dry-run            what that would compute, and for how long",
+        "  experiments report                     a page of all results",
+    ]
     return "\n".join(lines)
 
 
@@ -171,8 +179,9 @@ def _experiment(name: str, argv: list[str]) -> int:
         parts.append(("data", DataOptions, DataOptions()))
     # One class of the three groups, made here since only this experiment's settings belong in it.
     words = dataclasses.make_dataclass("Command", parts, frozen=True)
-    words.__doc__ = module.SUMMARY
-    given = _parse(words, argv, name)
+    presets = dict.fromkeys(key.partition("/")[0] for key in module.PRESETS)
+    words.__doc__ = f"{module.SUMMARY}.\n\nPresets: {', '.join(presets)}."
+    given = _parse(words, argv, f"{name} [PRESET]" if {"-h", "--help"} & {*argv} else name)
     data = getattr(given, "data", DataOptions())
     return execute(Command(module, name, given.settings, default, given.run, data, argv))
 

@@ -31,6 +31,14 @@ def test_help_names_every_experiment_and_verb(capsys):
         assert f"  {name} " in text
 
 
+def test_help_of_an_experiment_names_its_presets(toy, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["toy", "--help"])
+    text = capsys.readouterr().out
+    assert "experiments toy [PRESET]" in text
+    assert "Presets: smoke, laptop." in text
+
+
 def test_no_verb_is_wrong_usage(capsys):
     assert cli.run([]) == 2
     assert "usage: experiments VERB" in capsys.readouterr().out
