@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.iterative_ridge import PackedKernel, iterative_kernel_ridge
-from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     N_KEPT,
     Block,
@@ -27,6 +26,7 @@ from baselines.linear import (
     tensor,
 )
 from baselines.moments import Moments, Rows, primal_ridge
+from baselines.weighted_ridge import weighted_kernel_ridge
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.statistics import column_statistics
 from tangent.solve.cholesky import factor_in_place
@@ -172,7 +172,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             kernel = torch.zeros(len(x), len(x), dtype=torch.from_numpy(x).dtype)
             for part, block in self._upper_triangle(x):
                 kernel[part, part.start :] = block
-            solution = kernel_ridge(kernel, targets, weight, alphas)
+            solution = weighted_kernel_ridge(kernel, targets, weight, alphas)
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             root = torch.from_numpy(np.sqrt(weight)).float()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from baselines.images import checked_image_shape
 from baselines.infinite import convolutional_kernels, mlp_kernels
-from baselines.kernel_ridge import kernel_ridge
 from baselines.linear import (
     Block,
     FitsBlocks,
@@ -24,6 +23,7 @@ from baselines.linear import (
     indicators,
     scores_to_decision,
 )
+from baselines.weighted_ridge import weighted_kernel_ridge
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.statistics import column_statistics
 from tangent.solve.system import check_memory
@@ -122,7 +122,9 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self._scale = float(share @ kernel.diagonal().double().numpy()) or 1.0  # rows all alike
         targets = indicators(y, classes).numpy()
         self.intercept_ = share @ targets
-        solution = kernel_ridge(kernel.div_(self._scale), targets - self.intercept_, weight, alphas)
+        solution = weighted_kernel_ridge(
+            kernel.div_(self._scale), targets - self.intercept_, weight, alphas
+        )
         self.dual_coef_, self.alpha_ = solution.dual, solution.alpha
         self.gcv_, self.left_out_accuracy_ = solution.gcv, solution.accuracies
         return self

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baselines.kernel_ridge import KernelSolution
 from baselines.moments import best_of, gcv, left_out_accuracy
+from baselines.weighted_ridge import KernelSolution
 from tangent.solve import UnconvergedWarning, conjugate_gradients, nystrom_preconditioner
 
 RANK = 1000  # of the preconditioner: a few products' worth of work, and a tenth of the iterations
@@ -62,10 +62,10 @@ def iterative_kernel_ridge(
 ) -> KernelSolution:
     """Solve (K + alpha / weight) a = targets for the best of several ridges, without factors.
 
-    As `baselines.kernel_ridge.kernel_ridge`, but that ``kernel`` comes multiplied by the roots of
-    the weights on both sides, and that the accuracy that chooses the ridge is not leave-one-out's:
-    as in generalized cross-validation every leverage is taken at the mean, from a trace estimated
-    with a few vectors of random signs.
+    As `baselines.weighted_ridge.weighted_kernel_ridge`, but that ``kernel`` comes multiplied by the
+    roots of the weights on both sides, and that the accuracy that chooses the ridge is not
+    leave-one-out's: as in generalized cross-validation every leverage is taken at the mean, from a
+    trace estimated with a few vectors of random signs.
 
     Parameters
     ----------

@@ -60,6 +60,7 @@ _STEPS = {
     "whitened": "channels whitened",
     "overlapping": "poolings overlap",
     "mirrored": "mirror images averaged: A",
+    "infinite": "A infinitely wide",
     "branches": "dense branches on patches and scattering: B",
     "trained": "A trained at alpha = 1",
 }
@@ -229,9 +230,9 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
 def _step_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
     """A dict a step, in order; a wider A after A."""
     results = results.assign(
-        step=results["lever"].where(results["part"] != "trained", "trained")
+        step=results["part"].where(~results["part"].isin(("waterfall", "pixels")), results["lever"])
         if "lever" in results
-        else "trained",
+        else results["part"],
         width=results["width"].fillna(0).astype(int) if "width" in results else 0,
     )
     # A's own width is that of the other steps.
@@ -249,7 +250,7 @@ def _step_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
                 "step": label,
                 "accuracies": list(group["test_accuracy"]),
                 "left_out": list(group.get("left_out_accuracy", pd.Series(dtype=float)).dropna()),
-                "features": float(group["features"].mean()),
+                "features": float(group["features"].astype(float).mean()),
                 "condition_number": float(
                     group.get("condition_number", pd.Series([np.nan])).mean()
                 ),
@@ -288,7 +289,7 @@ def steps_table(results: pd.DataFrame) -> Table:
                 "leave-one-out %": percent(
                     float(np.mean(r["left_out"])) if r["left_out"] else None
                 ),
-                "features": f"{r['features']:,.0f}",
+                "features": "–" if np.isnan(r["features"]) else f"{r['features']:,.0f}",
                 "condition number": _short(r["condition_number"]),
                 "CPU s": f"{r['cpu_seconds']:,.0f}",
             }

@@ -16,6 +16,7 @@ from experiments.open_question.rows import (
     Dense,
     Fitted,
     Gaussian,
+    InfiniteConvolution,
     Linear,
     fitted,
 )
@@ -35,7 +36,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     part = run["part"]
     if part == "table":
         return _table(run, context, train, y, test, y_test)
-    if part == "waterfall":
+    if part in ("waterfall", "infinite"):
         return _waterfall(run, context, train, y, test, y_test)
     if part == "trained":
         from experiments.open_question.trained import trained
@@ -144,7 +145,7 @@ def _correct(
     context: Context,
 ) -> dict[str, Tensor]:
     """Whether each row is right on each test image; representations are made batch by batch."""
-    predictors = {name: row.predictor() for name, row in rows.items()}
+    predictors = {name: clock(name, row.predictor) for name, row in rows.items()}
     right: dict[str, list[Tensor]] = {name: [] for name in rows}
     for start in range(0, len(test), _TEST_BATCH):
         views = made.views(test[start : start + _TEST_BATCH])
@@ -220,14 +221,14 @@ _STEPS: dict[str, dict[str, Any]] = {
     "overlapping": {"mirror": False},
     "mirrored": {},
     "branches": {},
+    "infinite": {},
 }
-WATERFALL = tuple(_STEPS)
 
 
 def _waterfall(run, context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor):
     """One step on the way to A and B."""
     start = time.process_time()
-    lever = run["lever"]
+    lever = run.get("lever", "infinite")
     made = frozen(
         train,
         filters=run["filters"],
@@ -237,7 +238,11 @@ def _waterfall(run, context: Context, train: Tensor, y: Tensor, test: Tensor, y_
         **{"mirror": run["mirror"], **_STEPS[lever]},
     )
     views = _trained_views(made, train, context)
-    parts: list[Any] = [Convolution(views, run["channels"], run["width"], run["seed"])]
+    parts: list[Any] = [
+        InfiniteConvolution(views)
+        if lever == "infinite"
+        else Convolution(views, run["channels"], run["width"], run["seed"])
+    ]
     weights: tuple[float, ...] = _SHARES
     if lever == "branches":
         parts += [Dense(views, w, run["units"], run["seed"]) for w in ("pooled", "scattering")]

@@ -80,9 +80,7 @@ def primal(
         folder = context.checkpoint.with_suffix(".moments")
     folder.mkdir(parents=True, exist_ok=True)
     some = Convolution(made.views(train[:_LEFT_OUT]), channels, run["width"], run["seed"])
-    scales = _scales(some)
-    p = sum(f.shape[1] for f in some.train)
-    some.train = (torch.zeros(0), torch.zeros(0))
+    scales, p = _scales(some), some.n_features
     features = _Features(made, train, some, scales, folder)
     of = _name(run, train, y)
     _accumulate(folder, p, features, targets, of, context)
@@ -111,7 +109,7 @@ def _scales(convolution: Convolution) -> tuple[float, float]:
     """Factors that give the shares their mean centred squared norms, 1 and 1/4."""
     hidden, last = (
         (share / float((f - f.mean(0)).square().sum() / len(f))) ** 0.5
-        for f, share in zip(convolution.train, (1.0, 0.25), strict=True)
+        for f, share in zip(convolution.features(convolution.train), (1.0, 0.25), strict=True)
     )
     return hidden, last
 

@@ -6,7 +6,7 @@ one out, and a way to predict. All rows of a draw read the same images and mirro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +14,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from experiments.open_question.frozen import Views
+from tangent.nets.infinite import infinite_conv_shares
 from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
 from tangent.solve.share_ridge import ShareRidge, share_ridge
 
-__all__ = ["RIDGES", "Convolution", "Dense", "Fitted", "Gaussian", "Linear", "fitted"]
+__all__ = [
+    "RIDGES",
+    "Convolution",
+    "Dense",
+    "Fitted",
+    "Gaussian",
+    "InfiniteConvolution",
+    "Linear",
+    "fitted",
+]
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _ROWS = 1000
+_BLOCK_BYTES = 1 << 30  # of tangent features at once
 
 
 class Convolution:
     """The linearized convolution of the designed network: features in closed form.
 
-    ``maps`` are cut to the first ``channels``, which are those of the leading components.
+    ``maps`` are cut to the first ``channels``, which are those of the leading components. Of the
+    training images no more features are held at once than a gibibyte has room for.
     """
 
     n_shares = 2
@@ -42,21 +54,64 @@ class Convolution:
         for layer in (self.conv, self.head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
-        self.train = self.features(train)
+        self.train = train
 
-    def features(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Tangent features of convolution and linear layer."""
+    @property
+    def n_features(self) -> int:
+        """Parameters of the linearized layers."""
+        layers = (self.conv, self.head)
+        return sum(p.numel() for layer in layers for p in layer.parameters())
+
+    def features(self, views: Views, units: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Tangent features of convolution and linear layer, of all or some hidden channels."""
         maps = views.maps[:, :, : self.channels]
-        return conv_features(self.conv, self.pool, self.head, maps)
+        return conv_features(self.conv, self.pool, self.head, maps, units=units)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features of the training images, a block of hidden channels at a time."""
+        width = self.conv.out_channels
+        unit = self.train.maps.shape[1] * self.train.maps.element_size() * self.n_features // width
+        step = max(1, _BLOCK_BYTES // unit)
+        for first in range(0, width, step):
+            yield self.features(self.train, (first, min(first + step, width)))
 
     def kernels(self) -> list[Tensor]:
         """The shares among the training images."""
-        return [_gram(f) for f in self.train]
+        n = self.train.maps.shape[1]
+        shares = [self.train.maps.new_zeros(n, n) for _ in range(self.n_shares)]
+        for block in self.blocks():
+            for share, features in zip(shares, block, strict=True):
+                _add_gram(share, features)
+        return shares
 
     def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
         """Each share's kernel with the training images, times ``dual``."""
-        weights = [f.T @ dual.to(f.dtype) for f in self.train]
+        given = dual.to(self.train.maps.dtype)
+        blocks = [[features.T @ given for features in block] for block in self.blocks()]
+        weights = [torch.cat(share) for share in zip(*blocks, strict=True)]
         return lambda views: [f @ w for f, w in zip(self.features(views), weights, strict=True)]
+
+
+class InfiniteConvolution:
+    """The linearized convolution with infinitely many channels: a kernel without features."""
+
+    n_shares = 2
+
+    def __init__(self, train: Views):
+        self.train = train
+        self.pool = nn.AvgPool2d(7, 3)
+
+    def kernels(self) -> list[Tensor]:
+        """The shares among the training images."""
+        return list(infinite_conv_shares(self.pool, self.train.maps))
+
+    def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
+        """Each share's kernel with the training images, times ``dual``."""
+        maps = self.train.maps
+        return lambda views: [
+            share @ dual.to(maps.dtype)
+            for share in infinite_conv_shares(self.pool, views.maps, maps)
+        ]
 
 
 class Linear:
@@ -155,7 +210,7 @@ class Dense:
         return lambda views: [self.kernel(self.standardized(views)) @ dual.to(self.rows.dtype)]
 
 
-Part = Convolution | Linear | Gaussian | Dense
+Part = Convolution | InfiniteConvolution | Linear | Gaussian | Dense
 
 
 @dataclass(frozen=True)
@@ -224,13 +279,13 @@ def fitted(
 
 
 def _count(parts: Sequence[Part]) -> int | None:
-    """Tangent features, or features; none for a Gaussian kernel."""
-    if any(isinstance(p, Gaussian) for p in parts):
+    """Tangent features, or features; none for Gaussian and infinite-width kernels."""
+    if any(isinstance(p, Gaussian | InfiniteConvolution) for p in parts):
         return None
     total = 0
     for part in parts:
         if isinstance(part, Convolution):
-            total += sum(f.shape[1] for f in part.train)
+            total += part.n_features
         elif isinstance(part, Dense):
             total += sum(p.numel() for p in (*part.hidden.parameters(), *part.head.parameters()))
         elif isinstance(part, Linear):
@@ -239,15 +294,22 @@ def _count(parts: Sequence[Part]) -> int | None:
 
 
 def _gram(rows: Float[Tensor, "n p"]) -> Float[Tensor, "n n"]:
-    """Inner products, exactly symmetric: only blocks on and above the diagonal are computed."""
+    """Inner products, exactly symmetric."""
+    kernel = rows.new_zeros(len(rows), len(rows))
+    _add_gram(kernel, rows)
+    return kernel
+
+
+def _add_gram(kernel: Float[Tensor, "n n"], rows: Float[Tensor, "n p"]) -> None:
+    """Add inner products; only blocks on and above the diagonal are computed."""
     n = len(rows)
-    kernel = rows.new_empty(n, n)
     for start in range(0, n, _ROWS):
         stop = min(start + _ROWS, n)
-        block = rows[start:stop] @ rows[start:].T
-        kernel[start:stop, start:] = block
-        kernel[start:, start:stop] = block.T
-    return kernel
+        corner = rows[start:stop] @ rows[start:stop].T
+        kernel[start:stop, start:stop] += (corner + corner.T) / 2
+        block = rows[start:stop] @ rows[stop:].T
+        kernel[start:stop, stop:] += block
+        kernel[stop:, start:stop] += block.T
 
 
 def _deviation(rows: Tensor) -> Tensor:

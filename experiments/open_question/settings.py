@@ -16,10 +16,18 @@ from experiments.usage import UsageError, one_of
 SUMMARY = "The open question: a linearized CNN against random patches and scattering"
 
 
-PARTS = ("table", "roto-translation", "waterfall", "wide", "trained", "primal")
+PARTS = ("table", "roto-translation", "waterfall", "wide", "infinite", "trained", "primal")
 
 
-_ORDER = ("table", "waterfall", "pixels", "trained", "roto-translation", "primal")
+_ORDER = (
+    "table",
+    "waterfall",
+    "pixels",
+    "infinite",
+    "trained",
+    "roto-translation",
+    "primal",
+)
 
 
 _PIXELS = ("vgg11", "vgg11-average", "vgg11-global")
@@ -43,7 +51,8 @@ class Settings:
     with a folder a class, or npz:PATH"""
     parts: tuple[str, ...] = PARTS[:-1]
     """table; roto-translation (a row of it, with features selected by labels); waterfall; wide (A
-    ever wider); trained (A at alpha = 1); primal (A by its normal equations)"""
+    ever wider); infinite (A's infinite-width kernel); trained (A at alpha = 1); primal (A by its
+    normal equations)"""
     n_train: tuple[int, ...] = (100, 300)
     """training images of the table, a run each"""
     n_test: int = 500
@@ -73,6 +82,10 @@ class Settings:
     """channels of VGG-11, as a multiple of the original's"""
     widths: tuple[int, ...] = (16, 256)
     """widths of the part wide"""
+    infinite_n: int = 200
+    """training images of the part infinite, whose time goes with their square"""
+    infinite_test: int = 200
+    """its test images"""
     epochs: int = 20
     """epochs of the part trained"""
     selected: int = 20
@@ -100,6 +113,8 @@ PRESETS = {
         waterfall_channels=6,
         vgg_width=0.02,
         widths=(4,),
+        infinite_n=20,
+        infinite_test=10,
         epochs=2,
         selected=2,
         primal_n=60,
@@ -115,6 +130,7 @@ PRESETS = {
         units=2_048,
         waterfall_n=1_000,
         waterfall_test=2_000,
+        infinite_n=500,
     ),
     # An hour or so of two cores.
     "subsets": Settings(
@@ -129,6 +145,8 @@ PRESETS = {
         waterfall_n=1_000,
         waterfall_test=2_000,
         widths=(16, 512),
+        infinite_n=1_000,
+        infinite_test=2_000,
         epochs=30,
         selected=100,
     ),
@@ -145,6 +163,8 @@ PRESETS = {
         waterfall_n=5_000,
         waterfall_test=10_000,
         widths=(16, 64, 1_024),
+        infinite_n=1_000,
+        infinite_test=2_000,
         epochs=40,
         selected=200,
     ),
@@ -232,6 +252,9 @@ def _steps(settings: Settings) -> list[dict[str, Any]]:
             {**images, **network, "part": "waterfall", "lever": "mirrored", "width": width}
             for width in settings.widths
         ]
+    if "infinite" in settings.parts:
+        own = {"n_train": settings.infinite_n, "n_test": settings.infinite_test}
+        found.append({**network, **own, "part": "infinite"})
     if "trained" in settings.parts:
         own = {**network, "width": settings.width, "epochs": settings.epochs}
         found.append({**images, **own, "part": "trained"})

@@ -22,6 +22,7 @@ __all__ = [
     "column",
     "contrasts",
     "fitted_exponent",
+    "last",
     "mean_claim",
     "slope",
 ]
@@ -59,6 +60,12 @@ def _factor(value: float) -> str:
 def column(run: dict[str, Any], name: str) -> np.ndarray:
     """A curve as numbers; what a result keeps as null is NaN."""
     return np.array(run["curves"][name], dtype=float)
+
+
+def last(run: dict[str, Any], name: str) -> float:
+    """The last value of a curve; NaN where any before it is not finite."""
+    values = column(run, name)
+    return float(values[-1]) if np.isfinite(values).all() else math.nan
 
 
 def slope(x: Any, y: Any) -> float:

@@ -37,6 +37,7 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         "kappa": _kappa,
         "not-necessary": _not_necessary,
         "wide": _wide,
+        "mean-field": _mean_field,
     }
     with plots.style():
         for part, picture in parts.items():
@@ -217,17 +218,42 @@ def _not_necessary(results: pd.DataFrame) -> Figure:
 def _wide(results: pd.DataFrame) -> Figure:
     """Wide networks at alpha = 1: movement of weights and kernel against the width."""
     fig, axes = plots.figure(1, 2, size=(7.0, 3.1))
-    for model, dash in (("tanh", "-"), ("relu", "--")):
+    seen: set[float] = set()
+    for model, dash in (("tanh", "-"), ("relu", "--"), ("vgg11", ":")):
         some = series(results, "wide", model=model)
         if not some:
             continue
         m = np.array(some[0]["curves"]["m"])
+        seen |= set(m.tolist())
+        label = {"vgg11": "VGG-11, m channels first"}.get(model, f"{model}, m units a layer")
         for ax, name in zip(axes, ("weights", "kernel"), strict=True):
-            ax.loglog(m, _mean(some, name), dash, marker="o", markersize=3, label=model)
+            ax.loglog(m, _mean(some, name), dash, marker="o", markersize=3, label=label)
     titles = (r"$|w - w_0|\,/\,|w_0|$", r"$\|K - K_0\|\,/\,\|K_0\|$")
     for ax, title in zip(axes, titles, strict=True):
-        ax.set_xticks(m, [f"{value:g}" for value in m])
+        ax.set_xticks(sorted(seen), [f"{value:g}" for value in sorted(seen)])
         ax.minorticks_off()
-        ax.set(xlabel="width m of both hidden layers", title=title)
+        ax.set(xlabel="width m", title=title)
         ax.legend(fontsize=7)
+    return fig
+
+
+def _mean_field(results: pd.DataFrame) -> Figure:
+    """1/m, 1/sqrt(m) and the least loss of the linearized network against the width."""
+    some = series(results, "mean-field")
+    fig, ax = plots.figure(size=(4.6, 3.2))
+    m = np.array(some[0]["curves"]["m"])
+    for name, label, style in (
+        ("minimum", "linearized network, least of all", "s--"),
+        ("root", r"$\alpha = 1/\sqrt{m}$, trained", "^-"),
+        ("inverse", r"$\alpha = 1/m$, trained", "o-"),
+    ):
+        values = np.stack([run["curves"][name] for run in some])
+        middle = values.mean(0)
+        bars = (middle - values.min(0), values.max(0) - middle)
+        ax.errorbar(m, middle, bars, fmt=style, markersize=4, capsize=2, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="units $m$")
+    ax.set_ylabel("population loss, share of the zero function's\n(mean and range over seeds)")
+    ax.set_xticks(m, [f"{value:g}" for value in m])
+    ax.minorticks_off()
+    ax.legend(fontsize=7)
     return fig

@@ -16,7 +16,8 @@ import torch
 from torch.func import grad, hessian, jvp, vmap
 
 from experiments.runs.results import Context, Outcome
-from experiments.theory.remarks import blind_curvature, wide_networks
+from experiments.theory.remarks import blind_curvature, mean_field
+from experiments.theory.wide import wide_networks, wide_vgg11
 from experiments.usage import UsageError, steps
 from tangent.laziness.curvature import (
     Curvature,
@@ -455,7 +456,12 @@ def _footnote_3(run: dict[str, Any], device: str) -> Outcome:
 
 
 def _wide(run: dict[str, Any], device: str) -> Outcome:
-    return wide_networks(run, _Draws.of(run, device).generator, device)
+    measure = wide_vgg11 if run["model"] == "vgg11" else wide_networks
+    return measure(run, _Draws.of(run, device).generator, device)
+
+
+def _mean_field(run: dict[str, Any], device: str) -> Outcome:
+    return mean_field(run, _Draws.of(run, device).normal)
 
 
 MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
@@ -467,6 +473,7 @@ MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "kappa": kappa_by_width,
     "not-necessary": _footnote_3,
     "wide": _wide,
+    "mean-field": _mean_field,
 }
 
 

@@ -1,4 +1,4 @@
-"""Two remarks of the paper: kappa need not be small (footnote 3), and wide networks are lazy."""
+"""Remarks of the paper: kappa need not be small (footnote 3); 1/m learns what is not lazy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jacrev
+from torch.func import grad
 
 from experiments.runs.results import Outcome
 from experiments.usage import steps
@@ -17,13 +17,14 @@ from tangent.laziness.curvature import (
     derivative_norm,
     second_derivative_norm,
 )
+from tangent.theory.arccosine import population_loss, tangent_population_minimum
 from tangent.theory.dynamics import gaps, gradient_flow, square_loss
 
-__all__ = ["blind_curvature", "wide_networks"]
+__all__ = ["blind_curvature", "mean_field"]
 
 _ALPHA = 256.0
-_STEPS = 200  # of descent at half the stability edge
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+_TEACHERS = 3
+_STEP = 2.0  # of descent in the metric of each scaling, below the stability edge of both
 
 
 def blind_curvature(
@@ -58,47 +59,37 @@ def blind_curvature(
     return Outcome({"alpha": _ALPHA}, {name: [row[name] for row in rows] for name in rows[0]})
 
 
-def wide_networks(run: dict[str, Any], generator: torch.Generator, device: str) -> Outcome:
-    """The wider, the lazier: alpha = 1, standard parametrization, both hidden layers of m units.
+def mean_field(run: dict[str, Any], draws: Callable[..., Tensor]) -> Outcome:
+    """Two-layer ReLU networks with 1/m and 1/sqrt(m), on the population loss, m growing.
 
-    Weights N(0, 1 / fan-in), descent at half the stability edge on 20 inputs; how far weights and
-    tangent kernel are from where they were, relative to where that is.
+    Chizat and Bach (2018), the paper's [7]: with 1/m, descent can reach the global minimum as m
+    grows. A teacher of three units; students of m units, doubled, so that they begin at zero;
+    inputs uniform on the sphere, the expectation in closed form. The same time in the metric of
+    each scaling: steps of m times the gradient for 1/m. Losses are shares of the zero function's;
+    "minimum" is the least that any training of the linearized student could reach.
     """
-    n, d = 20, 5
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(device)
-    x = x / x.norm(dim=1, keepdim=True)
-    y = d**0.5 * x[:, 0]  # of mean square one; chosen after labels at random had failed the verdict
-    phi = _ACTIVATIONS[run["model"]]
+    d = run["inputs"]
+    teacher, signs = _unit_rows(draws(_TEACHERS, d)), draws(_TEACHERS).sign()
     rows = []
     for m in steps(run["widths"], "width"):
-        shapes = [(m, d), (m, m), (1, m)]
-        sizes = [a * b for a, b in shapes]
-        parts = [
-            torch.randn(*s, generator=generator, dtype=torch.float64) / s[1] ** 0.5 for s in shapes
-        ]
-        w0 = torch.cat([p.flatten() for p in parts]).to(device)
+        hidden, output = _unit_rows(draws(m // 2, d)), draws(m // 2).sign()
+        b, a = torch.cat([hidden, hidden]), torch.cat([output, -output])
+        null = float(population_loss(0 * a, b, signs, teacher))
+        row = {"m": m, "minimum": tangent_population_minimum(b, signs, teacher) / null}
+        for name, scale, metric in (("inverse", 1 / m, m), ("root", m**-0.5, 1)):
 
-        def outputs(w: Tensor, sizes=sizes, shapes=shapes) -> Tensor:
-            first, second, last = (
-                part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)
-            )
-            return (phi(phi(x @ first.T) @ second.T) @ last.T)[:, 0]
+            def loss(a: Tensor, b: Tensor, scale: float = scale) -> Tensor:
+                return population_loss(scale * a, b, signs, teacher)
 
-        jacobian: Callable[[Tensor], Tensor] = jacrev(outputs)
-        before = jacobian(w0)
-        kernel = before @ before.T
-        rate = n / float(torch.linalg.eigvalsh(kernel)[-1])  # half of 2 / (top / n)
-        w = w0.clone()
-        for _ in range(_STEPS):
-            here = jacobian(w)
-            w = w - rate * here.T @ (outputs(w) - y) / n
-        after = jacobian(w)
-        rows.append(
-            {
-                "m": m,
-                "weights": float((w - w0).norm() / w0.norm()),
-                "kernel": float((after @ after.T - kernel).norm() / kernel.norm()),
-                "loss": float((outputs(w) - y).square().mean() / 2),
-            }
-        )
+            weights = (a, b)
+            for _ in range(round(run["horizon"] / _STEP)):
+                slopes = grad(loss, argnums=(0, 1))(*weights)
+                moved = [w - _STEP * metric * s for w, s in zip(weights, slopes, strict=True)]
+                weights = (moved[0], moved[1])
+            row[name] = float(loss(*weights)) / null
+        rows.append(row)
     return Outcome({}, {name: [row[name] for row in rows] for name in rows[0]})
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)

@@ -27,6 +27,7 @@ PARTS = (
     "kappa",
     "not-necessary",
     "wide",
+    "mean-field",
 )
 
 
@@ -37,7 +38,8 @@ class Settings:
     parts: tuple[str, ...] = PARTS
     """finite-horizon (2.2), held-out (Proposition A.1), square-loss (2.3), over-parameterized
     (2.4), under-parameterized (2.5), kappa (Section 2), not-necessary (footnote 3: lazy although
-    kappa is large), wide (the remark on wide networks in their standard parametrization)"""
+    kappa is large), wide (the remark on wide networks in their standard parametrization),
+    mean-field (1/m learns what lazy training cannot: the paper's [7])"""
     seeds: tuple[int, ...] = (0, 1, 2, 3)
     """repetitions: each draws data and an initialization"""
     alphas: tuple[float, ...] = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
@@ -58,6 +60,14 @@ class Settings:
     """second derivatives, in a direction that training never takes, of footnote 3"""
     wide_widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     """hidden units of both layers of the wide networks"""
+    vgg_widths: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5)
+    """widths of VGG-11 among the wide networks"""
+    mean_field_widths: tuple[int, ...] = (8, 32, 128)
+    """units of the students of mean-field, even"""
+    mean_field_inputs: int = 30
+    """dimension of its inputs"""
+    mean_field_horizon: float = 3000.0
+    """time that it trains, 2 a step"""
     kappa_seeds: int = 10
     """repetitions of the law of kappa; the verdict is on their mean"""
 
@@ -71,6 +81,10 @@ PRESETS = {
         multiples=(1.0001, 4.0),
         curvatures=(0.0, 1000.0),
         wide_widths=(16, 64),
+        vgg_widths=(0.05, 0.2),
+        mean_field_widths=(8, 16),
+        mean_field_inputs=10,
+        mean_field_horizon=400.0,
         widths=(8, 32),
         width_inputs=6,
         kappa_seeds=2,
@@ -122,8 +136,14 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
             "not-necessary": [
                 {"model": "tanh", "curvatures": settings.curvatures, "horizon": settings.horizon}
             ],
-            "wide": [
-                {"model": model, "widths": settings.wide_widths} for model in ("tanh", "relu")
+            "wide": [{"model": model, "widths": settings.wide_widths} for model in ("tanh", "relu")]
+            + [{"model": "vgg11", "widths": settings.vgg_widths}] * bool(settings.vgg_widths),
+            "mean-field": [
+                {
+                    "widths": settings.mean_field_widths,
+                    "inputs": settings.mean_field_inputs,
+                    "horizon": settings.mean_field_horizon,
+                }
             ],
         }
         for part in settings.parts:

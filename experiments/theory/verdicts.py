@@ -22,6 +22,7 @@ from experiments.theory.claims import (
     column,
     contrasts,
     fitted_exponent,
+    last,
     mean_claim,
     slope,
 )
@@ -45,6 +46,8 @@ ROUNDING = 1e-9  # above a bound that is attained at t = 0
 LAZY = 0.05  # of the outputs' own way: what is called lazy in footnote 3
 SAME = 1e-3  # of an adaptive integrator whose steps the further weight may change
 WIDER = -0.25  # the weights' slope is -1/2 at least in theory, the kernel's -1/2 to -1
+LEARNED = 0.01  # of the zero function's loss: what is called learned
+STUCK = 10.0  # times above that: the least loss of the linearized network; half for a trained one
 _NOISE = 1e-8  # distances of the integrator's own error are not fitted
 
 
@@ -260,7 +263,7 @@ def _not_necessary(results: pd.DataFrame) -> list[Claim]:
     if not some:
         return []
     at = f"alpha = {some[0]['alpha']:g}"
-    kappas = [column(run, "kappa")[-1] for run in some]
+    kappas = [last(run, "kappa") for run in some]
     gap = np.stack([column(run, "gap") for run in some])
     change = abs(gap / gap[:, :1] - 1)
     return [
@@ -275,13 +278,40 @@ def _not_necessary(results: pd.DataFrame) -> list[Claim]:
 def _wide(results: pd.DataFrame) -> list[Claim]:
     """The remark on wide networks: alpha = 1, the wider the lazier."""
     claims = []
-    for model in ("tanh", "relu"):
+    for model in ("tanh", "relu", "vgg11"):
         some = series(results, "wide", model=model)
         for name, label in (("weights", "|w - w0| / |w0|"), ("kernel", "|K - K0| / |K0|")):
             fits = [slope(column(run, "m"), column(run, name)) for run in some]
             text = f"slope of {label} in the width m after training at alpha = 1, {model}"
             claims += [at_most_claim("wide", text, fits, WIDER)] if some else []
     return claims
+
+
+def _mean_field(results: pd.DataFrame) -> list[Claim]:
+    """With 1/m the population loss goes to 0; no training of the linearized network gets there."""
+    some = series(results, "mean-field")
+    if not some:
+        return []
+    learned = _all(some, "inverse")
+    return [
+        at_most_claim(
+            "[7]", "population loss of 1/m, of the zero function's, every width", learned, LEARNED
+        ),
+        at_least_claim(
+            "[7]",
+            "least loss of the linearized network over that of 1/m, every width",
+            _all(some, "minimum") / learned,
+            STUCK,
+            "{:.3g} or more",
+        ),
+        at_least_claim(
+            "[7]",
+            "loss of 1/sqrt(m) over that of 1/m, largest width",
+            [last(run, "root") / last(run, "inverse") for run in some],
+            STUCK / 2,
+            "{:.3g} or more",
+        ),
+    ]
 
 
 _PARTS = (
@@ -293,6 +323,7 @@ _PARTS = (
     _kappa,
     _not_necessary,
     _wide,
+    _mean_field,
 )
 
 

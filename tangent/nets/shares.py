@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["ShareConv2d", "ShareLinear", "conv_features", "dense_shares"]
+__all__ = ["ShareConv2d", "ShareLinear", "conv_features", "dense_shares", "spread_matrix"]
 
 _ROWS = 1024  # of a block of a dense branch's kernel
 
@@ -67,6 +67,7 @@ def conv_features(
     maps: Float[Tensor, "views n c h w"],
     output: int = 0,
     batch_size: int = 50,
+    units: tuple[int, int] | None = None,
 ) -> tuple[Float[Tensor, "n hidden"], Float[Tensor, "n last"]]:
     """Tangent features of convolution, ReLU, average pooling and linear layer, in closed form.
 
@@ -83,22 +84,26 @@ def conv_features(
         Output whose gradient is taken.
     batch_size : int
         Maps handled at once; bounds the memory, not the result.
+    units : (int, int), optional
+        First channel and the one after the last, of the m of which features are wanted: blocks of
+        channels, one after the other, are the columns of all.
 
     Returns
     -------
     hidden : Tensor of shape (n, m (9 c + 1)), for a 3x3 convolution to m channels
         In the order (channel, patch value), the bias last in each channel.
     last : Tensor of shape (n, cells m + 1)
-        In the order of the head's weight, its bias last.
+        In the order of the head's weight, its bias last (in the block of the last channel).
 
     Notes
     -----
     Two products of ``h w * 9 c * m`` multiply-adds a view: a backward pass of one convolution.
     """
-    weight = (conv.weight * conv.scale).flatten(1)
-    bias = conv.bias * conv.scale
-    spread, cells = _spread(pool, maps.shape[3:], maps)
-    given = (head.weight[output] * head.scale).view(len(weight), cells)
+    first, stop = units or (0, conv.out_channels)
+    weight = (conv.weight[first:stop] * conv.scale).flatten(1)
+    bias = conv.bias[first:stop] * conv.scale
+    spread, cells = spread_matrix(pool, maps.shape[3:], maps)
+    given = (head.weight[output] * head.scale).view(-1, cells)[first:stop]
     handed = given @ spread.T  # (m, positions)
     hidden, last = [], []
     for start in range(0, maps.shape[1], batch_size):
@@ -107,11 +112,14 @@ def conv_features(
             for view in maps[:, start : start + batch_size]
         ]
         hidden.append(torch.stack([p[0] for p in parts]).mean(0) * conv.scale)
-        last.append(torch.stack([p[1] for p in parts]).mean(0) * head.scale)
+        pooled = torch.stack([p[1] for p in parts]).mean(0)
+        if stop == conv.out_channels:
+            pooled = torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1)
+        last.append(pooled * head.scale)
     return torch.cat(hidden), torch.cat(last)
 
 
-def _spread(pool: nn.AvgPool2d, shape: Any, like: Tensor) -> tuple[Tensor, int]:
+def spread_matrix(pool: nn.AvgPool2d, shape: Any, like: Tensor) -> tuple[Tensor, int]:
     """The pooling as a matrix (positions, cells)."""
     count = shape[0] * shape[1]
     eye = torch.eye(count, dtype=like.dtype, device=like.device).view(count, 1, *shape)
@@ -133,7 +141,7 @@ def _one_view(
     before = torch.cat([weight, bias[:, None]], dim=1) @ patches
     hidden = (before > 0).to(maps) * handed @ patches.mT
     pooled = (before.clamp_min(0) @ spread).flatten(1)
-    return hidden.flatten(1), torch.cat([pooled, torch.ones_like(pooled[:, :1])], dim=1)
+    return hidden.flatten(1), pooled
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from baselines.gaussian import gaussian_kernel
 from baselines.iterative_ridge import PackedKernel, iterative_kernel_ridge
-from baselines.kernel_ridge import kernel_ridge
 from baselines.moments import left_out_accuracy
+from baselines.weighted_ridge import weighted_kernel_ridge
 
 
 def example(n, seed=0, p=6):
@@ -42,7 +42,7 @@ def test_what_lies_below_the_diagonal_of_a_corner_is_not_read():
 def test_the_solution_and_the_ridge_are_those_of_the_factors():
     full, targets = example(500)
     alphas = (0.01, 0.1, 10.0)
-    expected = kernel_ridge(full, targets.numpy(), np.ones(500), alphas)
+    expected = weighted_kernel_ridge(full, targets.numpy(), np.ones(500), alphas)
     found = iterative_kernel_ridge(
         packed(full, 128), targets.numpy(), np.ones(500), alphas, rank=50
     )

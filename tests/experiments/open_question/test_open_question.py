@@ -12,10 +12,18 @@ from baselines.gaussian import gaussian_kernel
 from baselines.patches import PatchFilters, patch_features
 from experiments.command import cli
 from experiments.command.registry import experiment
+from experiments.open_question import rows as rows_of
 from experiments.open_question.draw import paired_difference, steps_table
 from experiments.open_question.frozen import Views, frozen
 from experiments.open_question.primal import _accumulate, _stored, primal
-from experiments.open_question.rows import Convolution, Dense, Gaussian, Linear, fitted
+from experiments.open_question.rows import (
+    Convolution,
+    Dense,
+    Gaussian,
+    InfiniteConvolution,
+    Linear,
+    fitted,
+)
 from experiments.runs.results import Context, load_results, read_arrays
 from experiments.usage import UsageError
 from tangent import tangent_kernel
@@ -55,7 +63,7 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
     results = load_results(tmp_path)
     parts = results["part"].value_counts()
     expected = {"table": 1, "roto-translation": 1, "pixels": 3, "waterfall": 7, "trained": 1}
-    assert parts.to_dict() == {**expected, "primal": 1}
+    assert parts.to_dict() == {**expected, "primal": 1, "infinite": 1}
     table = results[results["part"] == "table"].iloc[0]
     for row in ("A", "B", "patches, Gaussian", "both Gaussians"):
         assert 0.3 < table[f"{row}: test accuracy"] <= 1
@@ -68,6 +76,9 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
     for stem in ("accuracy", "steps"):
         for kind in ("csv", "md", "png"):
             assert (folder / f"{stem}.{kind}").exists(), (stem, kind)
+    steps = pd.read_csv(folder / "steps.csv").set_index("step")
+    assert np.isnan(steps.loc["A infinitely wide", "features"])
+    assert 0.3 < steps.loc["A infinitely wide", "test_accuracy"] <= 1
     assert "A: linearized convolution" in capsys.readouterr().out
 
 
@@ -128,11 +139,30 @@ class _Frozen(torch.nn.Module):
         return self.whitening(x)
 
 
+def test_blocks_of_hidden_channels_are_the_features_of_all(images, made, generator, monkeypatch):
+    train, new = made.views(images[:16]), made.views(images[16:])
+    dual = torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    row = Convolution(train, 4, 5, 0)
+    whole = [*row.kernels(), *row.products(dual)(new)]
+    assert len(list(row.blocks())) == 1
+    monkeypatch.setattr(rows_of, "_BLOCK_BYTES", 16 * 4 * 2 * row.n_features // 5)
+    blocks = list(row.blocks())
+    assert len(blocks) == 3
+    assert sum(f.shape[1] for block in blocks for f in block) == row.n_features
+    for share, all_at_once in zip(zip(*blocks, strict=True), row.features(train), strict=True):
+        torch.testing.assert_close(torch.cat(share, dim=1), all_at_once)
+    for some, expected in zip([*row.kernels(), *row.products(dual)(new)], whole, strict=True):
+        torch.testing.assert_close(
+            some, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+        )
+
+
 def test_products_of_a_row_are_its_kernel_times_the_coefficients(images, made, generator):
     train, new = made.views(images[:16]), made.views(images[16:])
     dual = torch.randn(16, 3, generator=generator, dtype=torch.float64)
     rows = [
         Convolution(train, 4, 3, 0),
+        InfiniteConvolution(train),
         Linear(train, "pooled"),
         Gaussian(Linear(train, "scattering"), 1.0),
         Dense(train, "pooled", 5, 0),

@@ -83,13 +83,32 @@ def held_out():
     return {"part": "held-out", "model": "tanh"}, curves
 
 
+def not_necessary():
+    curves = {"curvature": (0.0, 10.0, 1e3), "kappa": (1.0, 2.0, 20.0), "gap": (0.01, 0.01, 0.01)}
+    return {"part": "not-necessary", "model": "tanh", "alpha": 256.0}, curves
+
+
+def wide():
+    widths = (16, 64, 256)
+    curves = {"m": widths, "weights": power(widths, -0.5), "kernel": power(widths, -0.5)}
+    return {"part": "wide", "model": "vgg11"}, curves
+
+
+def mean_field():
+    curves = {"m": (8, 32), "inverse": (1e-3, 1e-3), "root": (1e-2, 1e-2), "minimum": (0.1, 0.1)}
+    return {"part": "mean-field"}, curves
+
+
 PARTS = {f.__name__: f for f in (finite_horizon, held_out, square_loss, over_parameterized,
-                                 under_parameterized, kappa)}  # fmt: skip
+                                 under_parameterized, kappa, not_necessary, wide,
+                                 mean_field)}  # fmt: skip
 
 
 def verdicts(folder, run, curves, seeds=(0, 1)):
     """Statement -> verdict, of the same measurement with several seeds."""
-    metrics = {k: run[k] for k in run if k.startswith(("linear", "rank", "starts", "escapes"))}
+    metrics = {
+        k: run[k] for k in run if k.startswith(("linear", "rank", "starts", "escapes", "alpha"))
+    }
     settings = {k: v for k, v in run.items() if k not in metrics}
     for seed in seeds:
         one = {**settings, "seed": seed}
@@ -113,7 +132,7 @@ def test_measurements_as_the_theorem_says_hold(part, tmp_path):
 @pytest.mark.parametrize("part", PARTS)
 def test_one_value_that_is_nan_fails_whichever_alpha_it_stands_at(part, tmp_path):
     run, curves = PARTS[part]()
-    axes = {"alpha", "k", "allowed", "m"}
+    axes = {"alpha", "k", "allowed", "m", "curvature"}
     for name in curves.keys() - axes:
         for at in range(len(curves[name])):
             broken = copy.deepcopy(curves)
@@ -168,6 +187,14 @@ LIMITS = [
     ("under_parameterized", "rate over twice", scale, ("rate", 2), 1.019, 1.021),
     ("kappa", "alpha(m) = m^-1/2", tilt, ("root", "m"), 0.049, 0.051),
     ("kappa", "alpha(m) = 1/m", tilt, ("inverse", "m"), 0.049, 0.051),
+    ("not_necessary", "kappa with the largest", scale, ("kappa", 2), 0.51, 0.49),
+    ("not_necessary", "distance to the linearized path over", scale, ("gap", None), 4.9, 5.1),
+    ("not_necessary", "change of that distance", scale, ("gap", 1), 1.0009, 1.0011),
+    ("wide", "slope of |w - w0|", tilt, ("weights", "m"), 0.249, 0.251),
+    ("wide", "slope of |K - K0|", tilt, ("kernel", "m"), 0.249, 0.251),
+    ("mean_field", "population loss of 1/m", scale, ("inverse", 0), 9.99, 10.01),
+    ("mean_field", "least loss of the linearized", scale, ("minimum", 0), 0.101, 0.099),
+    ("mean_field", "loss of 1/sqrt(m) over", scale, ("root", -1), 0.501, 0.499),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Kernel ridge regression on class indicators, with the ridge taken by leaving rows out."""
+"""Kernel ridge regression on weighted class indicators, the ridge taken by leaving rows out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KernelSolution:
     """Leave-one-out accuracy of each candidate; empty for a single one."""
 
 
-def kernel_ridge(
+def weighted_kernel_ridge(
     kernel: Float[Tensor, "n n"],
     targets: Float[np.ndarray, "n k"],
     weight: Float[np.ndarray, " n"],
