@@ -139,6 +139,8 @@ SECTIONS: dict[str, About] = {
             "theory-kappa": "κ against the width for two scalings",
             "theory-not-necessary": "Footnote 3: κ and the distance to the linearized path against "
             "the curvature in a direction that training never takes",
+            "theory-mean-field": "Population loss of two-layer networks against the width, with "
+            "1/m and with 1/sqrt(m)",
             "theory-wide": "Wide networks: movement of the weights and of the kernel against the "
             "width",
         },

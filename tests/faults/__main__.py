@@ -79,10 +79,11 @@ def soak() -> None:
     from experiments.runs.machine import provenance
     from tests.faults.soak import soaked
 
-    start, found = time.perf_counter(), soaked()
+    machine, start = provenance("cpu", 1), time.perf_counter()  # of the commit that was loaded
+    found = soaked()
     seconds = time.perf_counter() - start
     numbers = {"memory": [round(m, 1) for m in found.memory], "descriptors": found.descriptors}
-    _write({**_read(), "soak": {"seconds": seconds, "machine": provenance("cpu", 1), **numbers}})
+    _write({**_read(), "soak": {"seconds": seconds, "machine": machine, **numbers}})
 
 
 def _read() -> dict[str, Any]:
