@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
-__all__ = ["UsageError", "one_of", "say"]
+__all__ = ["UsageError", "one_of", "process_number", "say", "steps", "under_torchrun", "watched"]
+
+Item = TypeVar("Item")
 
 
 class UsageError(ValueError):
@@ -31,6 +35,36 @@ def one_of(what: str, value: str, allowed: Iterable[str]) -> str:
     raise UsageError(f"unknown {what} {value!r}: {hint}there is {', '.join(names)}")
 
 
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process, and others beside it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def process_number() -> int:
+    """The number of this process among those that ``torchrun`` started; 0 if it is alone."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
+
+
 def say(message: str) -> None:
-    """Show a line of progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Show a line of progress, on stderr; of several processes it says which speaks."""
+    number = process_number()
+    print(f"process {number}: {message}" if number else message, file=sys.stderr, flush=True)
+
+
+def watched() -> bool:
+    """Whether bars are shown: on a terminal, by the first process."""
+    return sys.stderr.isatty() and not process_number()
+
+
+def steps(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Give the items of a loop, with a bar and the time that is left where bars are `watched`.
+
+    Parameters
+    ----------
+    items : sequence
+    what : str
+        What they are, in a word.
+    """
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=what, disable=not watched(), leave=False)

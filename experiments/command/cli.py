@@ -18,8 +18,9 @@ from experiments.command import registry
 from experiments.command.options import DataOptions, RunOptions
 from experiments.command.study import Command, draw_and_show, execute, say
 from experiments.files import OutputError
+from experiments.runs import distributed
 from experiments.runs.results import ResultError
-from experiments.usage import UsageError, one_of
+from experiments.usage import UsageError, one_of, process_number, under_torchrun
 
 __all__ = ["run"]
 
@@ -49,9 +50,17 @@ class _AllOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command line ``argv`` and return its exit status."""
+    """Run the command line ``argv`` and return its exit status.
+
+    Of the processes that ``torchrun`` starts the first does what only reads and shows.
+    """
+    if process_number() and not _computes(argv):
+        return 0
     try:
-        return _dispatch(argv)
+        status = _dispatch(argv)
+        if under_torchrun() and status != 130:
+            distributed.left()
+        return status
     except UsageError as error:
         say(f"experiments: {error}")
         return 2
@@ -87,6 +96,12 @@ def _dispatch(argv: list[str]) -> int:
     return _experiment(verb, rest)
 
 
+def _computes(argv: list[str]) -> bool:
+    """Whether the words ask for runs, of which each of several processes does its part."""
+    shows = {"-h", "--help", "--dry-run"} & {word.replace("_", "-") for word in argv}
+    return not shows and next(iter(argv), "list") not in _VERBS.keys() - {"all"}
+
+
 def _help() -> str:
     lines = [
         "usage: experiments VERB [PRESET] [options]   (experiments VERB --help shows its options)",
@@ -97,6 +112,14 @@ def _help() -> str:
     for name in registry.available():
         lines += [f"  {name:<{width}}{registry.experiment(name).SUMMARY}"]
     lines += ["", "verbs:", *(f"  {name:<{width}}{text}" for name, text in _VERBS.items())]
+    lines += [
+        "",
+        "presets: smoke (seconds), laptop (minutes on two cores; taken when left out), paper (as",
+        "printed; wants a GPU), and others that `experiments VERB --help` names. To begin with:",
+        "  experiments fig3b                      Figure 3(b) on the digits that come along",
+        "  experiments fig3b --dry-run            what that would compute, and for how long",
+        "  experiments report                     a page of all results",
+    ]
     return "\n".join(lines)
 
 
@@ -156,8 +179,9 @@ def _experiment(name: str, argv: list[str]) -> int:
         parts.append(("data", DataOptions, DataOptions()))
     # One class of the three groups, made here since only this experiment's settings belong in it.
     words = dataclasses.make_dataclass("Command", parts, frozen=True)
-    words.__doc__ = module.SUMMARY
-    given = _parse(words, argv, name)
+    presets = dict.fromkeys(key.partition("/")[0] for key in module.PRESETS)
+    words.__doc__ = f"{module.SUMMARY}.\n\nPresets: {', '.join(presets)}."
+    given = _parse(words, argv, f"{name} [PRESET]" if {"-h", "--help"} & {*argv} else name)
     data = getattr(given, "data", DataOptions())
     return execute(Command(module, name, given.settings, default, given.run, data, argv))
 

@@ -15,6 +15,9 @@ An experiment is a folder of three modules, each imported when it is first neede
     ``runs(settings) -> list[dict]``
         One JSON-able dictionary a run: with the fingerprint of the data and the dtype it
         determines the result completely. Wrong settings raise `experiments.usage.UsageError`.
+    ``distributed(run) -> bool``, on request
+        Which runs all processes of ``torchrun`` compute together, sharing their batches
+        (``context.distributed``); the others are shared out.
     ``DTYPE`` and ``DATASETS``, on request
         What ``--dtype auto`` stands for ("float32" when left out), and the names that its
         ``--dataset`` takes (those of `experiments.data.datasets` when left out).

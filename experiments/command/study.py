@@ -23,9 +23,10 @@ from experiments.runs.costs import costs_in, kept_costs
 from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.runs.experiment import Experiment
 from experiments.runs.machine import cores
+from experiments.runs.pack import Stamp
 from experiments.runs.pack import kept as has_result
 from experiments.runs.results import Context, file_word, jsonable
-from experiments.usage import UsageError, say
+from experiments.usage import UsageError, process_number, say, under_torchrun
 
 __all__ = ["Command", "draw_and_show", "execute", "say", "show"]
 
@@ -78,14 +79,9 @@ def execute(command: Command) -> int:
         When the output folder cannot be written, before any work or when it fills up.
     """
     options, out = command.options, command.options.out
-    for option, value in (("jobs", options.jobs), ("threads", options.threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{option} must be at least 1; got {value}")
-    if (options.scheduler is not None) != (options.executor == "dask"):
-        raise UsageError("--scheduler ADDRESS goes with --executor dask, and that with it")
-    if options.job_parameters and options.executor != "submitit":
-        raise UsageError("--job-parameters go with --executor submitit")
-    if not options.dry_run:
+    _check(options, command.data)
+    first = process_number() == 0
+    if not options.dry_run and first:
         runner.check_writable(out / command.name)
     dtype = getattr(command.module, "DTYPE", "float32")
     dtype = dtype if options.dtype == "auto" else options.dtype
@@ -94,10 +90,9 @@ def execute(command: Command) -> int:
     if options.dry_run:
         return _dry_run(plan, options)
 
-    study = runner.save_study(plan, out)
+    study = runner.save_study(plan, out) if first else None
     report = runner.Report(skipped=plan.paths)
-    # Not said here: what is damaged is said where it is computed again.
-    if options.force or not all(runner.finished(path, lambda _: None) for path in plan.paths):
+    if _unfinished(plan, options):
         try:
             report = _compute(command, plan, dtype)
         except KeyboardInterrupt:
@@ -107,8 +102,33 @@ def execute(command: Command) -> int:
                 f"{out / command.name}; the same command goes on from there"
             )
             return 130
+    if study is None:
+        return 1 if report.failed else 0
     kept = draw_and_show(command.module, [study])
     return max(_account(report), 0 if kept else 1)
+
+
+def _check(options: RunOptions, data: DataOptions) -> None:
+    """Raise `UsageError` where options contradict each other."""
+    for option, value in (("jobs", options.jobs), ("threads", options.threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} must be at least 1; got {value}")
+    if (options.scheduler is not None) != (options.executor == "dask"):
+        raise UsageError("--scheduler ADDRESS goes with --executor dask, and that with it")
+    if options.job_parameters and options.executor != "submitit":
+        raise UsageError("--job-parameters go with --executor submitit")
+    if under_torchrun() and (options.jobs > 1 or options.executor != "local"):
+        raise UsageError("torchrun's processes share the runs: leave --jobs and --executor out")
+    if under_torchrun() and data.download:
+        raise UsageError("--download would fetch once a process: fetch without torchrun first")
+
+
+def _unfinished(plan: runner.Plan, options: RunOptions) -> bool:
+    """Whether there may be something to compute; of several processes none decides that alone."""
+    if options.force or under_torchrun():
+        return True
+    # Not said here: what is damaged is said where it is computed again.
+    return not all(runner.finished(path, lambda _: None) for path in plan.paths)
 
 
 def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
@@ -125,6 +145,8 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
     if local and options.jobs == 1:
         context = _context(dtype, command.data, device, say)
         recorded = {"command": command.recorded, **provenance(device, threads or 1)}
+        if under_torchrun():
+            return _distributed(command, plan, context, recorded, stale, threads or 1)
         here = functools.partial(
             tasks.compute, module=command.module, context=context, recorded=recorded
         )
@@ -147,6 +169,29 @@ def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
     )
     with there as executor:
         return runner.execute(plan, work, say, stale=stale, executor=executor)
+
+
+def _distributed(
+    command: Command,
+    plan: runner.Plan,
+    context: Context,
+    recorded: dict[str, Any],
+    stale: dict[Path, Stamp],
+    threads: int,
+) -> runner.Report:
+    """Compute what is missing with the other processes of ``torchrun``."""
+    from experiments.runs import distributed
+    from experiments.runs.machine import settled
+
+    with settled(threads):
+        return distributed.execute(
+            plan,
+            distributed.joined(context.device),
+            module=command.module,
+            context=context,
+            recorded=recorded,
+            stale=stale,
+        )
 
 
 @functools.lru_cache

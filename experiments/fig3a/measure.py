@@ -9,6 +9,7 @@ from typing import Any
 from experiments.networks import held_out
 from experiments.networks import named as networks
 from experiments.runs.results import Context, Outcome
+from experiments.usage import watched
 from tangent import LazyClassifier
 
 
@@ -29,6 +30,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         dtype=context.dtype,
         random_state=run["seed"],
         checkpoint=context.checkpoint,
+        distributed=context.distributed,
+        verbose=watched(),
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -105,6 +105,11 @@ PRESETS = {
 }
 
 
+def distributed(run: dict[str, Any]) -> bool:
+    """Whether the processes of ``torchrun`` compute a run together: all runs train a network."""
+    return True
+
+
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a seed, an alpha and a rate; the first seed of all alphas comes first."""
     own = networks.identity(settings.model)

@@ -25,6 +25,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         device=context.device,
         dtype=context.dtype,
         checkpoint=context.checkpoint,
+        distributed=context.distributed,
     )
     trials: dict[str, list[Any]] = {}
     if run.get("lr") == held_out.HELD_OUT:

@@ -283,6 +283,11 @@ def _network_run(
     }
 
 
+def distributed(run: dict[str, Any]) -> bool:
+    """Whether the processes of ``torchrun`` compute a run together: it trains a network."""
+    return "epochs" in run
+
+
 def exact_run(
     dataset: str,
     method: str,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.usage import watched
 
 __all__ = ["classifier", "size", "stability"]
 
@@ -18,6 +19,7 @@ def classifier(
     device: str,
     dtype: str,
     checkpoint: Path | None = None,
+    distributed: bool = False,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -30,6 +32,8 @@ def classifier(
         Of the networks; the other methods choose their own.
     checkpoint : Path, optional
         Of a network's training.
+    distributed : bool
+        Train a network with all processes of ``torchrun``.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
@@ -44,7 +48,8 @@ def classifier(
             dtype=dtype,
             random_state=seed,
             checkpoint=checkpoint,
-            verbose=sys.stderr.isatty(),
+            verbose=watched(),
+            distributed=distributed,
         )
     import baselines
 

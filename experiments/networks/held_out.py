@@ -30,6 +30,7 @@ def held_out_rate(
     seed: int,
     log: Callable[[str], None],
     progress: Path | None = None,
+    writes: bool = True,
 ) -> tuple[float, dict[str, list[Any]]]:
     """Return the learning rate of the best short training, scored on held-out images.
 
@@ -51,6 +52,8 @@ def held_out_rate(
         Told the outcome of each trial.
     progress : Path, optional
         Finished trials are kept in this file, so that an interrupted choice goes on from them.
+    writes : bool
+        Of several processes that make the choice together one keeps it.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def held_out_rate(
         except DivergenceError:
             found[fraction] = None
         log(f"rate {fraction:g} of the stability edge: held-out accuracy {found[fraction]}")
-        if kept is not None:
+        if kept is not None and writes:
             kept.save(of, {"edge": edge, "found": dict(found)})
     assert edge is not None
     best = max(fractions, key=lambda f: (-1.0 if found[f] is None else found[f], -f))
@@ -133,13 +136,14 @@ def rate_of_run(
         seed=run["seed"],
         log=context.log,
         progress=progress,
+        writes=context.writes,
     )
     return lr, trials
 
 
 def forget(context: Context) -> None:
     """Remove the finished trials of a run that is done."""
-    if context.checkpoint is not None:
+    if context.checkpoint is not None and context.writes:
         _progress(context.checkpoint).unlink(missing_ok=True)
 
 

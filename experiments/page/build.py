@@ -36,6 +36,7 @@ class Part:
     pictures: list[Picture]
     tables: dict[str, Table]
     provenance: Provenance
+    limits: str
     folded: bool = False
 
 
@@ -110,6 +111,7 @@ def _section(name: str, found: list[Drawn]) -> Section:
             list(study.pictures),
             study.tables,
             study.provenance,
+            about.cannot_show(study.results),
             study.folded,
         )
         for study in found
@@ -148,7 +150,15 @@ def _without_networks(out: Path) -> Section:
         for stem, text in into.pictures.items()
     ]
     told = provenance(paths, {}, len(paths))
-    part = Part("full-size-fixed", "Fixed representations", [], pictures, into.tables, told)
+    part = Part(
+        "full-size-fixed",
+        "Fixed representations",
+        [],
+        pictures,
+        into.tables,
+        told,
+        about.limits,
+    )
     return Section("full-size", about, [part], missing, FULL_COMMAND)
 
 

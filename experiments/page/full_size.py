@@ -143,7 +143,8 @@ def _said(found: Sequence[Row], where: str) -> str:
         word = "Undecided"
     shown = [
         f"{one.name.rpartition(',')[0]}: {percent(one.test)}% of the test images at α = 1, "
-        f"{percent(lazy.test)}% at α = {power(lazy.alpha or 0)} ({gap:+.1f} standard errors)"
+        f"{percent(lazy.test)}% at α = {power(lazy.alpha or 0)} "
+        f"(a difference of {gap:+.1f} standard errors)"
         for (one, lazy), gap in zip(compared, gaps, strict=True)
     ]
     return f"{word}: trained on {where}, " + "; ".join(shown) + "."
@@ -171,7 +172,7 @@ def _published() -> list[str]:
         numbers = [number for number in found if number is not None]
         if len(numbers) == 2:
             marks = ["†" if number.status == "recalled" else "" for number in numbers]
-            one, lazy = (percent(n.value) + m for n, m in zip(numbers, marks, strict=True))
-            shown.append(f"{name} {one} and {lazy}%")
+            one, lazy = (f"{percent(n.value)}%{m}" for n, m in zip(numbers, marks, strict=True))
+            shown.append(f"{name} {one} and {lazy}")
     text = "Published, for networks 8 and 7 times as wide on all lossless images: "
     return [text + ", ".join(shown) + " (α = 1 and α = 10⁷)."] if shown else []

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SECTIONS", "About"]
 
@@ -20,12 +24,20 @@ class About:
         What its figures cannot show.
     figures : mapping of str to str
         Accessible names, by the names of the figures' files.
+    limits_of_whole : str
+        ``limits`` where the runs are of all training images, if that makes a difference.
     """
 
     title: str
     what: str
     limits: str
     figures: dict[str, str] = field(default_factory=dict)
+    limits_of_whole: str = ""
+
+    def cannot_show(self, results: pd.DataFrame) -> str:
+        """What the figures of these runs cannot show."""
+        whole = "n_train" in results and results["n_train"].isna().all()
+        return self.limits_of_whole if whole and self.limits_of_whole else self.limits
 
 
 # In the order of the page.
@@ -38,13 +50,16 @@ SECTIONS: dict[str, About] = {
         "networks do not overfit; all of ours are many times narrower than the paper's, and the "
         "images were encoded again where their name says JPEG.",
         {
-            "fig3b": "Test accuracy of every method as bars, training accuracy and the paper's "
-            "numbers as marks",
+            "fig3b": "Test accuracy of every method as bars; as marks its training accuracy and, "
+            "where the paper has the method, the published numbers",
             "fig3b-flow": "Accuracy of the linearized networks along the exact gradient flow, "
             "where SGD ended marked",
             "fig3b-widening": "Accuracy of networks against their width",
             "fig3b-fixed": "Test accuracy of the fixed representations on all images as bars",
         },
+        "What networks as wide as the paper's, trained for longer or from other seeds would reach: "
+        "a standard error is that of the test images. The images were encoded again where their "
+        "name says JPEG.",
     ),
     "fig3a": About(
         "Figure 3(a): accuracy against the scale α",
@@ -58,6 +73,8 @@ SECTIONS: dict[str, About] = {
             "fig3a-rates": "Training loss and accuracy against the learning rate, the published "
             "rate and the stability edge marked",
         },
+        "A narrow network; where there is one seed, nothing of what other seeds would give, and "
+        "the range over a few is no confidence interval.",
     ),
     "precision": About(
         "Single precision: subtraction against difference propagation",
@@ -120,6 +137,12 @@ SECTIONS: dict[str, About] = {
             "theory-under-parameterized": "Theorem 2.5: loss above its limit against time, and "
             "rates against α",
             "theory-kappa": "κ against the width for two scalings",
+            "theory-not-necessary": "Footnote 3: κ and the distance to the linearized path against "
+            "the curvature in a direction that training never takes",
+            "theory-mean-field": "Population loss of two-layer networks against the width, with "
+            "1/m and with 1/sqrt(m)",
+            "theory-wide": "Wide networks: movement of the weights and of the kernel against the "
+            "width",
         },
     ),
     "spectrum": About(

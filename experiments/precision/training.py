@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.runs.results import Context
+from experiments.usage import watched
 from tangent import ScaledDifference, nets
 from tangent.models.direct import DirectScaling, Scaled, UpdateSize, update_size
 from tangent.models.losses import loss_named
@@ -128,7 +129,8 @@ class Problem:
             update = update_size(model, x, targets[some], self.loss, self.lr)
         seed = torch.Generator().manual_seed(self.run["seed"])
         try:
-            losses = train(model, inputs, targets, settings, generator=seed).loss
+            found = train(model, inputs, targets, settings, generator=seed, progress=watched())
+            losses = found.loss
         except DivergenceError:
             return Trained([], math.inf, math.nan, update, None, None, math.nan)
         predictions = outputs(model, inputs).double()

@@ -84,7 +84,9 @@ class Estimate:
 
 
 def minutes(seconds: float) -> str:
-    """Seconds in minutes, or in hours of many, to two digits: "0.3 minutes", "16 hours"."""
+    """Seconds in minutes, or what suits them, to two digits: "20 seconds", "1.5 minutes"."""
+    if (whole := max(1, round(seconds))) < 60:
+        return f"{whole} second{'s' if whole > 1 else ''}"
     number, unit = (seconds / 3600, "hours") if seconds >= 6000 else (seconds / 60, "minutes")
     return f"{float(f'{number:.2g}'):,.{0 if number >= 9.95 else 1}f} {unit}"
 

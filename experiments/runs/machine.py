@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.usage import UsageError
+from experiments.usage import UsageError, under_torchrun
 
 __all__ = ["PeakMemory", "cores", "provenance", "resolve_device", "settled", "with_seed"]
 
@@ -85,6 +85,8 @@ def with_seed(seed: int) -> None:
 def resolve_device(device: str) -> str:
     """``device``, with ``"auto"`` resolved to ``"cuda"`` where there is one, else ``"cpu"``.
 
+    Under ``torchrun`` ``"cuda"`` is the GPU of this process's number on its machine.
+
     Raises
     ------
     UsageError
@@ -93,7 +95,9 @@ def resolve_device(device: str) -> str:
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and under_torchrun():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

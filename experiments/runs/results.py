@@ -93,6 +93,10 @@ class Context:
         ``log(message)`` shows a line of progress on stderr.
     checkpoint : Path, optional
         Where a run that trains for long keeps its state; removed once its result is written.
+    distributed : bool
+        All processes of ``torchrun`` compute this run, and share its batches.
+    writes : bool
+        This process keeps what an interrupted run goes on from; of several, the first.
     """
 
     device: str
@@ -100,6 +104,8 @@ class Context:
     load: Callable[..., ImageData]
     log: Callable[[str], None]
     checkpoint: Path | None = None
+    distributed: bool = False
+    writes: bool = True
 
 
 def jsonable(value: Any) -> Any:

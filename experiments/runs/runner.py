@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,15 @@ __all__ = [
     "Report",
     "Study",
     "check_writable",
+    "compute_all",
     "draw_study",
     "execute",
     "finished",
     "plan",
     "stamps",
     "studies",
+    "swept",
+    "tasks_of",
 ]
 
 
@@ -71,6 +75,13 @@ class Report:
             self.computed.append(path)
         if done.kind == "diverged":
             self.diverged.append(path)
+
+    def add(self, other: Report) -> None:
+        """Add what became of the runs of another process."""
+        self.computed += other.computed
+        self.skipped += other.skipped
+        self.diverged += other.diverged
+        self.failed += other.failed
 
 
 def plan(
@@ -145,41 +156,72 @@ def execute(
     OutputError
         When a result cannot be written, which no other run would survive either.
     """
-    report, stale = Report(), stale or {}
-    n = len(plan.entries)
-    tasks = [
-        Task(plan.name, number, n, run, path, data, stale.get(path))
-        for number, (run, path, data) in enumerate(plan.entries, start=1)
-    ]
-    folder = plan.paths[0].parent
-    sweep(folder)
-    countdown = Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
-    try:
-        _execute(tasks, work, log, executor, report, countdown)
-    finally:
-        claims.sweep(folder)
+    report, tasks = Report(), tasks_of(plan, stale or {})
+    with swept(plan) as countdown:
+        missing = _missing(tasks, log, report)
+        compute_all(missing, work, log, report, countdown, executor=executor)
     return report
 
 
-def _execute(
+def _missing(tasks: list[Task], log: Callable[[str], None], report: Report) -> list[Task]:
+    """Those that have no result; the others are noted."""
+    missing = []
+    for task in tasks:
+        if task.there(log):
+            report.skipped.append(task.path)
+        else:
+            missing.append(task)
+    return missing
+
+
+def tasks_of(plan: Plan, stale: Mapping[Path, Stamp]) -> list[Task]:
+    """The runs of a plan, one by one, in order."""
+    return [
+        Task(plan.name, number, len(plan.entries), run, path, data, stale.get(path))
+        for number, (run, path, data) in enumerate(plan.entries, start=1)
+    ]
+
+
+@contextlib.contextmanager
+def swept(plan: Plan) -> Iterator[Countdown]:
+    """Clear up what killed commands left in a plan's folder, before and after; how much is left."""
+    folder = plan.paths[0].parent
+    sweep(folder)
+    try:
+        yield Countdown(plan.name, [(run, path) for run, path, _ in plan.entries])
+    finally:
+        claims.sweep(folder)
+
+
+def compute_all(
     tasks: list[Task],
     work: Callable[[Task], Done],
     log: Callable[[str], None],
-    executor: Executor | None,
     report: Report,
     countdown: Countdown,
+    *,
+    executor: Executor | None = None,
+    turns: Callable[[int], Iterable[int]] = range,
 ) -> None:
+    """Have tasks computed that have no result, as `execute` does; the report is added to.
+
+    Parameters
+    ----------
+    tasks : list of Task
+    work, log, executor
+        As of `execute`.
+    report : Report
+    countdown : Countdown
+    turns : callable
+        ``turns(n)`` gives the indices of the tasks that this process computes, as it comes to
+        them, where others compute the rest.
+    """
     died: Counter[int] = Counter()
-    while tasks:
-        missing = []
-        for task in tasks:
-            if task.there(log):
-                report.skipped.append(task.path)
-            else:
-                missing.append(task)
+    missing = tasks
+    while missing:
         again = []
         left = [task.path for task in missing]
-        for task, answer in _answers(missing, work, executor, countdown, left):
+        for task, answer in _answers(missing, work, executor, countdown, turns):
             left.remove(task.path)
             if isinstance(answer, Exception):
                 died[task.number] += 1
@@ -201,10 +243,11 @@ def _execute(
                 countdown.took(task.path, answer.cpu_seconds)
                 if executor is not None and left:
                     log(f"{len(left)} runs are left{countdown.left(left)}")
-        tasks = again
-        if tasks and claims.held(path := tasks[0].path):  # else finished or given up since
+        if again and claims.held(path := again[0].path):  # else finished or given up since
             log(f"waiting for {path.stem}, which another process computes")
             claims.wait_for(path)
+        turns = range  # what others of this command compute is theirs
+        missing = _missing(again, log, report)
 
 
 def _answers(
@@ -212,12 +255,13 @@ def _answers(
     work: Callable[[Task], Done],
     executor: Executor | None,
     countdown: Countdown,
-    left: list[Path],
+    turns: Callable[[int], Iterable[int]],
 ) -> Iterator[tuple[Task, Done | Exception]]:
     """What became of each task, as it comes; an exception where the worker was lost."""
     if executor is None:
-        for task in tasks:
-            yield task, work(dataclasses.replace(task, left=countdown.left(left)))
+        for i in turns(len(tasks)):
+            left = countdown.left([task.path for task in tasks[i:]])
+            yield tasks[i], work(dataclasses.replace(tasks[i], left=left))
         return
     futures = {executor.submit(work, task): task for task in tasks}
     for future in as_completed(futures):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -156,8 +157,26 @@ def finished(path: Path, log: Callable[[str], None]) -> bool:
     return True
 
 
-def compute(task: Task, *, module: Experiment, context: Context, recorded: dict[str, Any]) -> Done:
+def compute(
+    task: Task,
+    *,
+    module: Experiment,
+    context: Context,
+    recorded: dict[str, Any],
+    clock: Callable[[], float] = time.process_time,
+) -> Done:
     """Compute ``task`` unless it is done or another process does it, and write its result.
+
+    Parameters
+    ----------
+    task : Task
+    module : Experiment
+        Whose ``compute`` it is.
+    context : Context
+    recorded : dict
+        Further entries of the result.
+    clock : callable
+        CPU seconds so far of all that computes the run: this process, unless others help it.
 
     Raises
     ------
@@ -171,28 +190,35 @@ def compute(task: Task, *, module: Experiment, context: Context, recorded: dict[
         if task.there(lambda _: None):
             return Done("skipped")
         context.log(f"[{task.number}/{task.count}] {task.path.stem}{task.left}")
-        return _computed(module, task, context, recorded)
+        return _computed(module, task, context, recorded, clock)
 
 
-def _computed(module: Experiment, task: Task, context: Context, recorded: dict[str, Any]) -> Done:
+def _computed(
+    module: Experiment,
+    task: Task,
+    context: Context,
+    recorded: dict[str, Any],
+    clock: Callable[[], float],
+) -> Done:
     from experiments.runs.machine import PeakMemory, with_seed
 
     with_seed(int(task.run.get("seed", 0)))
     memory = PeakMemory(context.device)
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), clock()
     status, message = "done", None
     checkpoint = task.path.with_suffix(".ckpt")
     context = dataclasses.replace(context, checkpoint=checkpoint)
     before = _spent(checkpoint)
     try:
-        outcome = _resumed(module, task.run, context, checkpoint)
+        with contextlib.redirect_stdout(sys.stderr):  # what estimators say is no result
+            outcome = _resumed(module, task.run, context, checkpoint)
     except Exception as error:
         if not _of_kind(error, "DivergenceError"):  # by name: torch may not be loaded
             context.log(traceback.format_exc())
             return Done("failed", f"{type(error).__name__}: {error}")
         status, message, outcome = "diverged", str(error), Outcome(metrics={})
         context.log(f"diverged: {error}")
-    seconds = time.process_time() - cpu
+    seconds = clock() - cpu
     write_result(
         task.path,
         experiment=task.name,

@@ -170,7 +170,9 @@ def _digest(tensors: list[Tensor]) -> str:
     sha = hashlib.sha256()
     for t in tensors:
         sha.update(f"{tuple(t.shape)} {t.dtype}".encode())
-        flat = t.detach().cpu().contiguous().view(-1)  # a counter has no axis to take bytes along
+        flat = t.detach().cpu().contiguous()
+        # A counter has no axis to take bytes along, and one value may have any stride.
+        flat = flat.as_strided((flat.numel(),), (1,))
         sha.update(flat.view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 

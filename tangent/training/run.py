@@ -154,6 +154,8 @@ class Run:
             "total": self.total,
             "seconds": time.perf_counter() - self._started if self.done else 0.0,
         }
+        if self.share.size > 1:  # the others' is not known here
+            state["cpu_seconds"] = None
         try:
             checkpoint.save(self._identity(), state)
         except CheckpointError as error:

@@ -57,6 +57,7 @@ def compute(run, context):
         raise RuntimeError("thirteen does not work")
     if run["number"] == 14:
         raise DivergenceError("loss is inf at step 3")
+    print("a word about this run")
     time.sleep(run["seconds"])
     if run["number"] >= int(os.environ.get("TOY_HOLD_FROM", "1000")):
         threading.Event().wait()  # until it is interrupted or killed

@@ -2,7 +2,7 @@
 
 ``run --trials 50 --damages 10`` goes through every fault: 50 kills of every kind of work, half as
 many full disks and killed holders of claims, and 10 damages of each kind to each kind of file. A
-trial that fails is counted, and said at the end.
+trial that fails is counted, and said at the end. ``soak`` adds what two hundred fits leave behind.
 """
 
 from __future__ import annotations
@@ -70,8 +70,28 @@ def run(count: int, damages: int, seed: int) -> int:
         "machine": provenance("cpu", 1),
         "rows": rows,
     }
-    JSON.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _write({**record, "soak": _read().get("soak")})
     return sum(row["found"].get("failed", 0) for row in rows)
+
+
+def soak() -> None:
+    """Do two hundred fits and add what they left to the record."""
+    from experiments.runs.machine import provenance
+    from tests.faults.soak import soaked
+
+    machine, start = provenance("cpu", 1), time.perf_counter()  # of the commit that was loaded
+    found = soaked()
+    seconds = time.perf_counter() - start
+    numbers = {"memory": [round(m, 1) for m in found.memory], "descriptors": found.descriptors}
+    _write({**_read(), "soak": {"seconds": seconds, "machine": machine, **numbers}})
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {}
+
+
+def _write(record: dict[str, Any]) -> None:
+    JSON.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def page(record: dict[str, Any]) -> str:
@@ -114,18 +134,41 @@ def page(record: dict[str, Any]) -> str:
         "that loses its power: files are flushed before they are renamed, folders are not.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + (_soak_lines(record["soak"]) if record.get("soak") else []))
+
+
+def _soak_lines(record: dict[str, Any]) -> list[str]:
+    """What is said of the soak."""
+    from tests.faults.soak import Soak
+
+    found, machine = Soak(record["memory"], record["descriptors"]), record["machine"]
+    (early, late), (fewest, most) = found.parts, found.open_files
+    return [
+        "## Soak",
+        "",
+        f"{len(found.memory)} fits of five estimators in one process, each forgotten before the",
+        f"next (`python -m tests.faults soak`, {record['seconds'] / 60:.0f} minutes, "
+        f"{machine['cpu']}, torch {machine['versions']['torch']}, commit {machine['commit']}):",
+        f"resident memory goes from {early:.0f} MiB (the median over the second quarter of the "
+        f"fits) to {late:.0f} MiB",
+        f"(the last quarter), at most {max(found.memory):.0f} MiB; from {fewest} to {most} files "
+        "are open after the first quarter.",
+        "`pytest tests/test_soak.py -m faults` allows 16 MiB and not one file.",
+        "",
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("verb", choices=["run", "table"])
+    parser.add_argument("verb", choices=["run", "soak", "table"])
     parser.add_argument("--trials", type=int, default=50, help="kills of each kind of work")
     parser.add_argument("--damages", type=int, default=10, help="of each kind and kind of file")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     failed = run(given.trials, given.damages, given.seed) if given.verb == "run" else 0
-    PAGE.write_text(page(json.loads(JSON.read_text(encoding="utf-8"))), encoding="utf-8")
+    if given.verb == "soak":
+        soak()
+    PAGE.write_text(page(_read()), encoding="utf-8")
     print(f"{failed} trials failed" if given.verb == "run" else PAGE)
     return 1 if failed else 0
 

@@ -31,6 +31,14 @@ def test_help_names_every_experiment_and_verb(capsys):
         assert f"  {name} " in text
 
 
+def test_help_of_an_experiment_names_its_presets(toy, capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["toy", "--help"])
+    text = capsys.readouterr().out
+    assert "experiments toy [PRESET]" in text
+    assert "Presets: smoke, laptop." in text
+
+
 def test_no_verb_is_wrong_usage(capsys):
     assert cli.run([]) == 2
     assert "usage: experiments VERB" in capsys.readouterr().out
@@ -124,6 +132,13 @@ def test_a_command_writes_results_tables_and_where_they_are(toy, tmp_path, capsy
     assert str(tmp_path / "toy" / "smoke" / "toy.csv") in said.out
     assert "3 runs computed, 0 were finished before" in said.err
     assert len(runs_in(tmp_path)) == 3
+
+
+def test_what_is_printed_during_a_run_is_no_result(toy, tmp_path, capsys):
+    assert cli.run(["toy", "--preset", "smoke", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "a word about this run" not in said.out
+    assert said.err.count("a word about this run") == 3
 
 
 def test_a_result_records_what_made_it_and_no_folder_of_the_machine(toy, tmp_path):

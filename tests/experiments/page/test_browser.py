@@ -28,6 +28,13 @@ def test_the_page_shows_without_a_complaint_and_without_scrolling_sideways(
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_no_table_and_no_figure_is_cut_off_in_a_wide_window(browser, page):
+    browser.open(page, width=1400)
+    browser.evaluate("[...document.querySelectorAll('details')].map(d => d.open = true)")
+    cut = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    assert browser.evaluate(f"{cut}.map(e => e.textContent.trim().slice(0, 40))") == []
+
+
 def test_every_figure_is_drawn(browser, page):
     browser.open(page, width=1400)
     for one in browser.evaluate(

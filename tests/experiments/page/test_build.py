@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
 from experiments.page.build import _number, html, write_page
+from experiments.page.sections import SECTIONS
 from experiments.usage import UsageError
 from tests.experiments.page.conftest import RESULTS
 
@@ -83,6 +85,23 @@ def test_every_table_has_a_caption_and_its_heads_a_scope(document):
     assert all(head.get("scope") in ("row", "col") for head in document.all("th"))
 
 
+def test_every_figure_among_the_results_has_a_name_in_words():
+    figures = list(RESULTS.glob("*/*/*.png"))
+    assert len(figures) > 8
+    nameless = [p for p in figures if p.stem not in SECTIONS[p.parts[-3]].figures]
+    assert not nameless
+
+
+def test_what_figures_cannot_show_depends_on_the_images_they_are_of():
+    about = SECTIONS["fig3b"]
+    assert "a part of the images" in about.cannot_show(pd.DataFrame({"n_train": [600, 600]}))
+    whole = about.cannot_show(pd.DataFrame({"n_train": [None, None]}))
+    assert "a part of the images" not in whole
+    assert "JPEG" in whole
+    for other in SECTIONS.values():
+        assert other.cannot_show(pd.DataFrame({"seed": [0]})) == other.limits
+
+
 def test_every_figure_says_its_command_commit_time_and_what_it_cannot_show(text):
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.S)
     assert captions
@@ -125,6 +144,11 @@ def test_networks_of_full_size_carry_the_answer(tmp_path):
         assert f"{best:.1f}% " in answer
     assert "trained on all 50,000 training images" in answer
     assert "have not been trained yet" not in text
+    claims = text[text.index("fig3b-claims-table") :]
+    claims = claims[: claims.index("</table>")]
+    assert "<td data-sort=" in claims  # sentences that begin with a number: their lines may break
+    numbers = re.findall(r'<td class="number"[^>]*>(.*?)</td>', text)
+    assert max(len(unescape(re.sub("<.*?>", "", number))) for number in numbers) <= 24
 
 
 def test_the_same_results_give_the_same_page(results, text):

@@ -44,9 +44,12 @@ def test_estimates_add_up_and_say_what_they_rest_on():
     assert str(Estimate(unknown=1)).startswith("not known")
 
 
-def test_minutes_have_two_digits():
-    assert [minutes(s) for s in (18, 740, 57_700, 175_000_000)] == [
-        "0.3 minutes",
+def test_times_are_said_in_what_suits_them():
+    assert [minutes(s) for s in (0.1, 18, 59.6, 90, 740, 57_700, 175_000_000)] == [
+        "1 second",
+        "18 seconds",
+        "1.0 minutes",
+        "1.5 minutes",
         "12 minutes",
         "16 hours",
         "49,000 hours",

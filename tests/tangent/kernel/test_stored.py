@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tangent import mlp
 from tangent.kernel.matrix import tangent_kernel
 from tangent.kernel.stored import stored_tangent_kernel
 from tests.tangent.networks import example
@@ -254,3 +255,11 @@ def test_the_settings_are_readable(tmp_path, case):
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings["outputs"] == "trace"
     assert settings["batch_size"] == 3
+
+
+def test_one_input_out_of_a_longer_row_has_a_kernel(tmp_path):
+    """Its stride is not 1, which torch's view as bytes refuses."""
+    model = mlp(1, 1, hidden=(3,), generator=torch.Generator().manual_seed(0)).double()
+    x = torch.arange(4.0, dtype=torch.float64)[1::4, None]
+    stored = stored_tangent_kernel(tmp_path, model, x)
+    np.testing.assert_allclose(stored, tangent_kernel(model, x).numpy())

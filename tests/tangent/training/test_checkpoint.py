@@ -252,3 +252,11 @@ def test_the_cpu_time_of_earlier_processes_is_carried_on(tmp_path):
     old.load({"of": 1})
     old.save({"of": 1}, {})
     assert load_checkpoint(tmp_path / "run.ckpt")["cpu_seconds"] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool])
+def test_a_digest_takes_one_value_out_of_a_longer_row(dtype):
+    row = torch.arange(8).to(dtype)
+    assert digest([row[3::8]]) == digest([row[3:4].clone()])
+    assert digest([row[3::8].squeeze()]) == digest([row[3].clone()])
+    assert digest([row[:0:8]]) == digest([row[:0].clone()])

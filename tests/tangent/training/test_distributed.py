@@ -3,11 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tangent import ScaledDifference, vgg11
+from tangent import ScaledDifference, mlp, vgg11
 from tangent.models.losses import loss_named
 from tangent.training.batches import Inputs
+from tangent.training.checkpoint import Checkpoint, load_checkpoint
 from tangent.training.distributed import Share, my_share
 from tangent.training.lazy import LazySettings, train
+from tangent.training.run import Run
 from tests.processes import in_a_group
 
 
@@ -43,6 +45,18 @@ def test_shares_part_a_batch_without_rest():
     rows = torch.arange(7)
     parts = [Share(rank, 3).of(rows)[0] for rank in range(3)]
     assert torch.equal(torch.cat(parts), rows)
+
+
+@pytest.mark.parametrize(("size", "known"), [(1, True), (2, False)])
+def test_a_checkpoint_of_several_processes_does_not_take_one_s_cpu_time_for_all(
+    tmp_path, size, known
+):
+    model = ScaledDifference(mlp(2, 1, hidden=(3,)), 1.0)
+    inputs, targets = Inputs.plain(torch.rand(4, 2)), torch.rand(4, 1)
+    run = Run(model, inputs, targets, LazySettings(batch_size=2), None, Share(0, size))
+    run.begin_epoch()
+    run.keep(Checkpoint(tmp_path / "run.ckpt"))
+    assert (load_checkpoint(tmp_path / "run.ckpt")["cpu_seconds"] is not None) == known
 
 
 def test_a_share_needs_an_initialized_group():
