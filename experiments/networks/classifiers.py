@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["classifier", "size", "stability"]
+from experiments.networks import named as networks
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["classifier", "is_pool", "normalized", "size", "stability"]
 
 
 def classifier(
@@ -18,6 +23,7 @@ def classifier(
     device: str,
     dtype: str,
     checkpoint: Path | None = None,
+    rows: np.ndarray | None = None,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -30,14 +36,23 @@ def classifier(
         Of the networks; the other methods choose their own.
     checkpoint : Path, optional
         Of a network's training.
+    rows : array of shape (n, d), optional
+        Training images: ``designed_cnn`` is built from them, and a Gaussian kernel has no more
+        landmarks than there are.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
         from tangent import LazyClassifier
 
-        keys = ("model", "alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
+        def images() -> Any:
+            assert rows is not None
+            return normalized(rows, image_shape, rows, device="cpu", dtype=dtype)
+
+        keys = ("alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
+        every = (*keys, "momentum", "batch_size", "augment")
         return LazyClassifier(
-            **{key: run[key] for key in (*keys, "momentum", "batch_size", "augment")},
+            networks.factory_of(run, images),
+            **{key: run[key] for key in every if key in run},
             parametrization=run.get("parametrization", "difference"),
             image_shape=image_shape,
             device=device,
@@ -56,7 +71,27 @@ def classifier(
         return baselines.scattering_classifier(
             run["scale"], image_shape=image_shape, random_state=seed
         )
-    return baselines.gaussian_kernel_classifier(run["n_components"], random_state=seed)
+    landmarks = run["n_components"] if rows is None else min(run["n_components"], len(rows))
+    return baselines.gaussian_kernel_classifier(landmarks, random_state=seed)
+
+
+def normalized(
+    training: np.ndarray,
+    image_shape: tuple[int, int, int],
+    rows: np.ndarray,
+    *,
+    device: str,
+    dtype: str,
+) -> torch.Tensor:
+    """Return ``rows`` as the networks see them: images, by mean and deviation of ``training``."""
+    import torch
+
+    from tangent.estimators._common import normalization, normalized_inputs, torch_dtype
+
+    mean, deviation = normalization(training, image_shape, True)
+    place = (torch.device(device), torch_dtype(dtype))
+    made = normalized_inputs(rows, image_shape, mean, deviation, *place)
+    return made.batch(slice(0, len(rows)))
 
 
 def size(model: Any) -> int:
@@ -69,14 +104,18 @@ def size(model: Any) -> int:
 
 
 def stability(model: Any, X: np.ndarray) -> dict[str, float] | None:
-    """Fraction of activations that keep their sign, ReLU by ReLU; None without a network.
+    """Fraction of activations that keep their sign, gate by gate; None without a network.
 
     As in the paper's figure, max pooling is left out.
     """
     if not hasattr(model, "stability_of_activations"):
         return None
-    from torch import nn
-
-    modules = dict(model.module_.network.named_modules())
     stable = model.stability_of_activations(X)
-    return {name: value for name, value in stable.items() if isinstance(modules[name], nn.ReLU)}
+    return {name: value for name, value in stable.items() if not is_pool(model, name)}
+
+
+def is_pool(model: Any, gate: str) -> bool:
+    """Whether a gate of a fitted network is a max pooling."""
+    modules = dict(model.module_.network.named_modules())
+    kind = type(modules[gate]).__name__ if gate in modules else gate
+    return "maxpool" in kind.lower().replace("_", "")
