@@ -39,8 +39,9 @@ class Settings:
     """Settings of Figure 3(b)."""
 
     dataset: str = "digits"
-    """digits and other sets that come with scikit-learn, cifar10, or your own: folder:PATH[@SIDE],
-    a tree of images with a folder a class, or npz:PATH"""
+    """digits and other sets of scikit-learn (wine, iris, breast_cancer: tables, for mlp and the
+    Gaussian kernel), cifar10, or your own: folder:PATH[@SIDE], a tree of images with a folder a
+    class, or npz:PATH"""
     methods: tuple[str, ...] = METHODS
     """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
     (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also

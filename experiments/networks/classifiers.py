@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.networks import named as networks
+from experiments.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,11 @@ def classifier(
         )
     import baselines
 
+    if image_shape[1:] == (1, 1) and method != "gaussian":
+        raise UsageError(
+            f"method {method!r} takes images; {run['dataset']} is a table of {image_shape[0]} "
+            "columns; leave it out of --methods"
+        )
     if method == "random-features":
         return baselines.random_patch_classifier(
             run["n_filters"], image_shape=image_shape, random_state=seed
