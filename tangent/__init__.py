@@ -5,16 +5,10 @@ The rest has rooms of its own: `tangent.solve` (any symmetric kernel), `tangent.
 `tangent.theory`, `tangent.nets`, `tangent.operations`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tangent.capture.description import (
     describe,
-)
-from tangent.estimators import (
-    LazyClassifier,
-    LazyRegressor,
-    TangentFeatures,
-    TangentKernel,
-    TangentKernelClassifier,
-    TangentKernelRegressor,
 )
 from tangent.kernel import (
     TangentOperator,
@@ -43,6 +37,16 @@ from tangent.training import (
     stability_of_activations,
 )
 
+if TYPE_CHECKING:
+    from tangent.estimators import (
+        LazyClassifier,
+        LazyRegressor,
+        TangentFeatures,
+        TangentKernel,
+        TangentKernelClassifier,
+        TangentKernelRegressor,
+    )
+
 __all__ = [  # noqa: RUF022 (in groups, as the page of the reference shows them)
     # models
     "ScaledDifference",
@@ -70,3 +74,18 @@ __all__ = [  # noqa: RUF022 (in groups, as the page of the reference shows them)
     "stability_edge",
     "stability_of_activations",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Estimators are imported where they are asked for: scikit-learn takes longer than the rest."""
+    from importlib import import_module
+
+    estimators = import_module("tangent.estimators") if name in __all__ else None
+    if not hasattr(estimators, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(estimators, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

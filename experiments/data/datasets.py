@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from experiments.data.scikit import SETS, load_scikit
 from experiments.usage import UsageError, one_of
 
 __all__ = [
@@ -51,6 +52,7 @@ class ImageData:
     class_names : tuple of str
         Label 0 first.
     train_images, test_images : uint8 array of shape (n, c, h, w)
+        float32 of shape (n, columns, 1, 1) for the rows of a table.
     train_labels, test_labels : int64 array of shape (n,)
     """
 
@@ -58,9 +60,9 @@ class ImageData:
     label: str
     fingerprint: str
     class_names: tuple[str, ...]
-    train_images: UInt8[np.ndarray, "n c h w"]
+    train_images: UInt8[np.ndarray, "n c h w"] | Float32[np.ndarray, "n c h w"]
     train_labels: Int64[np.ndarray, " n"]
-    test_images: UInt8[np.ndarray, "m c h w"]
+    test_images: UInt8[np.ndarray, "m c h w"] | Float32[np.ndarray, "m c h w"]
     test_labels: Int64[np.ndarray, " m"]
 
     @property
@@ -104,7 +106,10 @@ class ImageData:
         Float32[np.ndarray, "m d"],
         Int64[np.ndarray, " m"],
     ]:
-        """Return X_train, y_train, X_test, y_test: flattened images in [0, 1] and their labels."""
+        """Return X_train, y_train, X_test, y_test: flattened images in [0, 1] and their labels.
+
+        A table's numbers are as they are.
+        """
         return (
             _flat(self.train_images),
             self.train_labels,
@@ -113,7 +118,11 @@ class ImageData:
         )
 
 
-def _flat(images: UInt8[np.ndarray, "n c h w"]) -> Float32[np.ndarray, "n d"]:
+def _flat(
+    images: UInt8[np.ndarray, "n c h w"] | Float32[np.ndarray, "n c h w"],
+) -> Float32[np.ndarray, "n d"]:
+    if images.dtype == np.float32:
+        return images.reshape(len(images), -1)
     return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
 
@@ -160,13 +169,13 @@ def image_data(
 
 def names_images(name: object) -> bool:
     """Whether ``name`` is that of a data set of images."""
-    return isinstance(name, str) and (name in DATASETS or name.startswith(_OWN))
+    return isinstance(name, str) and (name in (*DATASETS, *SETS) or name.startswith(_OWN))
 
 
 def check_dataset(name: str, known: tuple[str, ...] = DATASETS) -> None:
     """Raise `UsageError`, with the nearest name, unless it is a known one or of the user's own."""
     if not (known == DATASETS and name.startswith(_OWN)):
-        one_of("dataset", name, known)
+        one_of("dataset", name, (*known, *SETS) if known == DATASETS else known)
 
 
 def load_dataset(
@@ -180,13 +189,15 @@ def load_dataset(
 
     Parameters
     ----------
-    name : {"digits", "cifar10"}, or ``folder:PATH``, ``npz:PATH`` (`experiments.data.own`)
+    name : {"digits", "cifar10"}, one of `experiments.data.scikit.SETS`, ``folder:PATH`` or
+        ``npz:PATH`` (`experiments.data.own`)
     data_dir : path, optional
         For CIFAR-10: the folder ``cifar-10-batches-py``, a class-folder tree
         (``train/<class>/*.jpg``, ``test/<class>/*.jpg``), an archive of either (``.tar``,
         ``.tar.gz``, ``.tar.xz``), or a folder that holds one of these.
     download : bool
-        Let torchvision fetch CIFAR-10 into ``data_dir`` (the cache folder without one).
+        Let torchvision fetch CIFAR-10 into ``data_dir`` (the cache folder without one), and
+        scikit-learn its sets into its own folder.
     cache_dir : path, optional
         Where images decoded from files are kept as arrays; the user's cache folder by default.
 
@@ -200,6 +211,8 @@ def load_dataset(
     check_dataset(name)
     if name == "digits":
         return digits()
+    if name in SETS:
+        return load_scikit(name, download=download)
     if name.startswith(_OWN):
         from experiments.data.own import load_own
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.networks import held_out
 from experiments.networks import named as networks
+from experiments.networks.classifiers import is_pool
 from experiments.runs.results import Context, Outcome
 from experiments.usage import watched
 from tangent import LazyClassifier
@@ -20,9 +21,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     same = ("alpha", "width", "gain", "loss", "epochs", "lr_decay", "momentum", "batch_size")
     chosen = run["rate"] == held_out.HELD_OUT
     model = LazyClassifier(
-        networks.factory(run["model"], source=run.get("source"))
-        if ":" in run["model"]
-        else run["model"],
+        networks.factory_of(run),
         lr="auto" if chosen else run["rate"],
         **{name: run[name] for name in (*same, "augment")},
         image_shape=data.image_shape,
@@ -45,7 +44,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         context.log(message)
     held_out.forget(context)
     gates = model.stability_of_activations(X_test)
-    relus = {name: value for name, value in gates.items() if not _is_pool(model, name)}
+    relus = {name: value for name, value in gates.items() if not is_pool(model, name)}
     metrics = {
         "train_accuracy": float(model.score(X, y)),
         "test_accuracy": float(model.score(X_test, y_test)),
@@ -63,10 +62,3 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         **{f"trial_{name}": values for name, values in trials.items()},
     }
     return Outcome(metrics, curves)
-
-
-def _is_pool(model: Any, gate: str) -> bool:
-    """Whether a gate is a max pooling: the paper's curve is of the ReLUs."""
-    modules = dict(model.module_.network.named_modules())
-    kind = type(modules[gate]).__name__ if gate in modules else gate
-    return "maxpool" in kind.lower().replace("_", "")

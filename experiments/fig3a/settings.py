@@ -25,8 +25,8 @@ class Settings:
     """Settings of Figure 3(a)."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
-    with a folder a class, or npz:PATH"""
+    """digits and other sets of scikit-learn (wine, iris, breast_cancer: tables, for mlp), cifar10,
+    or your own: folder:PATH[@SIDE], a tree of images with a folder a class, or npz:PATH"""
     model: str = "vgg11"
     """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or
     PACKAGE.MODULE:FUNCTION: the function is called with (input_shape, n_outputs, generator) and

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from experiments.networks.rows import is_exact, network_label
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,7 +31,8 @@ class Row:
     Parameters
     ----------
     kind : str
-        "standard", "lazy", "patches" or "scattering": its place in the paper's order.
+        "standard", "lazy", "patches" or "scattering": its place in the paper's order; "solved"
+        for a linearized network that is solved, which has none.
     name : str
         As tables and figures call it.
     test, train : float or None
@@ -75,7 +78,6 @@ _FIXED = {
     "scattering-gaussian": "scattering, Gaussian kernel",
     "roto-translation": "roto-translation scattering, Gaussian kernel",
 }
-_NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
 
 
 def rows(networks: pd.DataFrame, fixed: pd.DataFrame) -> list[Row]:
@@ -89,16 +91,20 @@ def rows(networks: pd.DataFrame, fixed: pd.DataFrame) -> list[Row]:
         Runs of `experiments.baselines` on the same images; may be empty.
     """
     found = []
-    for _, group in networks.groupby(["model", "width", "alpha"], sort=False):
+    if "width" not in networks:
+        networks = networks.assign(width=math.nan)
+    of_a_row = ["model", "width", "alpha", "method"]
+    for _, group in networks.groupby(of_a_row, sort=False, dropna=False):
         first = group.iloc[0]
-        standard = first["alpha"] == 1
+        standard, solved = first["alpha"] == 1, is_exact(first["method"])
+        width = None if first["width"] != first["width"] else float(first["width"])
         found.append(
             _row(
                 group,
-                kind="standard" if standard else "lazy",
-                name=network_name(first["model"], first["width"], first["alpha"]),
+                kind="standard" if standard else "solved" if solved else "lazy",
+                name=network_name(first["model"], width, first["alpha"], solved=solved),
                 size=first.get("size"),
-                width=float(first["width"]),
+                width=width,
                 alpha=float(first["alpha"]),
                 model=str(first["model"]),
             )
@@ -113,18 +119,23 @@ def rows(networks: pd.DataFrame, fixed: pd.DataFrame) -> list[Row]:
     return found
 
 
-def network_name(model: str, width: float, alpha: float) -> str:
+def network_name(model: str, width: float | None, alpha: float, *, solved: bool = False) -> str:
     """A network's name with its width and scale: "VGG-11, width 1/2, α = 10⁷"."""
-    inverse = 1 / width
-    simple = width < 1 and inverse == int(inverse)
-    size = f"1/{int(inverse)}" if simple else f"{width:g}"
-    if math.isinf(alpha):
-        scale = "∞"
+    if solved:
+        scale = "linearized, solved"
+    elif math.isinf(alpha):
+        scale = "α = ∞"
     elif alpha >= 1000 and math.log10(alpha).is_integer():
-        scale = "10" + str(int(math.log10(alpha))).translate(str.maketrans("0123456789", _UP))
+        scale = "α = 10" + str(int(math.log10(alpha))).translate(str.maketrans("0123456789", _UP))
     else:
-        scale = f"{alpha:g}"
-    return f"{_NETWORKS.get(model, model)}, width {size}, α = {scale}"
+        scale = f"α = {alpha:g}"
+    size = "" if width is None else f", width {_size(width)}"
+    return f"{network_label(model)}{size}, {scale}"
+
+
+def _size(width: float) -> str:
+    inverse = 1 / width
+    return f"1/{int(inverse)}" if width < 1 and inverse == int(inverse) else f"{width:g}"
 
 
 _UP = "⁰¹²³⁴⁵⁶⁷⁸⁹"
@@ -247,6 +258,6 @@ def _widening(found: Sequence[Row]) -> list[Claim]:
         same = [r for r in found if r.kind == "lazy" and r.model == model and r.test is not None]
         same.sort(key=lambda r: r.width or 0.0)
         if len({r.width for r in same}) > 1:
-            text = f"widening helps the lazy {_NETWORKS.get(str(model), model)}"
+            text = f"widening helps the lazy {network_label(str(model))}"
             result.append(_above(text, same[-1], same[0]))
     return result

@@ -13,6 +13,7 @@ from experiments.drawing.tables import Table, mean_and_range, percent, provenanc
 from experiments.fig3b import draw_full as full_figure
 from experiments.fig3b.draw_exact import exact_table, flow
 from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
+from experiments.networks.rows import is_exact, network_label, split_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,6 @@ _PUBLISHED = {
     "scattering": "prior-features",
 }
 _NAMES = {
-    "vgg11": "VGG-11",
-    "resnet18": "ResNet-18",
     "random-features": "random features",
     "scattering": "scattering",
     "gaussian": "Gaussian kernel on pixels",
@@ -58,17 +57,18 @@ def of_the_paper() -> dict[str, dict[str, Any]]:
 
 def name(method: str, alpha: float | None = None) -> str:
     """A row's name: "VGG-11, α = 10⁷"."""
-    base, _, kind = method.rpartition("-")
-    if kind not in ("lazy", "linear", "exact", "direct"):
-        base = method
-    if method.endswith("-exact"):
-        return f"{_NAMES[base]}, linearized, solved"
+    if method in _NAMES:
+        return _NAMES[method]
+    model, kind = split_method(method)
+    label = network_label(model)
+    if kind == "exact":
+        return f"{label}, linearized, solved"
     if alpha is None or alpha != alpha:
-        return _NAMES.get(base, base)
+        return label
     if math.isinf(alpha):
-        return f"{_NAMES[base]}, linearized (α = ∞)"
+        return f"{label}, linearized (α = ∞)"
     way = ", by subtraction" if kind == "direct" else ""
-    return f"{_NAMES[base]}, α = {_power(alpha)}{way}"
+    return f"{label}, α = {_power(alpha)}{way}"
 
 
 def _power(alpha: float) -> str:
@@ -78,15 +78,34 @@ def _power(alpha: float) -> str:
     return "10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _methods(results: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Rows of the results by method, in the order of the experiment."""
+def _methods(results: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Method, name and runs of every row, in the order of the experiment."""
     order = list(METHODS)
     for method in DIRECT_METHODS:
         order.insert(order.index(method.replace("direct", "lazy")) + 1, method)
     for method in EXACT_METHODS:
         order.insert(order.index(method.replace("exact", "linear")) + 1, method)
-    found = [(method, results[results["method"] == method]) for method in order]
-    return [(method, rows) for method, rows in found if len(rows)]
+    others = [m for m in dict.fromkeys(results["method"]) if m not in order]
+    first = next((i for i, m in enumerate(order) if m in _NAMES), len(order))
+    found = []
+    for method in (*order[:first], *others, *order[first:]):
+        found += _variants(method, results[results["method"] == method])
+    return found
+
+
+def _variants(method: str, rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Rows of one method apart, where they are of several widths, scales or weights."""
+    if not len(rows):
+        return []
+    telling = [c for c in ("width", "alpha", "weights_digest") if c in rows]
+    varying = [c for c in telling if rows[c].nunique(dropna=False) > 1]
+    if not varying:
+        return [(method, name(method, _alpha(rows)), rows)]
+    found = []
+    for _, part in rows.groupby(varying, sort=False, dropna=False):
+        width = f", width {part['width'].iloc[0]:g}" if "width" in varying else ""
+        found.append((method, f"{name(method, _alpha(part))}{width}", part))
+    return found
 
 
 def _alpha(rows: pd.DataFrame) -> float | None:
@@ -129,7 +148,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
 
     paper = published(results)
     numbers, shown = [], []
-    for method, rows in _methods(results):
+    for method, title, rows in _methods(results):
         known = paper.get(method, {})
         stable, size = _mean(_known(rows, "stability")), _mean(_known(rows, "size"))
         cpu, memory = _mean(_known(rows, "cpu_seconds")), max(_known(rows, "peak_memory_bytes"))
@@ -156,7 +175,7 @@ def accuracy_table(results: pd.DataFrame) -> Table:
         )
         shown.append(
             {
-                "method": name(method, _alpha(rows)),
+                "method": title,
                 "train %": mean_and_range(_all(rows, "train_accuracy")),
                 "test %": mean_and_range(_all(rows, "test_accuracy")),
                 "stable %": percent(stable, 2),
@@ -173,8 +192,8 @@ def accuracy_table(results: pd.DataFrame) -> Table:
                 ),
             }
         )
-    title = f"Figure 3(b) on {_label(results)}"
-    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), _notes(results, paper))
+    caption = f"Figure 3(b) on {_label(results)}"
+    return Table(caption, pd.DataFrame(numbers), pd.DataFrame(shown), _notes(results, paper))
 
 
 def _label(results: pd.DataFrame) -> str:
@@ -227,7 +246,7 @@ def accuracies(results: pd.DataFrame) -> Figure:
     fig, ax = plots.figure(size=(6.4, 0.42 * len(rows_of) + 1.5))
     # A grey bar in the legend: the bars have their methods' colours.
     handles: dict[str, Any] = {"test, measured": Patch(color="0.6")}
-    for y, (method, rows) in enumerate(rows_of):
+    for y, (method, _, rows) in enumerate(rows_of):
         test, train = (
             [100 * v for v in _known(rows, c)] for c in ("test_accuracy", "train_accuracy")
         )
@@ -252,7 +271,7 @@ def accuracies(results: pd.DataFrame) -> Figure:
                     100 * number.value, y + 0.33, "^", mfc=fill, mec="black", ms=5, zorder=5
                 )
                 handles.setdefault(f"{split}, paper{dagger} (CIFAR-10)", mark)
-    ax.set_yticks(range(len(rows_of)), [name(m, _alpha(rows)) for m, rows in rows_of])
+    ax.set_yticks(range(len(rows_of)), [title for _, title, _ in rows_of])
     ax.set(xlim=(0, 104), ylim=(len(rows_of) - 0.4, -0.6), xlabel="accuracy (%)")
     ax.set_title(f"Figure 3(b) on {_label(results)}", loc="left", fontsize=9)
     if any("†" in label for label in handles):
@@ -263,10 +282,10 @@ def accuracies(results: pd.DataFrame) -> Figure:
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the figure and the table."""
-    if results["n_train"].isna().all():
+    if results["n_train"].isna().all() and not set(results["dataset"]) - {"cifar10"}:
         return _draw_whole(results, folder)
     paths = write_table(accuracy_table(results), folder, "fig3b")
-    exact = results["method"].isin(EXACT_METHODS) & (results["status"] == "done")
+    exact = results["method"].map(is_exact) & (results["status"] == "done")
     with plots.style():
         paths += plots.save_figure(accuracies(results), folder, "fig3b")
         if exact.any():
@@ -283,6 +302,6 @@ def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
     paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
     with plots.style():
         paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
-        if len({row.width for row in found if row.kind == "lazy"}) > 1:
+        if len({row.width for row in found if row.kind == "lazy" and row.width}) > 1:
             paths += plots.save_figure(full_figure.widening(found, label), folder, "fig3b-widening")
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range
+from experiments.networks.rows import is_exact, network_label, split_method
 from experiments.runs.results import read_result
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["exact_table", "flow"]
 
-_NAMES = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
+_FIRST = ("vgg11", "resnet18")
 # What solves the linearized network, and the columns of the results that hold its accuracies.
 _SOLUTIONS = {
     "gradient flow, stopped on held-out training images": "",
@@ -28,12 +30,32 @@ _SOLUTIONS = {
 }
 
 
-def _done(results: pd.DataFrame, method: str) -> pd.DataFrame:
-    return results[(results["method"] == method) & (results["status"] == "done")]
+@dataclass(frozen=True)
+class _Solved:
+    """A linearized network's runs: solved, and by SGD."""
+
+    model: str
+    label: str
+    exact: pd.DataFrame
+    sgd: pd.DataFrame
 
 
-def _networks(results: pd.DataFrame) -> list[str]:
-    return [name for name in _NAMES if len(_done(results, f"{name}-exact"))]
+def _networks(results: pd.DataFrame) -> list[_Solved]:
+    """The networks that were solved, those of the paper first, every width apart."""
+    done = results[results["status"] == "done"]
+    models = [split_method(m)[0] for m in dict.fromkeys(done["method"]) if is_exact(m)]
+    found = []
+    for model in sorted(models, key=lambda m: _FIRST.index(m) if m in _FIRST else len(_FIRST)):
+        exact, sgd = (done[done["method"] == f"{model}-{kind}"] for kind in ("exact", "linear"))
+        widths = dict.fromkeys(exact["width"].dropna()) if "width" in exact else {}
+        for width in widths if len(widths) > 1 else (None,):
+            label = network_label(model)
+            if width is None:
+                found.append(_Solved(model, label, exact, sgd))
+                continue
+            same = (rows[rows["width"] == width] for rows in (exact, sgd))
+            found.append(_Solved(model, f"{label}, width {width:g}", *same))
+    return found
 
 
 def exact_table(results: pd.DataFrame) -> Table:
@@ -43,17 +65,17 @@ def exact_table(results: pd.DataFrame) -> Table:
     """
     import pandas as pd
 
-    found: list[tuple[str, str, list[float], list[float]]] = []
+    found: list[tuple[_Solved, str, list[float], list[float]]] = []
     for network in _networks(results):
-        sgd, exact = (_done(results, f"{network}-{kind}") for kind in ("linear", "exact"))
-        if len(sgd):
-            found.append((network, "SGD", *_both(sgd, "")))
+        if len(network.sgd):
+            found.append((network, "SGD", *_both(network.sgd, "")))
+        exact = network.exact
         found += [(network, kind, *_both(exact, prefix)) for kind, prefix in _SOLUTIONS.items()]
         best = exact["best_test_accuracy"].tolist()
         found.append((network, "best time of the flow, seen on test images", [], best))
     numbers = [
         {
-            "network": network,
+            "network": network.model,
             "solution": kind,
             "train_accuracy_mean": float(np.mean(train)) if train else None,
             "test_accuracy_mean": float(np.mean(test)),
@@ -64,7 +86,7 @@ def exact_table(results: pd.DataFrame) -> Table:
     ]
     shown = [
         {
-            "linearized network": _NAMES[network],
+            "linearized network": network.label,
             "solved by": kind,
             "train %": mean_and_range(list(train)) if train else "–",
             "test %": mean_and_range(list(test)),
@@ -73,7 +95,8 @@ def exact_table(results: pd.DataFrame) -> Table:
     ]
     first = results[results["method"].str.endswith("-exact")].iloc[0]
     data = first["data_label"] or first["dataset"]
-    images = f"{int(first['n_train']):,} training images"
+    n = first["n_train"]
+    images = "all training images" if n is None or n != n else f"{int(n):,} training images"
     return Table(
         f"The linearized networks solved exactly: {data}, {images}",
         pd.DataFrame(numbers),
@@ -107,13 +130,12 @@ def flow(results: pd.DataFrame) -> Figure:
     fig, axes = plots.figure(1, len(networks), size=(0.8 + 4.2 * len(networks), 3.9))
     handles: dict[str, Any] = {}
     for ax, network in zip(np.atleast_1d(axes), networks, strict=True):
-        exact = _done(results, f"{network}-exact")
-        for row in exact.itertuples():
-            _path(ax, row, plots.colour(network), handles)
-            _sgd_end(ax, row, _done(results, f"{network}-linear"), handles)
+        for row in network.exact.itertuples():
+            _path(ax, row, plots.colour(network.model), handles)
+            _sgd_end(ax, row, network.sgd, handles)
         ax.set_xscale("log")
         ax.set(
-            title=f"{_NAMES[network]}, linearized",
+            title=f"{network.label}, linearized",
             xlabel="time (1 is when the leading direction is learned)",
             ylabel="accuracy (%)",
             ylim=(0, 103),

@@ -140,7 +140,7 @@ def comparison(found: list[Row], label: str) -> Figure:
             ax.text(1, y, "diverged", va="center", fontsize=8)
             continue
         colour = plots.colour(row.model or row.method.replace("patches", "patch"))
-        faint = 0.45 if row.kind == "lazy" else 0.9
+        faint = 0.45 if row.kind in ("lazy", "solved") else 0.9
         ax.barh(y, 100 * row.test, height=0.6, color=colour, alpha=faint)
         ax.errorbar(100 * row.test, y, xerr=100 * (row.error or 0), color="black", lw=1, capsize=2)
         ax.text(1.5, y, f"{100 * row.test:.1f}", va="center", fontsize=7.5)
@@ -163,6 +163,7 @@ def comparison(found: list[Row], label: str) -> Figure:
 
 def widening(found: list[Row], label: str) -> Figure:
     """Accuracy of networks against their width, at alpha = 1 and lazy."""
+    found = [row for row in found if row.width and row.kind != "solved"]
     fig, ax = plots.figure(size=(4.6, 3.2))
     groups = dict.fromkeys((row.model, row.kind) for row in found if row.model)
     widths: set[float] = set()

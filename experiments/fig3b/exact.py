@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.networks import named as networks
+from experiments.networks.classifiers import normalized
 from experiments.runs.results import Context, Outcome
 
 if TYPE_CHECKING:
@@ -91,35 +93,26 @@ def _kernels(run, X, X_test, shape, classes: int, context: Context) -> _Kernels:
     """Kernels of the network of the SGD row: same weights, same normalization."""
     import torch
 
-    from tangent.estimators._common import (
-        built_network,
-        normalization,
-        normalized_inputs,
-        parameter_count,
-        torch_generator,
-    )
+    from tangent.estimators._common import built_network, parameter_count, torch_generator
     from tangent.kernel.matrix import tangent_kernel
 
+    dtype = "float64" if context.dtype == "float64" else "float32"
+
+    def inputs(rows: np.ndarray, device: str = context.device) -> torch.Tensor:
+        return normalized(X, shape, rows, device=device, dtype=dtype)
+
     network = built_network(
-        run["model"],
+        networks.factory_of(run, lambda: inputs(X, "cpu")),
         shape,
         classes,
-        width=run["width"],
-        gain=run["gain"],
+        width=run.get("width", 1.0),
+        gain=run.get("gain"),
         generator=torch_generator(run["seed"]),
     )
-    dtype = torch.float64 if context.dtype == "float64" else torch.float32
-    device = torch.device(context.device)
-    mean, deviation = normalization(X, shape, True)
-
-    def inputs(rows: np.ndarray) -> torch.Tensor:
-        made = normalized_inputs(rows, shape, mean, deviation, device, dtype)
-        return made.batch(slice(0, len(rows)))
-
     outputs = run["outputs"]
     if outputs == "auto":
         outputs = "full" if len(X) * classes <= _FULL_ROWS else "trace"
-    network = network.to(device, dtype)
+    network = network.to(context.device, getattr(torch, dtype)).eval()
     x, x_test = inputs(X), inputs(X_test)
     options: dict[str, Any] = {"outputs": outputs, "accumulate": torch.float64}
     train, test = (

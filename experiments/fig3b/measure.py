@@ -7,15 +7,15 @@ import time
 from typing import Any
 
 from experiments.fig3b.exact import compute_exact
-from experiments.fig3b.settings import EXACT_METHODS
 from experiments.networks import held_out
 from experiments.networks.classifiers import classifier, size, stability
+from experiments.networks.rows import is_exact
 from experiments.runs.results import Context, Outcome
 
 
 def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Fit one classifier and score it on its training and test images."""
-    if run["method"] in EXACT_METHODS:
+    if is_exact(run["method"]):
         return compute_exact(run, context)
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, y, X_test, y_test = data.arrays()
@@ -26,6 +26,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         dtype=context.dtype,
         checkpoint=context.checkpoint,
         distributed=context.distributed,
+        rows=X,
     )
     trials: dict[str, list[Any]] = {}
     if run.get("lr") == held_out.HELD_OUT:
@@ -46,7 +47,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     layers = stability(model, X_test)
     if layers is None:
         return Outcome(metrics)
-    metrics["stability"] = sum(layers.values()) / len(layers)
+    if layers:
+        metrics["stability"] = sum(layers.values()) / len(layers)
     curves: dict[str, list[Any]] = {"layers": list(layers), "stability": list(layers.values())}
     curves |= {f"trial_{name}": values for name, values in trials.items()}
     return Outcome(metrics, curves={**curves, "loss": model.history_["loss"].tolist()})

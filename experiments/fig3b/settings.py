@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from experiments.networks import held_out
+from experiments.networks import held_out, named
+from experiments.networks.rows import NetworkRow, network_rows, row_method, split_method
 from experiments.usage import UsageError, one_of
 
 SUMMARY = "Figure 3(b): lazy and linearized CNNs beside random features, scattering and kernels"
@@ -38,15 +39,22 @@ class Settings:
     """Settings of Figure 3(b)."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
-    with a folder a class, or npz:PATH"""
+    """digits and other sets of scikit-learn (wine, iris, breast_cancer: tables, for mlp and the
+    Gaussian kernel), cifar10, or your own: folder:PATH[@SIDE], a tree of images with a folder a
+    class, or npz:PATH"""
     methods: tuple[str, ...] = METHODS
     """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
     (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also
     NETWORK-exact, the linearized network solved instead of trained (a kernel of all images), and
     NETWORK-direct, the lazy network by subtraction of two networks, which rounds (see precision)"""
     networks: tuple[str, ...] = ()
-    """rows NETWORK:WIDTH:ALPHA, in this order, beside the methods: vgg11:0.5:1e7"""
+    """rows of any network, in this order, beside the methods: NETWORK:SCALE with a scale of a
+    number, lazy, inf (linearized and trained) or exact (linearized and solved), NETWORK alone for
+    1, lazy, inf and exact. vgg11, resnet18 and mlp may have a width, vgg11:0.5:1e7; designed_cnn,
+    built from the training images; torchvision:NAME, timm:NAME; FILE.py:FUNCTION or
+    PACKAGE.MODULE:FUNCTION, called with (input_shape, n_outputs, generator)"""
+    weights: tuple[str, ...] = ()
+    """NETWORK=FILE, a state dict in safetensors for a network of the rows"""
     seeds: tuple[int, ...] = (0, 1)
     """a run each: the seed draws images, initial weights, batches and random features"""
     n_train: int | None = 1000
@@ -79,6 +87,10 @@ class Settings:
     """learning rate of ResNet-18 at alpha = 1"""
     resnet18_lazy_lr: float | Literal["auto", "held-out"] = "auto"
     """learning rate of ResNet-18, lazy and linearized"""
+    network_lr: float | Literal["auto", "held-out"] = "auto"
+    """learning rate of every other network at alpha = 1"""
+    network_lazy_lr: float | Literal["auto", "held-out"] = "auto"
+    """learning rate of every other network, lazy and linearized"""
     rate_fractions: tuple[float, ...] = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
     """rates that held-out tries, as multiples of the stability edge"""
     trial_images: int = 15_000
@@ -170,6 +182,16 @@ PRESETS = {
         batch_size=64,
         augment=True,
     ),
+    # A network and images of one's own: all of them, the fixed representations beside it.
+    "own": Settings(
+        methods=("random-features", "scattering", "gaussian"),
+        networks=("designed_cnn:exact",),
+        seeds=(0,),
+        n_train=None,
+        n_test=None,
+        epochs=10,
+        lazy_epochs=10,
+    ),
     # Section 3.2 and the published code; loss, widths, batch size and rates of the wide networks.
     "paper": Settings(
         dataset="cifar10",
@@ -191,87 +213,73 @@ PRESETS = {
 }
 
 
-_NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
+_OWN_SETTINGS = ("vgg11", "resnet18")  # networks with widths, gains and rates of their own
 
 
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a row and a seed; the first seed of all rows comes first."""
     for method in settings.methods:
         one_of("method", method, (*METHODS, *DIRECT_METHODS, *EXACT_METHODS))
-    rows = [_network(text) for text in settings.networks]
+    rows = network_rows(settings.networks, settings.lazy_alpha, settings.weights)
     if not (settings.methods or rows) or not settings.seeds:
         raise UsageError("--methods (or --networks) and --seeds need one value at least")
+    known = {row.model: named.identity(row.model, row.weights, designed=True) for row in rows}
     return [
         run
         for seed in settings.seeds
         for run in (
             *(_run(settings, method, seed) for method in settings.methods),
-            *(_network_run(settings, *row, seed) for row in rows),
+            *(_row_run(settings, row, known[row.model], seed) for row in rows),
         )
     ]
 
 
-def _network(text: str) -> tuple[str, float, float]:
-    """Model, width and alpha of one of ``Settings.networks``."""
-    model, *numbers = text.split(":")
-    one_of("network", model, tuple(_NETWORKS))
-    try:
-        width, alpha = map(float, numbers)
-    except ValueError:
-        width = alpha = math.nan
-    if not (0 < width < math.inf and alpha > 0):
-        raise UsageError(f"--networks takes NETWORK:WIDTH:ALPHA, as vgg11:0.5:1e7; got {text!r}")
-    return model, width, alpha
-
-
 def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     """What determines the result of one method: its own settings and no others."""
-    images: dict[str, Any] = {
-        "n_train": settings.n_train,
-        "n_test": settings.n_test,
-        "seed": seed,
-    }
-    model, _, kind = method.partition("-")
-    if method in EXACT_METHODS:
-        width, gain = (getattr(settings, f"{model}_{name}") for name in ("width", "gain"))
-        return exact_run(settings.dataset, method, width=width, gain=gain, **images)
-    if model in _NETWORKS:
+    model, kind = split_method(method)
+    if model in _OWN_SETTINGS:
         finite = {"": 1.0, "lazy": settings.lazy_alpha, "direct": settings.lazy_alpha}
-        width = getattr(settings, f"{model}_width")
-        return _network_run(settings, model, width, finite.get(kind, math.inf), seed, method)
+        row = NetworkRow(model, finite.get(kind, math.inf), solved=kind == "exact")
+        return _row_run(settings, row, {}, seed, method)
     own = {
         "random-features": {"n_filters": settings.n_filters},
         "scattering": {"scale": settings.scattering_scale},
         "gaussian": {"n_components": settings.n_components},
     }
-    return {"dataset": settings.dataset, "method": method, **images, **own[method]}
+    return {**_images(settings, method, seed), **own[method]}
 
 
-def _network_run(
-    settings: Settings,
-    model: str,
-    width: float,
-    alpha: float,
-    seed: int,
-    method: str | None = None,
-) -> dict[str, Any]:
-    """What determines the result of a network at a scale; the row's name follows from it."""
-    if method is None:
-        kind = "" if alpha == 1 else "-linear" if math.isinf(alpha) else "-lazy"
-        method = f"{model}{kind}"
-    lazy = method != model
-    lr = getattr(settings, f"{model}_lazy_lr" if lazy else f"{model}_lr")
+def _images(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     return {
         "dataset": settings.dataset,
         "method": method,
         "n_train": settings.n_train,
         "n_test": settings.n_test,
         "seed": seed,
+    }
+
+
+def _row_run(
+    settings: Settings,
+    row: NetworkRow,
+    known: dict[str, str],
+    seed: int,
+    method: str | None = None,
+) -> dict[str, Any]:
+    """What determines the result of a network at a scale; the row's name follows from it."""
+    method = method or row_method(row.model, row.alpha, solved=row.solved)
+    shared = _images(settings, method, seed)
+    network = {**_network(settings, row), **known}
+    if row.solved:
+        return {**shared, **_exact(network)}
+    lazy = method != row.model
+    rates = row.model if row.model in _OWN_SETTINGS else "network"
+    lr = getattr(settings, f"{rates}_lazy_lr" if lazy else f"{rates}_lr")
+    return {
+        **shared,
         **({"parametrization": "direct"} if method.endswith("-direct") else {}),
-        "model": model,
-        "alpha": alpha,
-        "width": width,
-        "gain": getattr(settings, f"{model}_gain"),
+        **network,
+        "alpha": row.alpha,
         "loss": settings.loss,
         "epochs": settings.lazy_epochs if lazy else settings.epochs,
         "lr": lr,
@@ -286,6 +294,31 @@ def _network_run(
 def distributed(run: dict[str, Any]) -> bool:
     """Whether the processes of ``torchrun`` compute a run together: it trains a network."""
     return "epochs" in run
+
+
+def _network(settings: Settings, row: NetworkRow) -> dict[str, Any]:
+    """What determines the network, beside its identity."""
+    found: dict[str, Any] = {"model": row.model}
+    if row.model in _OWN_SETTINGS:
+        width = getattr(settings, f"{row.model}_width") if row.width is None else row.width
+        found |= {"width": width, "gain": getattr(settings, f"{row.model}_gain")}
+    elif row.model in named.NAMES:
+        found["width"] = 1.0 if row.width is None else row.width
+    if row.weights is not None:
+        found["weights"] = row.weights
+    return found
+
+
+def _exact(
+    network: dict[str, Any], outputs: str = "auto", validation: float = 0.2
+) -> dict[str, Any]:
+    return {
+        **network,
+        "alpha": math.inf,
+        "loss": "square",
+        "outputs": outputs,
+        "validation": validation,
+    }
 
 
 def exact_run(
@@ -316,17 +349,12 @@ def exact_run(
     validation : float
         Share of the training images that chooses the stopping time.
     """
+    network = {"model": split_method(method)[0], "width": width, "gain": gain}
     return {
         "dataset": dataset,
         "method": method,
         "n_train": n_train,
         "n_test": n_test,
         "seed": seed,
-        "model": method.partition("-")[0],
-        "alpha": math.inf,
-        "width": width,
-        "gain": gain,
-        "loss": "square",
-        "outputs": outputs,
-        "validation": validation,
+        **_exact(network, outputs, validation),
     }

@@ -21,8 +21,8 @@ class Settings:
     """Settings of the laziness report."""
 
     dataset: str = "digits"
-    """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
-    with a folder a class, or npz:PATH"""
+    """digits and other sets of scikit-learn (wine, iris, breast_cancer: tables, for mlp), cifar10,
+    or your own: folder:PATH[@SIDE], a tree of images with a folder a class, or npz:PATH"""
     model: str = "mlp"
     """vgg11, resnet18, mlp; torchvision:NAME or timm:NAME; or your own as FILE.py:FUNCTION or
     PACKAGE.MODULE:FUNCTION, called with (input_shape, n_outputs, generator)"""

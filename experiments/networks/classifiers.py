@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.usage import watched
+from experiments.networks import named as networks
+from experiments.usage import UsageError, watched
 
-__all__ = ["classifier", "size", "stability"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["classifier", "is_pool", "normalized", "size", "stability"]
 
 
 def classifier(
@@ -20,6 +24,7 @@ def classifier(
     dtype: str,
     checkpoint: Path | None = None,
     distributed: bool = False,
+    rows: np.ndarray | None = None,
 ) -> Any:
     """Return the unfitted scikit-learn classifier of a run.
 
@@ -34,14 +39,23 @@ def classifier(
         Of a network's training.
     distributed : bool
         Train a network with all processes of ``torchrun``.
+    rows : array of shape (n, d), optional
+        Training images: ``designed_cnn`` is built from them, and a Gaussian kernel has no more
+        landmarks than there are.
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
         from tangent import LazyClassifier
 
-        keys = ("model", "alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
+        def images() -> Any:
+            assert rows is not None
+            return normalized(rows, image_shape, rows, device="cpu", dtype=dtype)
+
+        keys = ("alpha", "width", "gain", "loss", "epochs", "lr", "lr_decay")
+        every = (*keys, "momentum", "batch_size", "augment")
         return LazyClassifier(
-            **{key: run[key] for key in (*keys, "momentum", "batch_size", "augment")},
+            networks.factory_of(run, images),
+            **{key: run[key] for key in every if key in run},
             parametrization=run.get("parametrization", "difference"),
             image_shape=image_shape,
             device=device,
@@ -53,6 +67,11 @@ def classifier(
         )
     import baselines
 
+    if image_shape[1:] == (1, 1) and method != "gaussian":
+        raise UsageError(
+            f"method {method!r} takes images; {run['dataset']} is a table of {image_shape[0]} "
+            "columns; leave it out of --methods"
+        )
     if method == "random-features":
         return baselines.random_patch_classifier(
             run["n_filters"], image_shape=image_shape, random_state=seed
@@ -61,7 +80,27 @@ def classifier(
         return baselines.scattering_classifier(
             run["scale"], image_shape=image_shape, random_state=seed
         )
-    return baselines.gaussian_kernel_classifier(run["n_components"], random_state=seed)
+    landmarks = run["n_components"] if rows is None else min(run["n_components"], len(rows))
+    return baselines.gaussian_kernel_classifier(landmarks, random_state=seed)
+
+
+def normalized(
+    training: np.ndarray,
+    image_shape: tuple[int, int, int],
+    rows: np.ndarray,
+    *,
+    device: str,
+    dtype: str,
+) -> torch.Tensor:
+    """Return ``rows`` as the networks see them: images, by mean and deviation of ``training``."""
+    import torch
+
+    from tangent.estimators._common import normalization, normalized_inputs, torch_dtype
+
+    mean, deviation = normalization(training, image_shape, True)
+    place = (torch.device(device), torch_dtype(dtype))
+    made = normalized_inputs(rows, image_shape, mean, deviation, *place)
+    return made.batch(slice(0, len(rows)))
 
 
 def size(model: Any) -> int:
@@ -74,14 +113,18 @@ def size(model: Any) -> int:
 
 
 def stability(model: Any, X: np.ndarray) -> dict[str, float] | None:
-    """Fraction of activations that keep their sign, ReLU by ReLU; None without a network.
+    """Fraction of activations that keep their sign, gate by gate; None without a network.
 
     As in the paper's figure, max pooling is left out.
     """
     if not hasattr(model, "stability_of_activations"):
         return None
-    from torch import nn
-
-    modules = dict(model.module_.network.named_modules())
     stable = model.stability_of_activations(X)
-    return {name: value for name, value in stable.items() if isinstance(modules[name], nn.ReLU)}
+    return {name: value for name, value in stable.items() if not is_pool(model, name)}
+
+
+def is_pool(model: Any, gate: str) -> bool:
+    """Whether a gate of a fitted network is a max pooling."""
+    modules = dict(model.module_.network.named_modules())
+    kind = type(modules[gate]).__name__ if gate in modules else gate
+    return "maxpool" in kind.lower().replace("_", "")

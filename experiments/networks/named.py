@@ -2,6 +2,8 @@
 
 ``vgg11``, ``resnet18``, ``mlp``
     A network of `tangent.nets`, at a width.
+``designed_cnn``
+    That of `tangent.nets.designed_cnn`, where there are images to build it from.
 ``torchvision:NAME``, ``timm:NAME``
     A network of these libraries (timm is an optional one), with weights drawn by the seed.
 ``FILE.py:FUNCTION``, ``PACKAGE.MODULE:FUNCTION``
@@ -15,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.networks import own as own_models
 from experiments.usage import UsageError, one_of
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["NAMES", "factory", "identity", "with_weights"]
+__all__ = ["DESIGNED", "NAMES", "factory", "factory_of", "identity", "with_weights"]
 
 NAMES = ("vgg11", "resnet18", "mlp")
 LIBRARIES = ("torchvision", "timm")
+DESIGNED = "designed_cnn"
 
 
-def identity(model: str, weights: str | None = None) -> dict[str, str]:
+def identity(model: str, weights: str | None = None, *, designed: bool = False) -> dict[str, str]:
     """What a run has to know of a network beside its name.
 
     Parameters
@@ -38,6 +41,8 @@ def identity(model: str, weights: str | None = None) -> dict[str, str]:
     model : str
     weights : str, optional
         Path of a state dict in safetensors.
+    designed : bool
+        Whether ``designed_cnn`` is one of the names.
 
     Returns
     -------
@@ -52,17 +57,21 @@ def identity(model: str, weights: str | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     library, colon, name = model.partition(":")
     if not colon:
-        one_of("model", model, NAMES)
+        one_of("model", model, (*NAMES, DESIGNED) if designed else NAMES)
     elif library in LIBRARIES:
         _check_library(library, name)
     else:
         found["source"] = own_models.source(model)
     if weights is not None:
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise UsageError(f"--weights {weights}: there is no such file")
-        found["weights_digest"] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        found["weights_digest"] = _digest(weights)
     return found
+
+
+def _digest(weights: str) -> str:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UsageError(f"--weights {weights}: there is no such file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def factory(
@@ -91,6 +100,39 @@ def factory(
             if colon:
                 return _of_library(library, name, input_shape, n_outputs, generator)
             return network(model, input_shape, n_outputs, width=width, generator=generator)
+
+    return make
+
+
+def factory_of(
+    run: dict[str, Any], images: Callable[[], torch.Tensor] | None = None
+) -> str | Callable[[tuple[int, ...], int, torch.Generator], nn.Module]:
+    """Return what an estimator's ``model`` is in a run: a name, or a factory.
+
+    Parameters
+    ----------
+    run : dict
+        With ``model`` and what `identity` found; ``weights`` where there are any.
+    images : callable, optional
+        Returns the normalized training images that ``designed_cnn`` is built from.
+    """
+    model, weights = run["model"], run.get("weights")
+    if model in NAMES and weights is None:
+        return model
+    if weights is not None and _digest(weights) != run["weights_digest"]:
+        raise UsageError(f"--weights {weights} have changed since the command began; start anew")
+    width = run.get("width", 1.0)
+    build = None if model == DESIGNED else factory(model, width=width, source=run.get("source"))
+
+    def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator):
+        if build is not None:
+            module = build(input_shape, n_outputs, generator)
+        else:
+            from tangent.nets import designed_cnn
+
+            assert images is not None
+            module = designed_cnn(images(), n_outputs, generator=generator)
+        return module if weights is None else with_weights(module, weights, model)
 
     return make
 

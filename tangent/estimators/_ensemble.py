@@ -58,29 +58,61 @@ class EnsembleKernel:
 
         With ``distributed`` its rows are shared by the processes, and each gets all of it.
         """
-        total: Tensor | None = None
-        for network in self.networks:
-            network = network.to(device)
-            with allocations_of(
-                f"the tangent kernel of {type(network).__name__} on {len(x1)} inputs",
-                "take a smaller network, fewer inputs or solver='cg', which never forms it",
-            ):
-                kernel = tangent_kernel(
-                    network,
-                    self._on(x1, device),
-                    None if x2 is None else self._on(x2, device),
-                    outputs=self.outputs,
-                    parameters=self.parameters,
-                    accumulate=torch.float64,
-                    distributed=distributed,
-                )
-            assert isinstance(kernel, Tensor)
-            if self.outputs == "trace":
-                kernel = kernel / output_count(network, self._on(x1[:1], device))
-            network.to("cpu")
-            total = kernel.cpu() if total is None else total.add_(kernel.cpu())
-        assert total is not None
-        return total / len(self.networks)
+        first = self.first(x1, x2, device, distributed=distributed)
+        return self.completed(first, x1, x2, device, distributed=distributed)
+
+    def first(
+        self,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        distributed: bool = False,
+    ) -> Tensor:
+        """Return the kernel of the first network alone."""
+        return self._of(self.networks[0], x1, x2, device, distributed)
+
+    def completed(
+        self,
+        first: Tensor,
+        x1: Tensor,
+        x2: Tensor | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        distributed: bool = False,
+    ) -> Tensor:
+        """Return the mean over all networks; ``first``, what `first` gave, becomes it."""
+        for network in self.networks[1:]:
+            first.add_(self._of(network, x1, x2, device, distributed))
+        return first.div_(len(self.networks))
+
+    def _of(
+        self,
+        network: nn.Module,
+        x1: Tensor,
+        x2: Tensor | None,
+        device: str | torch.device,
+        distributed: bool,
+    ) -> Tensor:
+        network = network.to(device)
+        with allocations_of(
+            f"the tangent kernel of {type(network).__name__} on {len(x1)} inputs",
+            "take a smaller network, fewer inputs or solver='cg', which never forms it",
+        ):
+            kernel = tangent_kernel(
+                network,
+                self._on(x1, device),
+                None if x2 is None else self._on(x2, device),
+                outputs=self.outputs,
+                parameters=self.parameters,
+                accumulate=torch.float64,
+                distributed=distributed,
+            )
+        assert isinstance(kernel, Tensor)
+        if self.outputs == "trace":
+            kernel = kernel / output_count(network, self._on(x1[:1], device))
+        network.to("cpu")
+        return kernel.cpu()
 
     def _on(self, x: Tensor, device: str | torch.device) -> Tensor:
         return x.to(device, self.dtype) if x.is_floating_point() else x.to(device)

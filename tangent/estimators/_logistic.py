@@ -42,17 +42,25 @@ def logistic_fit(
     *,
     ridges: Sequence[float],
     intercept: bool,
+    coarse: bool = False,
+    near: float | None = None,
 ) -> LogisticFit:
     """Multinomial logistic regression at the ridge of least leave-one-out log loss.
 
     From the largest ridge down, each starting at the one before, until the loss has risen
     twice. ``intercept`` adds a constant to the kernel, of the size of its mean diagonal entry.
+    ``coarse`` takes every third ridge, stops at the first rise and solves to a hundredth: for an
+    ``error`` to rank kernels by, at a fifth of the cost. ``near``, the ridge it found, spares the
+    ridges more than thirty times as large.
     """
+    ridges = sorted(ridges, reverse=True)[:: 3 if coarse else 1]
+    ridges = [r for r in ridges if near is None or r <= 32 * near]
+    tolerance, patience = (1e-2, 1) if coarse else (1e-4, 2)
     unit = float((weights / weights.sum()) @ kernel.diagonal()) or 1.0
     shift = unit if intercept else 0.0
     kernel = kernel + shift
     best, previous, rises = None, None, 0
-    for ridge in sorted(ridges, reverse=True):
+    for ridge in ridges:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnconvergedWarning)
             fit = cross_entropy_solution(
@@ -61,7 +69,7 @@ def logistic_fit(
                 ridge * unit,
                 sample_weight=weights,
                 initial=previous,
-                tolerance=1e-4,
+                tolerance=tolerance,
                 max_iterations=60,
             )
         if not fit.converged and best is not None:
@@ -75,7 +83,7 @@ def logistic_fit(
             best = LogisticFit(fit.coefficients, constant, left, loss, ridge, unit, factor)
         else:
             rises += 1
-            if rises == 2:
+            if rises == patience:
                 break
     assert best is not None
     return best

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
-from tangent.estimators._candidates import candidates
+from tangent.estimators._candidates import Perceptron, candidates
 from tangent.estimators._common import (
     check_takes,
     checked_rows,
@@ -41,11 +42,27 @@ FLOATS = [np.float64, np.float32]
 _EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
 _BATCH = 256  # inputs of one Jacobian-vector product
 _OUTPUTS = 16  # of a network whose outputs are averaged: more cost time and say little
+_NEAR = 1.25  # times the least error with the first loss: what may be best with another
+_PERCEPTRON_OUTPUTS = 4  # of one layer or two: the mean over outputs settles sooner
 _GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
+
+
+@dataclass(frozen=True, eq=False)
+class _Runner:
+    """A network among several: its kernel, the matrix of its first member, its error with it."""
+
+    model: Any
+    kernel: EnsembleKernel
+    matrix: Tensor
+    error: float
 
 
 class TangentModel(BaseEstimator):
     """Choice of network and ridge, exact or iterative fit, and predictions."""
+
+    fit_: Any
+    kernel_: EnsembleKernel
+    chosen_model_: Any
 
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
         """Fit targets (n, k), weighted."""
@@ -72,23 +89,83 @@ class TangentModel(BaseEstimator):
             # Of a generator of its own: the networks are those of the exact solver.
             drawn = torch.randperm(len(x), generator=torch_generator(self.random_state))
             some = drawn[: subset_size(len(x), width)]
-        best: tuple[Any, Any, Any] | None = None
-        for model in self._models(shape):
-            kernel = self._kernel(model, y.shape[1], generator)
-            matrix = kernel(x[some], device=self._device(), distributed=self.distributed)
-            for fit in self._fits(matrix, targets[some], w[some]):
-                if best is None or fit.error < best[0].error:
-                    best = fit, kernel, model
-        assert best is not None
-        self.fit_, self.kernel_, self.chosen_model_ = best
+        self._choose(x[some], targets[some], w[some], generator)
         if self.solver_ == "cg":
             self.fit_ = self._iterated(x, targets, w, generator)
             self.n_iter_ = self.fit_.log[-1].step
         self.ridge_, self.loo_error_ = self.fit_.ridge, self.fit_.error
 
-    def _fits(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> Iterator[Any]:
-        """Yield exact fits with one kernel; the one of least ``error`` over all is kept."""
-        yield self._dual_fit(matrix, targets, weights)
+    def _choose(
+        self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> None:
+        """Set ``fit_``, ``kernel_`` and ``chosen_model_`` to those of least leave-one-out error."""
+        on: dict[str, Any] = {"device": self._device(), "distributed": self.distributed}
+        best: tuple[Any, _Runner] | None = None
+        winners = self._race(x, targets, weights, generator)
+        for runner in dict.fromkeys(runner for runner, _ in winners.values()):
+            whole = runner.kernel.completed(runner.matrix, x, **on)
+            for loss, (winner, near) in winners.items():
+                if winner is not runner:
+                    continue
+                fit = self._fit_of(loss, whole, targets, weights, near=near)
+                if best is None or fit.error < best[0].error:
+                    best = fit, runner
+        assert best is not None
+        self.fit_, runner = best
+        self.kernel_, self.chosen_model_ = runner.kernel, runner.model
+
+    def _race(
+        self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> dict[str, tuple[_Runner, float | None]]:
+        """For every loss the network of least error and its ridge, by one member of each.
+
+        Of several losses the first is the cheapest: for the others only networks race that come
+        near the best with the first.
+        """
+        on: dict[str, Any] = {"device": self._device(), "distributed": self.distributed}
+        models = self._models(self.input_shape_)
+        runners: list[_Runner] = []
+        losses: tuple[str, ...] = ()
+        for model in models:
+            kernel = self._kernel(model, targets.shape[1], generator)
+            matrix = kernel.first(x, **on)
+            losses = self._losses(matrix, targets)
+            if len(models) == 1:
+                return dict.fromkeys(losses, (_Runner(model, kernel, matrix, 0.0), None))
+            error = self._fit_of(losses[0], matrix, targets, weights, racing=True).error
+            runners.append(_Runner(model, kernel, matrix, error))
+            if len(losses) == 1:  # the others' memory
+                runners = [min(runners, key=lambda runner: runner.error)]
+        first = min(runners, key=lambda runner: runner.error)
+        near = [runner for runner in runners if runner.error <= _NEAR * first.error] or [first]
+        winners: dict[str, tuple[_Runner, float | None]] = {losses[0]: (first, None)}
+        for loss in losses[1:]:
+            fits = [
+                self._fit_of(loss, runner.matrix, targets, weights, racing=True) for runner in near
+            ]
+            best = min(range(len(near)), key=lambda i: fits[i].error)
+            winners[loss] = near[best], fits[best].ridge
+        return winners
+
+    def _losses(self, matrix: Tensor, targets: Tensor) -> tuple[str, ...]:
+        """Losses to fit with; of equals the first is kept."""
+        return ("square",)
+
+    def _fit_of(
+        self,
+        loss: str,
+        matrix: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        *,
+        racing: bool = False,
+        near: float | None = None,
+    ) -> Any:
+        """Fit with one kernel and one loss.
+
+        ``racing``, coarsely, for ``error`` and ``ridge``; ``near``, the ridge that was found so.
+        """
+        return self._dual_fit(matrix, targets, weights, self._ridges()[:: 2 if racing else 1])
 
     def _iterated(self, x: Tensor, targets: Tensor, weights: Tensor, generator) -> PrimalFit:
         """Fit all rows with the network and the ridge that the exact fit of a subset chose."""
@@ -108,14 +185,16 @@ class TangentModel(BaseEstimator):
             share=share_of_fit(self.distributed, self.random_state),
         )
 
-    def _dual_fit(self, matrix: Tensor, targets: Tensor, weights: Tensor) -> DualFit:
+    def _dual_fit(
+        self, matrix: Tensor, targets: Tensor, weights: Tensor, ridges: Sequence[float]
+    ) -> DualFit:
         if matrix.ndim == 4 and matrix.shape[1] == 1:
             matrix = matrix[:, 0, :, 0]
         return dual_fit(
             matrix,
             targets,
             weights,
-            ridges=self._ridges(),
+            ridges=ridges,
             time=self.time,
             intercept=self.fit_intercept,
         )
@@ -140,11 +219,12 @@ class TangentModel(BaseEstimator):
         return finite_outputs(torch.cat(parts).numpy(), X)
 
     def _kernel(self, model, k: int, generator: torch.Generator) -> EnsembleKernel:
+        enough = _PERCEPTRON_OUTPUTS if isinstance(model, Perceptron) else _OUTPUTS
         networks = members(
             model,
             self.n_ensemble,
             self.input_shape_,
-            min(k, _OUTPUTS) if self.outputs in ("trace", "pseudo") else k,
+            min(k, enough) if self.outputs in ("trace", "pseudo") else k,
             width=self.width,
             gain=self.gain,
             generator=generator,

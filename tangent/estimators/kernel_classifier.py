@@ -63,7 +63,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     Notes
     -----
     The candidates of "auto" for rows of numbers are perceptrons with sin + cos, GELU and tanh;
-    the first have a Gaussian kernel in theirs (`tangent.estimators.SinCos`). Leave-one-out is
+    the first have a Gaussian kernel in theirs (`tangent.estimators.SinCos`). Several candidates
+    race with one network each and few ridges, those that come near the best with the square loss
+    also with cross entropy; the best with each loss is then fitted in full. Leave-one-out is
     exact for the square loss and to first order for cross entropy.
 
     Examples
@@ -159,25 +161,33 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.loo_log_loss_ = self.fit_.error
         return self
 
-    def _fits(self, matrix, targets, weights):
-        logistic = self.loss != "square"
-        if self.solver_ == "cg" or self.time is not None or matrix.ndim == 4:
-            if self.loss == "cross_entropy":
-                raise ValueError(
-                    "loss='cross_entropy' needs time=None, solver='exact' and a kernel shared by "
-                    f"the classes; got time={self.time}, solver={self.solver_!r}, "
-                    f"outputs={self.outputs!r}"
-                )
-            logistic = False
-        if self.loss == "auto" and len(matrix) ** 3 * targets.shape[1] > _LOGISTIC_COST:
-            logistic = False
-        if self.loss != "cross_entropy":
-            fit = self._dual_fit(matrix, targets, weights)
-            factor, loss = calibration(fit.leave_one_out, targets, weights)
-            yield replace(fit, error=loss, temperature=factor)
-        if logistic:
-            grid = _LOGISTIC_GRID if isinstance(self.ridge, str) else self._ridges()
-            yield logistic_fit(matrix, targets, weights, ridges=grid, intercept=self.fit_intercept)
+    def _losses(self, matrix, targets):
+        dual = self.solver_ == "cg" or self.time is not None or matrix.ndim == 4
+        if self.loss == "cross_entropy" and dual:
+            raise ValueError(
+                "loss='cross_entropy' needs time=None, solver='exact' and a kernel shared by "
+                f"the classes; got time={self.time}, solver={self.solver_!r}, "
+                f"outputs={self.outputs!r}"
+            )
+        if self.loss != "auto":
+            return (self.loss,)
+        dear = len(matrix) ** 3 * targets.shape[1] > _LOGISTIC_COST
+        return ("square",) if dual or dear else ("square", "cross_entropy")
+
+    def _fit_of(self, loss, matrix, targets, weights, *, racing=False, near=None):
+        if loss == "square":
+            fit = super()._fit_of(loss, matrix, targets, weights, racing=racing)
+            factor, error = calibration(fit.leave_one_out, targets, weights)
+            return replace(fit, error=error, temperature=factor)
+        return logistic_fit(
+            matrix,
+            targets,
+            weights,
+            ridges=_LOGISTIC_GRID if isinstance(self.ridge, str) else self._ridges(),
+            intercept=self.fit_intercept,
+            coarse=racing,
+            near=near,
+        )
 
     @ordinary_mode
     def decision_function(self, X) -> np.ndarray:

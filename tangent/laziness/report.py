@@ -27,6 +27,9 @@ __all__ = ["LAZY_KAPPA", "LazinessReport", "laziness"]
 LAZY_KAPPA = 0.1  # kappa from which on the criterion calls a network lazy
 _WHOLE_ROWS = 600  # rows of a kernel that is computed whole ...
 _WHOLE_ENTRIES = 40_000_000  # ... where the Jacobian would have no more entries
+_LARGE_ENTRIES = 1_000_000_000  # entries of the Jacobian from which passes over the data are dear
+_PRODUCTS, _FEW_PRODUCTS = 10, 6
+_EPOCHS, _FEW_EPOCHS = 5, 2
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,9 @@ def laziness(
     y: Tensor | np.ndarray,
     *,
     alphas: Sequence[float] | None = None,
-    epochs: int = 5,
+    epochs: int | None = None,
     batch_size: int = 64,
-    products: int = 10,
+    products: int | None = None,
     probes: int = 2,
     second_inputs: int = 32,
     random_state: int = 0,
@@ -142,10 +145,13 @@ def laziness(
         Scales of the short trainings; by default 1, and the power of ten (10 at least) from which
         kappa is small. The
         linearized network is always trained beside them.
-    epochs, batch_size : int
-        Of the short trainings, by gradient descent at half the stable rate.
-    products : int
-        With the kernel, for the head of its spectrum, where it is too large to be held.
+    epochs : int, optional
+        Of the short trainings, by gradient descent at half the stable rate: 5, or 2 where the
+        Jacobian would have more than 1e9 entries (inputs times outputs times parameters).
+    batch_size : int
+    products : int, optional
+        With the kernel, for the head of its spectrum, where it is too large to be held: 10, or 6
+        where the Jacobian would have more than 1e9 entries.
     probes : int
         Random products for the change of the kernel and for Frobenius norms and the trace.
     second_inputs : int
@@ -168,8 +174,8 @@ def laziness(
     Source: Chizat et al. 2019, equation (1); it is sufficient for laziness, not necessary, so the
     trainings measure what moves. They go by difference propagation (`ScaledDifference`): nothing is
     subtracted. Memory is that of a training step on ``batch_size`` inputs (three of second order on
-    ``second_inputs``); the Jacobian is never held. Cost: about ``2 products`` passes over the data
-    and ``epochs`` a scale, each as a training epoch.
+    ``second_inputs``); the Jacobian is never held. Cost: ``products + 1 + 4 probes`` products with
+    the kernel (with two finite scales) and ``epochs`` a scale, each as a training epoch.
 
     Examples
     --------
@@ -185,9 +191,16 @@ def laziness(
     x, targets, start = _checked(model, X, y)
     generator = torch.Generator().manual_seed(random_state)
     n, k = targets.shape
+    entries = n * k * sum(p.numel() for p in model.parameters())
+    if epochs is None:
+        epochs = _EPOCHS if entries <= _LARGE_ENTRIES else _FEW_EPOCHS
+    if products is None:
+        products = _PRODUCTS if entries <= _LARGE_ENTRIES else _FEW_PRODUCTS
     kernel = NormalizedKernel(model, x, batch_size)
+    signs = torch.Generator().manual_seed(random_state)  # apart: they change no other draw
+    probed = _probed(kernel, probes, signs)
     spectrum, alignment, alignment_error = _spectrum(
-        model, x, targets, kernel, products, probes, generator
+        model, x, targets, kernel, products, probed, generator
     )
     largest = float(spectrum.values[0])
     if not (largest > 0 and math.isfinite(largest)):
@@ -210,7 +223,7 @@ def laziness(
         lr=lr,
         epochs=epochs,
         batch_size=min(batch_size, n),
-        probes=probes,
+        probed=probed,
         seed=random_state,
     )
     return LazinessReport(
@@ -285,7 +298,7 @@ def _spectrum(
     targets: Tensor,
     kernel: NormalizedKernel,
     products: int,
-    probes: int,
+    probed: list[tuple[Tensor, Tensor]],
     generator: torch.Generator,
 ) -> tuple[SpectrumHead, float, float]:
     """Head of the spectrum, and the alignment of the kernel with the centred targets."""
@@ -300,18 +313,26 @@ def _spectrum(
     start = torch.randn(q, generator=generator, dtype=torch.float64)
     *_, (diagonal, beside) = lanczos(kernel, start, products)
     values, errors = ritz_values(diagonal, beside)
-    squares, traces = [], []
-    for _ in range(max(probes, 2)):
-        z = torch.randint(0, 2, (q,), generator=generator).double() * 2 - 1
-        squares.append(float(_centred(kernel(_centred(z, k)), k).square().sum()))
-        traces.append(float(z @ kernel(z)))
+    probed = probed + _probed(kernel, 2 - len(probed), generator)  # one alone has no error
+    squares = [float(_centred(kernel(_centred(z, k)), k).square().sum()) for z, _ in probed]
     square, error = _mean_and_error(squares)
-    trace, trace_error = _mean_and_error(traces)
+    trace, trace_error = _mean_and_error([float(z @ image) for z, image in probed])
     upper = upper_bound(diagonal, beside, q)
     head = SpectrumHead(values, errors, upper, trace, trace_error, False)
     image = kernel(_centred(y, k))
     aligned = _aligned(image, y, k, math.sqrt(square))
     return head, aligned, aligned * error / (2 * square)
+
+
+def _probed(
+    kernel: NormalizedKernel, count: int, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Random signs and the kernel times them: for the trace, and for how the kernel changes."""
+    found = []
+    for _ in range(count):
+        z = torch.randint(0, 2, (kernel.size,), generator=generator).double() * 2 - 1
+        found.append((z, kernel(z)))
+    return found
 
 
 def _centred(v: Tensor, k: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ def short_training(
     lr: float,
     epochs: int,
     batch_size: int,
-    probes: int,
+    probed: Sequence[tuple[Tensor, Tensor]],
     seed: int,
 ) -> tuple[Trained, ...]:
     """Train the centred network at every scale by the same steps, infinity first.
@@ -78,10 +77,11 @@ def short_training(
     lr : float
         For the loss that is the mean of squares over inputs and outputs, without momentum.
     epochs, batch_size : int
-    probes : int
-        Of the kernel's change; none are made with 0.
+    probed : sequence of pairs of Tensors of shape (n k,)
+        Random signs z and K(w0) z (`NormalizedKernel`), by which the kernel's change is
+        estimated, the same for every scale.
     seed : int
-        Of the order of the data and of the probes.
+        Of the order of the data.
     """
     inputs = Inputs(x, x.new_zeros(()), x.new_ones(()), x.dtype)
     settings = LazySettings(
@@ -95,7 +95,7 @@ def short_training(
         end = _end(module, inputs, y, settings, seed)
         if linear is None:
             linear = end
-        found.append(_trained(model, module, inputs, y, end, linear, batch_size, probes, seed))
+        found.append(_trained(model, module, inputs, y, end, linear, batch_size, probed))
     return tuple(sorted(found, key=lambda t: t.alpha))
 
 
@@ -117,15 +117,14 @@ def _trained(
     end: Tensor | None,
     linear: Tensor | None,
     batch_size: int,
-    probes: int,
-    seed: int,
+    probed: Sequence[tuple[Tensor, Tensor]],
 ) -> Trained:
     alpha = module.alpha
     if end is None:
         return Trained(alpha, math.inf, math.nan, None, None, None, {})
     moved = math.sqrt(sum(float(d.detach().double().square().sum()) for d in module.delta))
     size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in model.parameters()))
-    kernel, error = _kernel_change(model, module, inputs.x, batch_size, probes, seed)
+    kernel, error = _kernel_change(module, inputs.x, batch_size, probed)
     return Trained(
         alpha=alpha,
         loss=float((end - y).norm() / y.norm()) ** 2,
@@ -140,10 +139,10 @@ def _trained(
 
 
 def _kernel_change(
-    model: nn.Module, module: ScaledDifference, x: Tensor, batch_size: int, probes: int, seed: int
+    module: ScaledDifference, x: Tensor, batch_size: int, probed: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[float | None, float | None]:
     """Relative change of the kernel in Frobenius norm: E|A z|^2 = |A|_F^2 for random signs z."""
-    if not probes:
+    if not probed:
         return None, None
     if math.isinf(module.alpha):
         return 0.0, 0.0
@@ -154,13 +153,9 @@ def _kernel_change(
     )
     if not moves:
         return None, None
-    before = NormalizedKernel(copy.deepcopy(model), x, batch_size)
     after = NormalizedKernel(displaced, x, batch_size)
-    generator = torch.Generator().manual_seed(seed)
     top, bottom = [], []
-    for _ in range(probes):
-        z = torch.randint(0, 2, (before.size,), generator=generator).double() * 2 - 1
-        old = before(z)
+    for z, old in probed:
         top.append(float((after(z) - old).square().sum()))
         bottom.append(float(old.square().sum()))
     ratio = math.sqrt(sum(top) / sum(bottom))

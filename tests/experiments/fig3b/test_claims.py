@@ -34,6 +34,7 @@ def _run(model, width, alpha, train, test, seed=0, **more):
         "cpu_seconds": 3600.0,
         "data_label": "CIFAR-10, JPEG-75",
         "data_fingerprint": _MARK,
+        "dataset": "cifar10",
         **more,
     }
 

@@ -128,7 +128,10 @@ def test_the_settings_of_trials_enter_the_run_only_where_they_are_used():
     assert all("rate_fractions" not in run for run in fig3a.runs(fig3a.PRESETS["laptop"]))
 
 
-@pytest.mark.parametrize("text", ["vgg11", "vgg11:1", "vgg11:0:1", "vgg11:1:-1", "vgg11:a:1"])
+_NONE = ["vgg11:", "vgg11:0:1", "vgg11:1:-1", "vgg11:a:1", "vgg11:1:2:3", "designed_cnn:slow"]
+
+
+@pytest.mark.parametrize("text", _NONE)
 def test_a_network_that_is_not_one_is_named(text):
     settings = dataclasses.replace(fig3b.PRESETS["full"], networks=(text,))
     with pytest.raises(UsageError, match=f"NETWORK:WIDTH:ALPHA.*{text}"):

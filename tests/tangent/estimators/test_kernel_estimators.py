@@ -17,10 +17,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from tangent.estimators._candidates import Perceptron, SinCos
+from tangent.estimators._ensemble import EnsembleKernel
 from tangent.estimators.features_transformer import TangentFeatures
 from tangent.estimators.kernel_classifier import TangentKernelClassifier
 from tangent.estimators.kernel_function import TangentKernel
 from tangent.estimators.kernel_regressor import TangentKernelRegressor
+from tangent.kernel.matrix import tangent_kernel
 from tangent.kernel.products import KernelProduct
 from tangent.solve.flow import training_path
 from tangent.solve.spectrum import spectrum
@@ -203,6 +205,47 @@ def test_default_classifier_chooses_among_networks_and_losses(iris):
     np.testing.assert_allclose(proba.sum(1), 1)
     assert (model.classes_[proba.argmax(1)] == model.predict(iris[0][90:])).all()
     assert model.loo_log_loss_ < 0.3
+
+
+def test_several_networks_race_and_the_winner_is_what_it_is_alone(iris):
+    """The race costs each network one member; the fit with the winner is that with it alone."""
+    X, y = iris[0][::2], iris[1][::2]
+    gains = [Perceptron("sincos", 1, 32, gain) for gain in (0.1, 0.6, 20.0)]
+    asked: list[int] = []
+    options = {"loss": "square", "n_ensemble": 3, "random_state": 0}
+    model = TangentKernelClassifier(gains, **options)
+    first = EnsembleKernel.first
+
+    def counted(self, *args, **kwargs):
+        asked.append(len(self.networks))
+        return first(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnsembleKernel, "first", counted)
+        model.fit(X, y)
+    assert asked == [3, 3, 3]
+    assert model.chosen_model_ in gains[:2]  # the last one tells no row from another
+    x = torch.from_numpy((X - model.mean_) / model.scale_)
+    whole = sum(tangent_kernel(net, x, outputs="trace") for net in model.kernel_.networks) / 9
+    torch.testing.assert_close(model.kernel_(x), whole)
+    alone = TangentKernelClassifier(
+        model.kernel_.networks[0], ridge=model.ridge_, **{**options, "n_ensemble": 1}
+    ).fit(X, y)
+    assert abs(alone.loo_error_ - model.loo_error_) < 0.1
+
+
+def test_the_loss_decides_which_network_wins():
+    """Cross entropy and square loss each have a network of their own; the better pair is kept."""
+    from sklearn.datasets import make_gaussian_quantiles
+
+    X, y = make_gaussian_quantiles(n_samples=200, n_features=5, n_classes=3, random_state=0)
+    models = [Perceptron("sincos", 1, 128, gain) for gain in (0.3, 1.0)]
+    fits = {
+        loss: TangentKernelClassifier(models, loss=loss, n_ensemble=1, random_state=0).fit(X, y)
+        for loss in ("square", "cross_entropy", "auto")
+    }
+    apart = min(fits["square"].loo_log_loss_, fits["cross_entropy"].loo_log_loss_)
+    assert fits["auto"].loo_log_loss_ <= apart * 1.01
 
 
 def test_cross_entropy_bends_where_one_hot_regression_cannot():
@@ -462,10 +505,12 @@ def test_products_and_the_formed_kernel_give_the_same(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes:UserWarning")
-def test_a_thousand_classes_share_sixteen_outputs():
+@pytest.mark.parametrize(("given", "outputs"), [("mlp", 16), (None, 4)])
+def test_a_thousand_classes_share_few_outputs(given, outputs):
     X, y = clusters(1000, 1000)
-    model = small_classifier(solver="exact", ridge=0.1, loss="square").fit(X, y)
-    assert model.kernel_.networks[0](torch.zeros(1, 10).double()).shape == (1, 16)
+    options = {} if given is None else {"model": given, "width": 0.05}
+    model = small_classifier(solver="exact", ridge=0.1, loss="square", **options).fit(X, y)
+    assert model.kernel_.networks[0](torch.zeros(1, 10).double()).shape == (1, outputs)
     assert model.predict_proba(X[:3]).shape == (3, 1000)
 
 

@@ -15,7 +15,7 @@ from tangent import ScaledDifference, tangent_kernel
 from tangent.laziness import LazinessReport, laziness
 from tangent.laziness import report as report_module
 from tangent.laziness.curvature import curvature, weight_function
-from tangent.laziness.operators import SecondDerivative
+from tangent.laziness.operators import NormalizedKernel, SecondDerivative
 from tangent.laziness.second import second_norm
 from tangent.laziness.trainings import Trained
 from tangent.laziness.words import verdict
@@ -291,3 +291,35 @@ def test_a_report_reads_bags_of_words(mode):
     found = laziness(bags(lambda *size: nn.EmbeddingBag(*size, mode=mode)), x, y, epochs=1)
     expected = laziness(bags(Looked), x, y, epochs=1)
     assert found.second.value == pytest.approx(expected.second.value, rel=1e-6)
+
+
+def test_a_large_network_gets_fewer_products_and_epochs(matrix_free, monkeypatch):
+    x, y = _data()
+    asked = []
+
+    def counted(product, start, products):
+        asked.append(products)
+        return lanczos(product, start, products)
+
+    monkeypatch.setattr(report_module, "lanczos", counted)
+    small = laziness(_tanh(), x, y, probes=0)
+    monkeypatch.setattr(report_module, "_LARGE_ENTRIES", 10)
+    large = laziness(_tanh(), x, y, probes=0)
+    given = laziness(_tanh(), x, y, probes=0, epochs=3, products=7)
+    assert asked == [10, 6, 7]
+    assert [found.epochs for found in (small, large, given)] == [5, 2, 3]
+
+
+def test_the_kernel_at_w0_meets_each_probe_once(matrix_free, monkeypatch):
+    """Its images serve the trace and the change at every scale."""
+    calls = []
+    apply = NormalizedKernel.__call__
+
+    def counted(self, v):
+        calls.append(id(self))
+        return apply(self, v)
+
+    monkeypatch.setattr(NormalizedKernel, "__call__", counted)
+    laziness(_tanh(), *_data(), epochs=1, products=3, probes=2, alphas=(1.0, 10.0))
+    assert len(calls) == 3 + 1 + 4 * 2
+    assert calls.count(calls[0]) == 3 + 1 + 2 * 2
