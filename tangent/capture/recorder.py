@@ -246,7 +246,8 @@ class Recorder(TorchDispatchMode):
     def _write(self, op, flat, outputs, written) -> None:
         inputs = [a for a in flat[0] if isinstance(a, Value)]
         data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
-        call = Call(op, *tree_unflatten(*flat), [], *self._here())
+        args, kwargs = tree_unflatten(*flat)
+        call = Call(op, args, kwargs, [], *self._here())
         call.inputs, call.flat = inputs, flat
         if data:
             self.largest = max(self.largest, *(t.numel() for t in outputs))

@@ -210,9 +210,8 @@ class Record:
         found = pulled(pull)
         fresh = len(found) == 1 and (makes_new_memory(pull) or (pull.mine and views(pull.op)))
         for i, d in found.items():
-            if i in spans:
-                d = widened(d, spans[i], _shape(given[i]))
-            _carry(leaves[i], d, carried, own, fresh)
+            share = widened(d, spans[i], _shape(given[i])) if i in spans else d
+            _carry(leaves[i], share, carried, own, fresh)
 
     def _lasting(self, leaves: list[Any]) -> bool:
         return all(not isinstance(a, Value) or a.data or a in self.constant for a in leaves)
