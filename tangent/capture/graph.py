@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 __all__ = ["Call", "Custom", "Graph", "Value"]
 
@@ -53,6 +53,13 @@ class Call:
     module: str = ""  # class of that module
     leaf: bool = False  # whether that module has no modules inside
     inputs: list[Value] = field(default_factory=list)
+    flat: tuple[list[Any], Any] | None = None
+
+    def flattened(self) -> tuple[list[Any], Any]:
+        """Its arguments, positional and by name, as leaves and their structure."""
+        if self.flat is None:
+            self.flat = tree_flatten((self.args, self.kwargs))
+        return self.flat
 
     def __str__(self) -> str:
         where = f" in {self.name} ({self.module})" if self.name else ""
@@ -82,6 +89,8 @@ class Graph:
     suspect: bool = False
     """Whether gradients were cut or made otherwise somewhere: autograd may not agree."""
     network: Any = None  # the copy that was run
+    largest: int = 1  # numbers of the largest value that depends on the inputs
+    outputs: int = 1  # numbers of the output
     last_use: dict[int, list[Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from tangent.capture.graph import Custom, Graph, Value, storage_id
-from tangent.capture.recorder import Recorder, recording
+from tangent.capture.recorder import Recorder
+from tangent.capture.recording import recording
 from tangent.operations.registry import rule_for
 
 __all__ = ["captured", "evaluated_copy", "picked", "picking", "unwrapped"]
@@ -172,6 +173,8 @@ def captured(
         recorder.read,
         recorder.suspect,
         twin,
+        recorder.largest,
+        tensor.numel(),
     )
 
 

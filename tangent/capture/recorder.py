@@ -7,17 +7,13 @@ views are resolved here: the record is that of a network without either.
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.capture.graph import (
     Call,
@@ -30,14 +26,12 @@ from tangent.capture.graph import (
     storage_id,
     values_in,
 )
-from tangent.operations.pointwise import SubsampledPointwise
-from tangent.operations.registry import rule_for
-from tangent.operations.writing import copied, filled, gathered, scattered
+from tangent.capture.writes import functional, written_by
+from tangent.operations.writing import gathered, scattered
 
-__all__ = ["Recorder", "recording"]
+__all__ = ["Recorder"]
 
 aten = torch.ops.aten
-_READERS = {"numpy", "tolist", "__array__"}
 # What is called where nothing wants a gradient, and what it stands for.
 _DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
 _SAME = {
@@ -60,9 +54,6 @@ _TURNED = {
     aten.squeeze_.dim: aten.squeeze.dim,
     aten.unsqueeze_.default: aten.unsqueeze.default,
 }
-_CUTS = {"detach", "detach_"}
-_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _RANDOM_TAG = torch.Tag.nondeterministic_seeded
 _READING_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 
@@ -95,6 +86,7 @@ class Recorder(TorchDispatchMode):
         self.reads = False
         self.read: list[Value] = []  # what was looked at
         self.suspect = False
+        self.largest = 1  # numbers of a value that depends on the inputs
         self.random: str | None = None  # what draws values at random
         self.paused = False
         self.where: list[tuple[str, str, bool]] = []
@@ -174,7 +166,7 @@ class Recorder(TorchDispatchMode):
     def _run(self, func: Any, args: tuple, kwargs: dict) -> Any:
         tags = func.tags
         turned = _TURNED.get(func)  # in place, but of the tensor's axes alone
-        written = [] if turned is not None else _written(func, args, kwargs)
+        written = [] if turned is not None else written_by(func, args, kwargs)
         flat, structure = tree_flatten((args, kwargs))
         tensors = [i for i, a in enumerate(flat) if isinstance(a, Tensor)]
         tracked = [storage_id(flat[i]) in self.memories for i in tensors]
@@ -212,9 +204,8 @@ class Recorder(TorchDispatchMode):
                 self._drawn(result)
             return result
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
-        call_args, call_kwargs = tree_unflatten(recorded, structure)
-        op = turned or (_functional(func) if written else _DIFFERENTIABLE.get(func, func))
-        self._write(op, call_args, call_kwargs, outputs, written)
+        op = turned or (functional(func) if written else _DIFFERENTIABLE.get(func, func))
+        self._write(op, (recorded, structure), outputs, written)
         return result
 
     def _drawn(self, result: Any) -> None:
@@ -252,11 +243,14 @@ class Recorder(TorchDispatchMode):
                     f"{self._place()}: it has no fixed weights; take that out of forward"
                 )
 
-    def _write(self, op, args, kwargs, outputs, written) -> None:
-        inputs = values_in((args, kwargs))
+    def _write(self, op, flat, outputs, written) -> None:
+        inputs = [a for a in flat[0] if isinstance(a, Value)]
         data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
+        args, kwargs = tree_unflatten(*flat)
         call = Call(op, args, kwargs, [], *self._here())
-        call.inputs = inputs
+        call.inputs, call.flat = inputs, flat
+        if data:
+            self.largest = max(self.largest, *(t.numel() for t in outputs))
         self.calls.append(call)
         for t in outputs:
             value = Value("call", data, weights, call=call, mask=t.dtype == torch.bool)
@@ -321,37 +315,6 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-class Functions(TorchFunctionMode):
-    """Above the recorder: functions with a user's rule, and calls that have to be led around."""
-
-    def __init__(self, recorder: Recorder):
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        recorder = self.recorder
-        if recorder.paused:
-            return func(*args, **kwargs)
-        if name in _CUTS or func is _DATA:
-            recorder.suspect = True
-        if name in _READERS:
-            recorder.reads = True
-        elif name in _RECURRENT and torch.backends.mkldnn.enabled:
-            with torch.backends.mkldnn.flags(enabled=False):
-                return func(*args, **kwargs)
-        elif recorder.custom and (target := _user_target(func, name)) is not None:
-            return recorder.custom_call(Custom(target, func), args, kwargs)
-        return func(*args, **kwargs)
-
-
-def _user_target(func: Any, name: str) -> Any:
-    if rule_for(func) is not None:
-        return func
-    return name if name and rule_for(name) is not None else None
-
-
 def _draws(func: Any) -> bool:
     return _RANDOM_TAG in func.tags and not func._schema.name.endswith("rrelu_with_noise")
 
@@ -366,86 +329,3 @@ def _by_mask(func: Any, arguments: list[Any]) -> bool:
     if func is not aten.index.Tensor:
         return False
     return any(isinstance(a, Tensor) and a.dtype == torch.bool for a in arguments[1:])
-
-
-def _written(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
-    schema = func._schema
-    if not schema.is_mutable:
-        return []
-    found = []
-    for position, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
-    return found
-
-
-def _functional(func: Any) -> Callable[..., Any]:
-    """The operation that returns what ``func`` writes."""
-    if func in _WRITES:
-        return _WRITES[func]
-    namespace, name = func._schema.name.split("::")
-    if name.endswith("_"):
-        packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
-        overload = getattr(packet, func._overloadname, None)
-        if overload is not None:
-            return overload
-    return _Cloned(func)
-
-
-_WRITES: dict[Any, Callable[..., Any]] = {
-    aten.copy_.default: copied,
-    aten.fill_.Scalar: filled,
-    aten.fill_.Tensor: filled,
-}
-
-
-class _Cloned:
-    """An operation in place, on a copy."""
-
-    def __init__(self, func: Any):
-        self.func, self.__name__ = func, operation_name(func)
-
-    def __call__(self, *args, **kwargs):
-        written = {id(t) for t in _written(self.func, args, kwargs)}
-        args, kwargs = tree_map(
-            lambda a: a.clone() if isinstance(a, Tensor) and id(a) in written else a,
-            (args, kwargs),
-        )
-        return self.func(*args, **kwargs)
-
-
-@contextmanager
-def recording(recorder: Recorder, model: nn.Module):
-    """Within it, what ``model`` calls is written down; math paths are taken throughout."""
-    handles = []
-    for name, module in model.named_modules():
-        leaf = next(module.children(), None) is None
-        entry = (name, type(module).__name__, leaf)
-        handles.append(
-            module.register_forward_pre_hook(lambda *_, e=entry: recorder.where.append(e))
-        )
-        handles.append(module.register_forward_hook(lambda *_: _left(recorder), always_call=True))
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            warnings.catch_warnings(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            recorder,
-            Functions(recorder),
-            SubsampledPointwise(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for handle in handles:
-            handle.remove()
-
-
-def _left(recorder: Recorder) -> None:
-    if recorder.where:
-        recorder.where.pop()

@@ -29,12 +29,14 @@ __all__ = [
     "check_takes",
     "checked_rows",
     "chosen_part",
+    "embeds",
     "finite_outputs",
     "flat_rows",
     "normalization",
     "normalized_inputs",
     "parameter_count",
     "row_shape",
+    "rows_of",
     "token_rows",
     "torch_device",
     "torch_dtype",
@@ -95,7 +97,7 @@ def checked_rows(estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True
     Integers with an ``input_shape`` are tokens and stay integers, as int64; ``tokens_`` remembers
     it, and later rows have to be whole numbers, too.
     """
-    X = flat_rows(X) if estimator.input_shape is None else _flat(X)
+    X = rows_of(X, estimator.input_shape)
     if reset:
         estimator.tokens_ = token_rows(X, estimator.input_shape)
     elif estimator.tokens_ and not token_rows(X, estimator.input_shape):
@@ -108,6 +110,11 @@ def checked_rows(estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True
     if estimator.tokens_:
         dtype = np.int64
     return validate_data(estimator, X, *y, dtype=dtype, reset=reset, **options)
+
+
+def rows_of(X: Any, input_shape: tuple[int, ...] | None) -> Any:
+    """Return images, or with ``input_shape`` inputs of any shape, as rows."""
+    return flat_rows(X) if input_shape is None else _flat(X)
 
 
 def _flat(X: Any) -> Any:
@@ -127,12 +134,12 @@ def check_takes(model: nn.Module, x: Tensor, tokens: bool) -> None:
             ):
                 output_shape(model, x[row : row + 1])
     except RuntimeError as error:
-        if tokens and not _embeds(model):
+        if tokens and not embeds(model):
             raise ValueError(
                 "X holds integers, which reach the network as tokens (int64) with input_shape, "
                 f"and it has no embedding: {error}; pass X.astype(float) where they are numbers"
             ) from error
-        if not tokens and _embeds(model):
+        if not tokens and embeds(model):
             raise ValueError(
                 f"the network did not take X as numbers: {error}; tokens are integers, with the "
                 "shape of one input as input_shape"
@@ -147,7 +154,8 @@ def check_takes(model: nn.Module, x: Tensor, tokens: bool) -> None:
         ) from error
 
 
-def _embeds(model: nn.Module) -> bool:
+def embeds(model: nn.Module) -> bool:
+    """Whether a network has an embedding, so that its inputs may be tokens."""
     return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
 
 

@@ -7,7 +7,14 @@ import torch
 from sklearn.gaussian_process.kernels import Kernel
 from sklearn.utils.validation import check_array
 
-from tangent.estimators._common import flat_rows, row_shape, torch_device, torch_generator
+from tangent.estimators._common import (
+    check_takes,
+    embeds,
+    row_shape,
+    rows_of,
+    torch_device,
+    torch_generator,
+)
 from tangent.estimators._ensemble import EnsembleKernel, members
 from tangent.machine.modes import ordinary_mode
 
@@ -40,6 +47,11 @@ class TangentKernel(Kernel):
         alpha mean what they mean with a Gaussian kernel.
     image_shape : tuple of int, optional
         (channels, height, width) of a row; None takes rows as vectors.
+    input_shape : tuple of int, optional
+        Shape of one input of any other kind. Whole numbers are tokens where the network has an
+        embedding: scikit-learn hands them over as floats.
+    output : str, int, callable or sequence of such, optional
+        Which of the network's outputs counts, where it returns a dict or a tuple ("logits").
     device : str, default="cpu"
     dtype : {"float64", "float32"}, default="float64"
         Of the tangent features.
@@ -67,6 +79,8 @@ class TangentKernel(Kernel):
         n_ensemble=1,
         scale="unit",
         image_shape=None,
+        input_shape=None,
+        output=None,
         device="cpu",
         dtype="float64",
         random_state=0,
@@ -79,6 +93,8 @@ class TangentKernel(Kernel):
         self.n_ensemble = n_ensemble
         self.scale = scale
         self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.output = output
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -99,7 +115,7 @@ class TangentKernel(Kernel):
         """
         x = self._rows(X)
         kernel = self._network(x.shape[1])
-        shaped = self._tensor(x)
+        shaped = self._inputs(kernel, x)
         device = torch_device(self.device)
         if Y is None:
             matrix = kernel(shaped, None, device).numpy()
@@ -110,7 +126,7 @@ class TangentKernel(Kernel):
                 raise ValueError(
                     f"Y must have as many features as X, {x.shape[1]}; got {y.shape[1]}"
                 )
-            other = self._tensor(y)
+            other = self._inputs(kernel, y)
             matrix = kernel(shaped, other, device).numpy()
             if self.scale == "unit":
                 left = np.sqrt(kernel.diagonal(shaped, device).numpy())
@@ -124,7 +140,7 @@ class TangentKernel(Kernel):
         """Return the kernel of every row with itself: ones, unless ``scale`` is None."""
         x = self._rows(X)
         kernel = self._network(x.shape[1])
-        own = kernel.diagonal(self._tensor(x), torch_device(self.device)).numpy()
+        own = kernel.diagonal(self._inputs(kernel, x), torch_device(self.device)).numpy()
         return np.where(own > 0, 1.0, 0.0) if self.scale == "unit" else own
 
     def is_stationary(self):
@@ -132,13 +148,19 @@ class TangentKernel(Kernel):
         return False
 
     def _rows(self, X) -> np.ndarray:
-        return check_array(flat_rows(X), dtype=np.float64)
+        return check_array(rows_of(X, self.input_shape), dtype=np.float64)
 
-    def _tensor(self, x: np.ndarray) -> torch.Tensor:
-        dtype = {"float32": torch.float32, "float64": torch.float64}[self.dtype]
-        return (
-            torch.from_numpy(x).to(dtype).reshape(len(x), *row_shape(self.image_shape, x.shape[1]))
-        )
+    def _shape(self, n_features: int) -> tuple[int, ...]:
+        return row_shape(self.image_shape, n_features, self.input_shape)
+
+    def _inputs(self, kernel: EnsembleKernel, x: np.ndarray) -> torch.Tensor:
+        network = kernel.networks[0]
+        tokens = self.input_shape is not None and embeds(network) and (x == np.floor(x)).all()
+        dtype = torch.int64 if tokens else getattr(torch, self.dtype)
+        shaped = torch.from_numpy(x).to(dtype).reshape(len(x), *self._shape(x.shape[1]))
+        if self.input_shape is not None:
+            check_takes(network, shaped, tokens)
+        return shaped
 
     def _network(self, n_features: int) -> EnsembleKernel:
         if self.outputs not in ("trace", "pseudo") and not isinstance(self.outputs, int):
@@ -158,13 +180,14 @@ class TangentKernel(Kernel):
         networks = members(
             self.model,
             self.n_ensemble,
-            row_shape(self.image_shape, n_features),
+            self._shape(n_features),
             self.n_outputs,
             width=self.width,
             gain=self.gain,
             generator=torch_generator(int(self.random_state)),
         )
-        return EnsembleKernel(networks, self.outputs, getattr(torch, self.dtype))
+        dtype = getattr(torch, self.dtype)
+        return EnsembleKernel(networks, self.outputs, dtype, output=self.output)
 
 
 def _positive(roots: np.ndarray) -> np.ndarray:

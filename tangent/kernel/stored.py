@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tangent.capture import picking
 from tangent.capture.functional import check_inputs
 from tangent.kernel.engine.blocks import (
     Block,
@@ -49,6 +51,8 @@ def stored_tangent_kernel(
     *,
     outputs: str | int = "full",
     parameters: str | Sequence[str] | None = None,
+    output: Any = None,
+    input_shape: tuple[int, ...] | None = None,
     batch_size: int | None = None,
     memory_budget: int | None = None,
     dtype: torch.dtype | None = None,
@@ -66,8 +70,12 @@ def stored_tangent_kernel(
     folder : path
         Gets ``kernel.npy``, ``settings.json`` and a journal a process; made if it is not there.
         One call works in a folder at a time (a lock that ends with its process sees to it).
-    model, x1, x2, outputs, parameters, batch_size, memory_budget, dtype, accumulate, progress
-        As in `tangent.tangent_kernel`. The kernel is stored in float32 or float64.
+    model, x1, x2, outputs, parameters, output, batch_size, memory_budget, dtype, accumulate,
+    progress
+        As in `tangent.tangent_kernel`. The kernel is stored in float32 or float64. A callable
+        ``output`` is known by its name when a call is taken up again.
+    input_shape : tuple of int, optional
+        Shape of one input, where ``x1`` and ``x2`` hold inputs as rows.
 
     Returns
     -------
@@ -91,8 +99,9 @@ def stored_tangent_kernel(
     not the same bits. ``settings.json`` holds its own SHA-256. Whatever a call gives back it has
     written or checked itself.
     """
-    x1 = check_inputs(model, x1, "x1")
-    x2 = None if x2 is None else check_inputs(model, x2, "x2")
+    model = picking(model, output)
+    x1 = _shaped_inputs(model, x1, "x1", input_shape)
+    x2 = None if x2 is None else _shaped_inputs(model, x2, "x2", input_shape)
     check_outputs(outputs)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
@@ -104,6 +113,7 @@ def stored_tangent_kernel(
     asked = {
         "outputs": outputs,
         "parameters": engine.names,
+        "output": _named(output),
         "dtype": str(engine.kept),
         "accumulate": str(engine.summed),
         "weights": _digest(list(engine.tensors.values())),
@@ -118,6 +128,28 @@ def stored_tangent_kernel(
         _compute(folder, engine, (x1, x2), progress, (rank, world))
         _together(world)
         return np.load(folder / "kernel.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _shaped_inputs(
+    model: nn.Module, x: Tensor, name: str, input_shape: tuple[int, ...] | None
+) -> Tensor:
+    """The inputs, checked, and out of their rows where a shape is given."""
+    x = check_inputs(model, x, name)
+    if input_shape is None:
+        return x
+    if math.prod(input_shape) != x[0].numel():
+        raise ValueError(
+            f"input_shape {tuple(input_shape)} has {math.prod(input_shape)} values but an input "
+            f"of {name} has {x[0].numel()}; pass the shape of one input, without their number"
+        )
+    return x.reshape(len(x), *input_shape)
+
+
+def _named(output: Any) -> Any:
+    """What an output is called in the settings."""
+    if isinstance(output, list | tuple):
+        return [_named(step) for step in output]
+    return getattr(output, "__qualname__", repr(output)) if callable(output) else output
 
 
 def _compute(
@@ -209,7 +241,7 @@ def _begin(
         "layers": [dataclasses.asdict(layer) for layer in engine.layers or []],
         "opaque": sorted(engine.opaque),
         "groups": engine.problem.groups,
-        "largest": engine.largest,
+        "working": engine.working,
         "rates": dataclasses.asdict(engine.rates or calibrated(engine.device, engine.kept)),
     }
     # As it will be read: a tuple has become a list when its digest is compared.
@@ -267,7 +299,7 @@ def _restore_plan(engine: Engine, plan: dict[str, Any]) -> None:
     engine.opaque = set(plan["opaque"])
     engine.rates = Rates(tuple(plan["rates"]["products"]), plan["rates"]["elements"])
     engine.problem = dataclasses.replace(engine.problem, groups=plan["groups"])
-    engine.largest = plan["largest"]
+    engine.working = plan.get("working", engine.working)
 
 
 def _by_group(array: np.memmap, outputs: str | int) -> np.ndarray:

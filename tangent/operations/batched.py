@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tangent.operations.table import entry, operation
 
-__all__ = ["Many", "elementwise", "is_many", "run_batched"]
+__all__ = ["Many", "elementwise", "is_many", "run_batched", "tensors_in"]
 
 aten = torch.ops.aten
 
@@ -52,7 +52,14 @@ def run_batched(op: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         out = op(*aligned(args), **kwargs)
     if out is None:
         out = mapped(op, args, kwargs)
-    return [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+    return tensors_in(out)
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """The tensors that an operation returned, in their order."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
 
 
 def elementwise(op: Any) -> bool:

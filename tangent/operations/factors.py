@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tangent.operations.batched import is_many
 from tangent.operations.cotangents import Pull, reduced
+from tangent.operations.cotangents_of_layers import layer_normalized
 from tangent.operations.patches import Patches
 from tangent.operations.pieces import Piece
 from tangent.operations.table import entry, operation
@@ -150,7 +151,7 @@ def _embedding(pull: Pull) -> Found:
 def _affine(plain: Tensor, d: Tensor, dims: list[int]) -> tuple[Piece, Piece]:
     """Scale and shift of a normalization; ``dims`` are the axes of d that they share."""
     parts = (d * plain.unsqueeze(1), d)
-    scale, shift = (Piece(gradient=(t.sum(dims) if dims else t).flatten(2)) for t in parts)
+    scale, shift = (Piece(gradient=(t.sum(dims) if dims else t.clone()).flatten(2)) for t in parts)
     return scale, shift
 
 
@@ -167,10 +168,10 @@ def _batch_norm(pull: Pull) -> Found:
 
 @_factors(aten.native_layer_norm)
 def _layer_norm(pull: Pull) -> Found:
-    x, shape, _, _, eps = pull.args
+    x, shape = pull.args[:2]
     if not is_many(x):
         return {}
-    plain = torch.nn.functional.layer_norm(x.t, shape, eps=eps)
+    plain, _ = layer_normalized(pull)
     scale, shift = _affine(plain, pull.d, list(range(2, pull.d.dim() - len(shape))))
     first = 1 + len(shape)
     return {first: scale, first + 1: shift}

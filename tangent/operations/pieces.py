@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.machine.products import batched_product
 from tangent.operations.patches import Patches
 
 __all__ = ["Piece"]
@@ -67,7 +68,7 @@ class Piece:
             product = turned if out is None else out.view(b, o * c, -1).copy_(turned)
         elif g == 1:
             target = None if out is None else out.view(b, o * c, -1)
-            product = torch.bmm(d.reshape(b, o * c, p), columns.transpose(1, 2), out=target)
+            product = batched_product(d.reshape(b, o * c, p), columns.transpose(1, 2), target)
         else:
             d = d.reshape(b, o, g, c // g, p).transpose(1, 2).reshape(b * g, -1, p)
             product = torch.bmm(d, columns.reshape(b * g, -1, p).transpose(1, 2))

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from tangent.kernel.engine.factors import Factor
 from tangent.machine.pages import fresh
-from tangent.machine.products import add_product, product
+from tangent.machine.products import add_product, batched_product, product
 
 __all__ = ["add_contribution", "mirrored"]
 
 _SLICE = 2**24  # bytes of gradients made at once on a CPU
+_TOKENS = 2**24  # bytes of such gradients of a matrix that tokens are multiplied with
+_ENOUGH = 2**20  # multiply-adds of one input's gradients, to be made input by input
 _WIDE = 512  # entries of a patch that make a product fast
 _ROWS = 256  # of positions whose patches are multiplied at once
 _CHUNK = 2**22  # bytes of the half-contracted array: a few inputs' worth
@@ -114,6 +116,9 @@ def _dense(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bo
 
 def _jacobian(total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool) -> None:
     """Gradients in slices of input and output channels, so that they take little memory."""
+    if left.patches.kind == "tokens":
+        _token_jacobian(total, left, right, symmetric, full)
+        return
     n, o, c, p = left.cotangents.shape
     inputs = max(n, len(right.cotangents))
     budget = _SLICE if total.device.type == "cpu" else 2**29
@@ -134,6 +139,45 @@ def _jacobian(total: Tensor, left: Factor, right: Factor, symmetric: bool, full:
             _add_gradients(total, g1, g2, left.alpha, symmetric, full)
 
 
+def _token_jacobian(
+    total: Tensor, left: Factor, right: Factor, symmetric: bool, full: bool
+) -> None:
+    """Of a matrix that tokens are multiplied with. Cotangents are laid out (n, o, P, C)."""
+    n, o, _, c = left.cotangents.shape
+    k = left.patches.size
+    inputs = max(n, len(right.cotangents))
+    budget = _TOKENS if total.device.type == "cpu" else 2**29
+    numbers = max(1, budget // (inputs * o * left.cotangents.element_size()))
+    step = max(1, numbers // k)
+    step = -(-c // -(-c // step))  # slices of one size
+    buffers: dict[str, Tensor] = {}
+    for first in range(0, c, step):
+        channels = slice(first, min(c, first + step))
+        g1 = _token_gradients(left, channels, "left", buffers)
+        g2 = g1 if symmetric else _token_gradients(right, channels, "right", buffers)
+        _add_gradients(total, g1, g2, left.alpha, symmetric, full)
+
+
+def _token_gradients(
+    factor: Factor, channels: slice, side: str, buffers: dict[str, Tensor]
+) -> Float[Tensor, "n o p"]:
+    """Gradients with entries in the order (k, c)."""
+    d = factor.cotangents[..., channels]
+    x = factor.patches.x.to(d.dtype)
+    n, o, p, c = d.shape
+    shape = (n, o, x.shape[2], c)
+    if side not in buffers or buffers[side].shape != shape:
+        buffers[side] = fresh(shape, d.dtype, d.device)
+    if d.device.type != "cpu" or o * c * p * x.shape[2] < _ENOUGH:
+        found = torch.bmm(x.transpose(1, 2), d.transpose(1, 2).reshape(n, p, o * c))
+        buffers[side].copy_(found.unflatten(2, (o, c)).transpose(1, 2))
+        return buffers[side].flatten(2)
+    for one, cots, to in zip(x, d, buffers[side], strict=True):
+        found = product(one.t(), cots.transpose(0, 1).reshape(p, o * c).t())
+        to.copy_(found.view(-1, o, c).transpose(0, 1))
+    return buffers[side].flatten(2)
+
+
 def _columns(factor: Factor, start: int, stop: int) -> Float[Tensor, "n k p"]:
     return factor.patches.columns(start, stop).to(factor.cotangents.dtype)
 
@@ -146,8 +190,8 @@ def _gradient_slice(
     shape = (n, o * c, columns.shape[1])
     if side not in buffers or buffers[side].shape != shape:
         buffers[side] = fresh(shape, d.dtype, d.device)
-    product = torch.bmm(d.reshape(n, o * c, p), columns.transpose(1, 2), out=buffers[side])
-    return product.view(n, o, -1)
+    rows = d.reshape(n, o * c, p)
+    return batched_product(rows, columns.transpose(1, 2), buffers[side]).view(n, o, -1)
 
 
 def _half(total: Tensor, left: Factor, right: Factor, symmetric: bool) -> None:

@@ -14,7 +14,7 @@ from tangent.capture.functional import selected_parameters
 from tangent.capture.separate import check_separate, kept_apart
 from tangent.kernel.engine.contractions import add_contribution, mirrored
 from tangent.kernel.engine.cost import Problem, Rates, calibrated
-from tangent.kernel.engine.factors import Factor, Layer, Store, planned
+from tangent.kernel.engine.factors import Factor, Layer, Store, planned, stacked
 from tangent.kernel.engine.jacobians import jacobians
 from tangent.kernel.engine.record import Record
 from tangent.kernel.engine.trust import mistaken
@@ -26,12 +26,25 @@ __all__ = ["Engine"]
 
 Factors = dict[str, Factor]
 
-_FIRST = 8  # inputs at most in the first batch
+_SMALL = 1024  # entries of gradients that are contracted with others
+_STACKED = 2**24  # bytes of those that are
 
 
 def _even(n: int, size: int) -> int:
     """Size of the first of as few and as equal batches as can be, of at most ``size`` each."""
     return -(-n // -(-n // size))
+
+
+def _together(factors: Factors) -> tuple[list[str], list[str]]:
+    """Names of small gradients, which are contracted in one product, and all other names."""
+    small, room = [], _STACKED
+    for name, factor in factors.items():
+        if factor.order == "dense" and not factor.parts and factor.gradients.shape[2] <= _SMALL:
+            room -= factor.bytes
+            if room > 0:
+                small.append(name)
+    small = small if len(small) > 1 else []
+    return small, [name for name in factors if name not in small]
 
 
 @dataclass
@@ -68,7 +81,6 @@ class Engine:
     records: dict[Any, Record] = field(default_factory=dict)  # by shape of an input
     reads: bool = False  # whether the network looks at values: input by input, then
     separate: bool = False  # whether the inputs of a batch are known to be kept apart
-    largest: int = 0  # bytes a batch of one takes at its widest layer
 
     def __post_init__(self) -> None:
         self.model = unwrapped(self.model)
@@ -102,7 +114,7 @@ class Engine:
     def output_count(self, x: Tensor) -> int:
         """Outputs of the network for one input."""
         x = x[:1].to(self.run_dtype) if x.is_floating_point() else x[:1]
-        return self.record(x).run(x).output.numel()
+        return self.record(x).outputs
 
     def bytes_per_input(self, x: Tensor) -> int:
         """Memory that the factors of one input take, and what its widest layer takes besides."""
@@ -133,8 +145,7 @@ class Engine:
 
         start = 0
         while start < len(x):
-            size = self._first_batch(x) if not self.largest else _even(len(x) - start, self.batch)
-            part = x[start : start + size]
+            part = x[start : start + _even(len(x) - start, self.fitting(x))]
             if self.layers is None and self.record(part).suspect:
                 pieces = self.pieces(part)
                 self.check(pieces, part)
@@ -159,18 +170,14 @@ class Engine:
         shape = (inputs, self.carried, self.tensors[name].numel())
         return Piece(name, gradient=torch.zeros(shape, dtype=self.run_dtype, device=self.device))
 
-    def _first_batch(self, x: Tensor) -> int:
-        """Inputs to run before it is known how large the network's values are."""
-        if self.record(x).reads:
-            return 1
-        return max(1, min(len(x), _FIRST, 2**15 // max(1, x[0].numel())))
-
-    @property
-    def batch(self) -> int:
+    def fitting(self, x: Tensor) -> int:
         """Inputs whose backward pass keeps to ``working`` bytes an array."""
-        if self.reads:
+        if self.reads or self.record(x).reads:
             return 1
-        return max(1, self.working // self.largest)
+        record = self.record(x)
+        single = self.outputs == "pseudo" or isinstance(self.outputs, int)
+        numbers = record.largest * (1 if single else record.outputs)
+        return max(1, self.working // (numbers * self.tensors_size))
 
     def pieces(
         self, x: Tensor, take: Callable[[str, list[Piece]], None] | None = None
@@ -189,7 +196,6 @@ class Engine:
             self._check_separate(record, run.output, x)
         seeds = self._seeds(run.output)
         self.carried = seeds.shape[1]
-        self.largest = max(1, run.largest) * self.carried * self.tensors_size
 
         def visit(name: str, piece: Piece) -> None:
             piece.name = name
@@ -310,7 +316,11 @@ class Engine:
     def total(self, left: Factors, right: Factors | None = None) -> Tensor:
         """Sum over the parameters; symmetric where ``right`` is left out."""
         total = self._empty(left, right)
-        for name in left:
+        small, others = _together(left)
+        if small:
+            two = None if right is None else stacked([right[name] for name in small])
+            self._add(total, stacked([left[name] for name in small]), two)
+        for name in others:
             self._add(total, left[name], None if right is None else right[name])
         return mirrored(total, self.problem.full) if right is None else total
 

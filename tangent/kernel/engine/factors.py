@@ -14,13 +14,14 @@ from tangent.machine.pages import fresh
 from tangent.operations.patches import Patches
 from tangent.operations.pieces import Piece
 
-__all__ = ["Factor", "Layer", "Store", "planned"]
+__all__ = ["Factor", "Layer", "Store", "planned", "stacked"]
 
 _GROUPS = 8  # of a convolution, at most, to be contracted one by one
 
 # Layouts of a piece's cotangents (b, o, c, P).
 _LAYOUTS = {
     "jacobian": (0, 1, 2, 3),
+    "jacobian-tokens": (0, 1, 3, 2),
     "half": (0, 1, 2, 3),
     "gram": (0, 3, 1, 2),
     "gram-full": (3, 0, 1, 2),
@@ -127,6 +128,13 @@ class Factor:
         return Factor(self.layer, patches, cotangents, self.gradients)
 
 
+def stacked(factors: Sequence[Factor]) -> Factor:
+    """Several parameters' gradients as those of one."""
+    first = factors[0]
+    gradients = torch.cat([factor.gradients for factor in factors], dim=2)
+    return Factor(first.layer, first.patches, first.cotangents, gradients)
+
+
 def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Layer:
     """Choose the order of a parameter from its pieces in one batch."""
     groups = uses[0].groups if len(uses) == 1 else 1
@@ -217,15 +225,32 @@ class Store:
         assert piece is not None
         assert piece.patches is not None
         assert piece.cotangent is not None
-        key = "gram-full" if self.layer.order == "gram" and self.layer.full else self.layer.order
-        layout = _LAYOUTS[key]
+        layout = _LAYOUTS[self._key(piece.patches)]
         self._write("cotangents", piece.cotangent.permute(layout), layout.index(0))
         self._write("x", piece.patches.x, 0, keep=not piece.patches.x.is_floating_point())
         self.patches = piece.patches
         self.filled += len(piece.patches)
 
+    def _key(self, patches: Patches) -> str:
+        order = self.layer.order
+        if order == "gram" and self.layer.full:
+            return "gram-full"
+        return "jacobian-tokens" if order == "jacobian" and patches.kind == "tokens" else order
+
     def _write(self, name: str, values: Tensor, axis: int, keep: bool = False) -> None:
+        if self._whole(values, axis, keep):
+            self.arrays[name] = values
+            return
         self._rows(name, values.shape, axis, values, keep).copy_(values)
+
+    def _whole(self, values: Tensor, axis: int, keep: bool) -> bool:
+        """Whether values are of all inputs, and as they will be read: nothing to be copied."""
+        return (
+            values.shape[axis] == self.n
+            and (keep or values.dtype == self.dtype)
+            and values.is_contiguous()
+            and values.untyped_storage().nbytes() == values.nbytes
+        )
 
     def _rows(
         self, name: str, shape: Sequence[int], axis: int, like: Tensor, keep: bool = False

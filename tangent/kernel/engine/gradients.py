@@ -27,7 +27,7 @@ def gradient_batches(
         if engine.reads:
             size = 1
         elif batch_size is None and start:
-            size = max(1, min(engine.batch, budget // (o * held * engine.tensors_size)))
+            size = max(1, min(engine.fitting(x), budget // (o * held * engine.tensors_size)))
         part = x[start : start + size]
         for name, gradients in _of_batch(engine, part, first=start == 0):
             o = gradients.shape[1]

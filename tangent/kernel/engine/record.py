@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
 from tangent.capture import Call, Graph, Value, captured
 from tangent.capture.rewrite import pooled_before_relu
 from tangent.operations import families  # noqa: F401  (fills the table)
-from tangent.operations.batched import Many, run_batched
-from tangent.operations.cotangents import FRESH, Pull, pulled
+from tangent.operations.batched import Many, run_batched, tensors_in
+from tangent.operations.cotangents import Pull, makes_new_memory, pulled
 from tangent.operations.factors import factors_of
+from tangent.operations.partial import dense, merged, on_its_part, viewed, views, widened
 from tangent.operations.pieces import Piece
-from tangent.operations.table import entry, executed
+from tangent.operations.table import executed
 
 __all__ = ["Record", "Run"]
 
@@ -72,12 +72,6 @@ class Run:
         found = self.values[self.record.graph.output]
         return found.t if isinstance(found, Many) else found.expand(self.n, *found.shape)
 
-    @property
-    def largest(self) -> int:
-        """Numbers of the largest value of one input."""
-        sizes = [v.t.numel() // self.n for v in self.values.values() if isinstance(v, Many)]
-        return max(sizes, default=1)
-
 
 @dataclass
 class Record:
@@ -102,6 +96,7 @@ class Record:
     def __post_init__(self) -> None:
         graph = captured(self.model, (self.example,), tensors=self.tensors, custom=False)
         self.suspect, self.network = graph.suspect, graph.network
+        self.largest, self.outputs = graph.largest, graph.outputs
         self.graph: Graph = pooled_before_relu(graph)
         self.constant: dict[Value, Any] = {
             value: self.tensors[name] for name, value in self.graph.weights.items()
@@ -154,14 +149,14 @@ class Record:
         return Run(self, values, len(x))
 
     def _forward(self, call: Call, values: dict[Value, Any]) -> None:
-        args, kwargs = tree_map(lambda a: _given(a, values), (call.args, call.kwargs))
+        args, kwargs = _filled(call.args, values), _filled(call.kwargs, values)
         outputs = [v for v in call.outputs if v is not None]
         if any(v.data for v in call.inputs):
             results: list[Any] = [Many(t) for t in run_batched(call.op, args, kwargs)]
         elif outputs and outputs[0] in self.constant:
             return
         else:
-            results = [t for t in tree_flatten(call.op(*args, **kwargs))[0] if _is_tensor(t)]
+            results = tensors_in(call.op(*args, **kwargs))
             self.constant.update(zip(outputs, results, strict=True))
         values.update(zip(outputs, results, strict=True))
 
@@ -176,7 +171,7 @@ class Record:
 
         ``done(name)`` says that a parameter has had all of its pieces.
         """
-        carried: dict[Value, Tensor] = {self.graph.output: seeds}
+        carried: dict[Value, Any] = {self.graph.output: seeds}
         own: set[Value] = set()
         left = Counter(name for names in self.taken.values() for name in names)
         for call in reversed(self.graph.calls):
@@ -191,10 +186,10 @@ class Record:
                     done(name)
         for name, value in self.graph.weights.items():
             if value in carried and value in self.live:
-                visit(name, Piece(gradient=carried.pop(value).flatten(2)))
+                visit(name, Piece(gradient=dense(carried.pop(value)).flatten(2)))
 
     def _pull(self, call, run, received, mine, carried, own, visit) -> None:
-        leaves, structure = tree_flatten((call.args, call.kwargs))
+        leaves, structure = call.flattened()
         where = [i for i, a in enumerate(leaves) if isinstance(a, Value) and a in self.live]
         where = [i for i in where if _smooth(run.values[leaves[i]])]
         if not where:
@@ -203,25 +198,20 @@ class Record:
         results = [run.values[v] for v in call.outputs if v is not None]
         shared = self.shared if self._lasting(leaves) else {}
         pull = Pull(call.op, given, structure, results, received, where, shared, mine)
-        for i, piece in self._pieces(pull, leaves).items():
-            where.remove(i)
-            visit(*piece)
-        if not where:
+        if (part := viewed(pull)) is not None:
+            _carry(leaves[0], part, carried, own, False)
             return
-        pull.wanted = where
+        pull, spans = on_its_part(pull)
+        for i, piece in self._pieces(pull, leaves).items():
+            pull.wanted.remove(i)
+            visit(*piece)
+        if not pull.wanted:
+            return
         found = pulled(pull)
-        fresh = entry(call.op).cotangent in FRESH and len(where) == 1
+        fresh = len(found) == 1 and (makes_new_memory(pull) or (pull.mine and views(pull.op)))
         for i, d in found.items():
-            value = leaves[i]
-            before = carried.get(value)
-            if before is None:
-                carried[value] = d
-            elif fresh:
-                carried[value] = d.add_(before)
-            else:
-                carried[value] = before + d
-            if fresh or before is not None:
-                own.add(value)
+            share = widened(d, spans[i], _shape(given[i])) if i in spans else d
+            _carry(leaves[i], share, carried, own, fresh)
 
     def _lasting(self, leaves: list[Any]) -> bool:
         return all(not isinstance(a, Value) or a.data or a in self.constant for a in leaves)
@@ -289,6 +279,23 @@ class Record:
         return Weight(inner.name, inner.scale, inner.shape, (*inner.steps, call))
 
 
+def _carry(value: Value, d: Any, carried: dict[Value, Any], own: set[Value], fresh: bool) -> None:
+    """Add to what a value has got; ``fresh`` where ``d`` is memory of nobody else's."""
+    before = carried.get(value)
+    if before is None:
+        carried[value] = d
+    elif fresh and isinstance(d, Tensor):
+        carried[value] = merged(d, before, True)
+    else:
+        carried[value] = merged(before, d, value in own)
+    if fresh or before is not None:
+        own.add(value)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.t.shape[1:] if isinstance(value, Many) else value.shape)
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, Value):
         small = value.tensor is not None and value.tensor.numel() == 1
@@ -296,14 +303,22 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _filled(argument: Any, values: dict[Value, Any]) -> Any:
+    """Arguments of a call with what its values are."""
+    kind = type(argument)
+    if kind is Value:
+        return _given(argument, values)
+    if kind is tuple or kind is list:
+        return kind(_filled(a, values) for a in argument)
+    if kind is dict:
+        return {key: _filled(a, values) for key, a in argument.items()}
+    return argument
+
+
 def _given(argument: Any, values: dict[Value, Any]) -> Any:
     if not isinstance(argument, Value):
         return argument
     return argument.tensor if argument.tensor is not None else values[argument]
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _smooth(value: Any) -> bool:

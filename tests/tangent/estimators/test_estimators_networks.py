@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
+from sklearn.svm import SVC
 from torch import Tensor, nn
 
 from tangent import (
     LazyClassifier,
     LazyRegressor,
     TangentFeatures,
+    TangentKernel,
     TangentKernelClassifier,
     TangentKernelRegressor,
     linearize,
@@ -185,6 +187,33 @@ def test_a_classifier_reads_tokens_and_keeps_them_whole(kind):
     assert model.score(X, y) > 0.8
     with pytest.raises(ValueError, match="X must hold tokens, whole numbers"):
         model.predict(X + 0.5)
+
+
+def test_a_kernel_function_reads_sequences_with_a_named_output():
+    X = rows(4, 6, 3)
+    kernel = TangentKernel(made(Recurrent), input_shape=(6, 3), output="scores", scale=None)
+    expected = tangent_kernel(
+        made(Recurrent).double(), torch.from_numpy(X), output="scores", outputs="trace"
+    )
+    scores = made(Recurrent)(torch.from_numpy(X).float())["scores"]
+    np.testing.assert_allclose(kernel(X), expected.numpy() / scores.shape[1], rtol=1e-9)
+    np.testing.assert_allclose(kernel(X.reshape(4, 18), X), kernel(X), rtol=1e-9)
+    np.testing.assert_allclose(kernel.diag(X), kernel(X).diagonal(), rtol=1e-9)
+    y = np.array([0, 1, 0, 1])
+    assert SVC(kernel=clone(kernel), C=1e3).fit(X.reshape(4, 18), y).score(X.reshape(4, 18), y) == 1
+
+
+def test_a_kernel_function_knows_tokens_that_were_made_floats():
+    X, y = sentences()
+    kernel = TangentKernel(made(Words), input_shape=(5,), scale=None)
+    expected = tangent_kernel(made(Words).double(), torch.from_numpy(X), outputs="trace") / 2
+    np.testing.assert_allclose(kernel(X), expected.numpy(), rtol=1e-9)
+    assert SVC(kernel=kernel, C=1e2).fit(X, y).score(X, y) > 0.8
+    plain = nn.Sequential(nn.Embedding(12, 6), nn.Flatten(), nn.Linear(30, 2))
+    with pytest.raises(ValueError, match="tokens are integers"):
+        TangentKernel(plain, input_shape=(5,))(X + 0.5)
+    with pytest.raises(ValueError, match=r"input_shape .* has 6 values but a row of X has 5"):
+        TangentKernel(made(Words), input_shape=(6,))(X)
 
 
 def test_features_of_tokens_are_those_of_the_network():

@@ -64,7 +64,7 @@ def test_what_is_kept_between_batches_belongs_to_the_same_weights():
     x = torch.randn(20, 2, 2, 2, generator=generator, dtype=torch.float64)
     engine = Engine(model, "full", Problem(20, 20, True, True), working=5 * 16 * 8 * 8)
     kernel = engine.total(engine.factors(x))
-    assert engine.batch == 5
+    assert engine.fitting(x) == 5
     torch.testing.assert_close(kernel, naive_kernel(model, x))
 
 

@@ -32,6 +32,32 @@ def test_the_file_holds_the_kernel(tmp_path, case, outputs, rectangle):
     assert np.array_equal(plain, stored)
 
 
+class Two(torch.nn.Module):
+    """Two outputs of sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = self.layer(x).tanh()
+        return {"last": h[:, -1], "mean": h.mean(1)}
+
+
+def test_the_output_that_counts_and_inputs_as_rows(tmp_path):
+    torch.manual_seed(0)
+    model, x = Two().double(), torch.randn(5, 4, 3, dtype=torch.float64)
+    options = {"output": "last", "input_shape": (4, 3)}
+    stored = stored_tangent_kernel(tmp_path, model, x.flatten(1), x[:2].flatten(1), **options)
+    expected = tangent_kernel(model, x, x[:2], output="last")
+    torch.testing.assert_close(torch.from_numpy(np.array(stored)), expected)
+    for output in ("mean", lambda found: found["last"]):
+        with pytest.raises(ValueError, match="holds a kernel with other output"):
+            stored_tangent_kernel(tmp_path, model, x, x[:2], output=output)
+    with pytest.raises(ValueError, match=r"input_shape \(4, 4\) has 16 values but an input of x1"):
+        stored_tangent_kernel(tmp_path, model, x.flatten(1), input_shape=(4, 4), output="last")
+
+
 class Killed(Exception):
     pass
 
@@ -132,7 +158,7 @@ def changed_plan(settings):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda settings: settings["plan"].update(largest=settings["plan"]["largest"] + 1),
+        lambda settings: settings["plan"].update(working=settings["plan"]["working"] + 1),
         lambda settings: settings["plan"]["layers"][0].update(name="other"),
         lambda settings: settings["plan"].update(groups=7),
         lambda settings: settings.update(batch_size=2),

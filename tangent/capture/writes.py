@@ -1,0 +1,65 @@
+"""What operations in place write into, and the operations that return it instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from tangent.capture.graph import operation_name
+from tangent.operations.writing import copied, filled
+
+__all__ = ["functional", "written_by"]
+
+aten = torch.ops.aten
+
+
+def written_by(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    """The arguments that a call writes into."""
+    schema = func._schema
+    if not schema.is_mutable:
+        return []
+    found = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+    return found
+
+
+def functional(func: Any) -> Callable[..., Any]:
+    """The operation that returns what ``func`` writes."""
+    if func in _WRITES:
+        return _WRITES[func]
+    namespace, name = func._schema.name.split("::")
+    if name.endswith("_"):
+        packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
+        overload = getattr(packet, func._overloadname, None)
+        if overload is not None:
+            return overload
+    return _Cloned(func)
+
+
+_WRITES: dict[Any, Callable[..., Any]] = {
+    aten.copy_.default: copied,
+    aten.fill_.Scalar: filled,
+    aten.fill_.Tensor: filled,
+}
+
+
+class _Cloned:
+    """An operation in place, on a copy."""
+
+    def __init__(self, func: Any):
+        self.func, self.__name__ = func, operation_name(func)
+
+    def __call__(self, *args, **kwargs):
+        written = {id(t) for t in written_by(self.func, args, kwargs)}
+        args, kwargs = tree_map(
+            lambda a: a.clone() if isinstance(a, Tensor) and id(a) in written else a,
+            (args, kwargs),
+        )
+        return self.func(*args, **kwargs)
