@@ -58,15 +58,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the numbers it was held against, and whether it holds (None: not measured)."""
+    """A claim, the numbers it was held against, and whether it holds (None: not measured).
+
+    ``undecided``: the difference is less than `CLEAR` standard errors either way.
+    """
 
     text: str
     found: str
     holds: bool | None
+    undecided: bool = False
 
     @property
     def verdict(self) -> str:
         """In words."""
+        if self.undecided:
+            return "undecided"
         return {True: "holds", False: "does not hold", None: "not measured"}[self.holds]
 
 
@@ -214,7 +220,7 @@ def _above(text: str, one: Row | None, other: Row | None) -> Claim:
         f"{100 * one.test:.1f} ({one.name}) against {100 * other.test:.1f} ({other.name}): "
         f"{100 * difference:+.1f} points, {errors:+.1f} standard errors"
     )
-    return Claim(text, found, errors >= CLEAR)
+    return Claim(text, found, errors >= CLEAR, undecided=abs(errors) < CLEAR)
 
 
 def pairs(found: Sequence[Row]) -> list[tuple[Row, Row]]:
