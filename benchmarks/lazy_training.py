@@ -4,7 +4,7 @@
 float64, gradients through both; (b) that with the frozen network under no_grad; (c) the
 linearization by torch.func.jvp, float32; (d) difference propagation, float32; (e) plain training
 of the network itself, alpha = 1, float32, which is a floor and no lazy training. Steps of the
-methods take turns, so that a busy machine slows all of them alike; the ratios are of the least
+methods take turns, so that a busy machine slows all of them alike; the ratios are of the median
 times. After the timed steps (a)-(d) are compared by their outputs.
 
 On a GPU (d) and (e) are timed with TF32 and in bfloat16 as well, step by step and replayed as a
