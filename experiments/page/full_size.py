@@ -147,7 +147,14 @@ def _said(found: Sequence[Row], where: str) -> str:
         f"(a difference of {gap:+.1f} standard errors)"
         for (one, lazy), gap in zip(compared, gaps, strict=True)
     ]
-    return f"{word}: trained on {where}, " + "; ".join(shown) + "."
+    paired = [one for one, _ in compared]
+    alone = [
+        f"{row.name.rpartition(',')[0]} {percent(row.test)}%"
+        for row in found
+        if row.kind == "standard" and row.test is not None and row not in paired
+    ]
+    only = f" Trained at α = 1 only: {', '.join(alone)}." if alone else ""
+    return f"{word}: trained on {where}, " + "; ".join(shown) + "." + only
 
 
 def _best_fixed(out: Path) -> list[str]:

@@ -270,7 +270,8 @@ def test_poolings_do_not_count_into_the_stability(monkeypatch):
     data = type("D", (), {"image_shape": (1, 2, 2), "arrays": lambda s: (0, 0, 0, 0)})()
     data.subset = lambda *sizes: data
     context = type("C", (), {"load": staticmethod(lambda name: data), "device": "cpu",
-                             "dtype": "float32", "checkpoint": None})()  # fmt: skip
+                             "dtype": "float32", "checkpoint": None,
+                             "distributed": False})()  # fmt: skip
     found = fig3a.compute(run, context).metrics
     assert found["stability"] == pytest.approx(0.6)
     assert found["stability_of_last"] == 0.7

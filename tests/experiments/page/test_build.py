@@ -141,7 +141,7 @@ def test_networks_of_full_size_carry_the_answer(tmp_path):
     answer = text[text.index('id="answer"') : text.index("</section>")]
     for kind in ("standard", "lazy"):
         best = 100 * rows[rows["kind"] == kind]["test"].max()
-        assert f"{best:.1f}% " in answer
+        assert f"{best:.1f}%" in answer
     assert "trained on all 50,000 training images" in answer
     assert "have not been trained yet" not in text
     claims = text[text.index("fig3b-claims-table") :]
