@@ -198,7 +198,12 @@ def difference_table(results: pd.DataFrame) -> Table:
 
 
 def accuracy_figure(results: pd.DataFrame) -> Figure:
-    """Test accuracy against training images, mean and range over draws, a line a row."""
+    """Test accuracy against training images, mean and range over draws, a line a row.
+
+    Of one number of images: a bar a row, the best on top, dots for draws.
+    """
+    if results["n_train"].nunique() == 1:
+        return _accuracy_bars(results)
     fig, ax = plots.figure(size=(7.5, 3.8))
     for row, label in _ROWS.items():
         if f"{row}: test accuracy" not in results:
@@ -224,6 +229,26 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
     ax.minorticks_off()
     ax.set(xlabel=f"training images ({results['data_label'].iloc[0]})", ylabel="test accuracy (%)")
     ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return fig
+
+
+def _accuracy_bars(results: pd.DataFrame) -> Figure:
+    found = {
+        row: 100 * results[f"{row}: test accuracy"].dropna()
+        for row in _ROWS
+        if f"{row}: test accuracy" in results
+    }
+    order = sorted(found, key=lambda row: found[row].mean())
+    fig, ax = plots.figure(size=(7.0, 0.32 * len(order) + 1.0))
+    for place, row in enumerate(order):
+        colour = plots.colour(_COLOURS[row.partition(",")[0]])
+        ax.barh(place, found[row].mean(), color=colour, alpha=0.6)
+        ax.plot(found[row], [place] * len(found[row]), "o", color="black", markersize=3)
+        label = f"{found[row].mean():.1f}"
+        ax.annotate(label, (found[row].max(), place), (5, -3), textcoords="offset points")
+    ax.set_yticks(range(len(order)), [_ROWS[row] for row in order])
+    images, label = int(results["n_train"].iloc[0]), results["data_label"].iloc[0]
+    ax.set(xlabel=f"test accuracy (%), {images:,} images of {label}; dots: draws")
     return fig
 
 
