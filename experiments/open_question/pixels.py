@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.runs.results import Context, Outcome
+from experiments.usage import steps
 from tangent import tangent_kernel
 from tangent.nets import vgg11
 from tangent.solve.share_ridge import share_ridge
@@ -40,7 +41,7 @@ def compute_pixels(
     assert isinstance(kernel, Tensor)
     row = share_ridge([kernel.double()], targets, [(1.0,)], _RIDGES)
     parts = []
-    for some in x_test.split(500):
+    for some in steps(x_test.split(500), "batch of test images"):
         cross = tangent_kernel(model, some, x, outputs=0)
         assert isinstance(cross, Tensor)
         parts.append(row.predict([cross]).argmax(1))

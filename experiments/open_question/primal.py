@@ -20,6 +20,7 @@ from torch import Tensor
 from experiments.open_question.frozen import Frozen, Views, frozen
 from experiments.open_question.rows import Convolution
 from experiments.runs.results import Context, Outcome
+from experiments.usage import steps
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
 from tangent.training.checkpoint import digest
 
@@ -53,7 +54,7 @@ class _Features:
 
     def blocks(self, y: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """All blocks of features and targets from an image on."""
-        for first in range(start, len(y), _BLOCK):
+        for first in steps(range(start, len(y), _BLOCK), "block of images"):
             yield self.block(first), y[first : first + _BLOCK]
 
 
@@ -180,7 +181,8 @@ def _solved(
 
 def _correct(features: _Features, solution: NormalSolution, test: Tensor, y: Tensor) -> Tensor:
     bits = []
-    for images, labels in zip(test.split(_BLOCK), y.split(_BLOCK), strict=True):
+    batches = list(zip(test.split(_BLOCK), y.split(_BLOCK), strict=True))
+    for images, labels in steps(batches, "batch of test images"):
         hidden, last = features.convolution.features(features.made.views(images))
         phi = torch.cat([hidden * features.scales[0], last * features.scales[1]], dim=1)
         bits.append(solution.predict(phi).argmax(1) == labels)
