@@ -3,7 +3,7 @@
     python benchmarks/scattering.py [--size 32] [--images 192] [--batches 8 32] [--out FILE.json]
 
 Each backend is given batches of several sizes in turn and keeps its best; CPU seconds are those of
-the thread, the least of the repeats, so that other work on the machine counts as little as it can.
+the thread, the median of the repeats.
 """
 
 from __future__ import annotations
