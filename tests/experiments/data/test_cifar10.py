@@ -393,6 +393,7 @@ _REASONS = {
     "a negative shape": "it has an array of other than plain numbers",
     "a reduction of ndarray": "it asks for 'numpy ndarray', which no batch needs",
     "a new object": "it has the step NEWOBJ, which no batch needs",
+    "steps without end": "it has more than 1000 steps",
 }
 
 
