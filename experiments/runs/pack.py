@@ -23,6 +23,9 @@ class ResultError(ValueError):
     """A result file that cannot be read; the message names it."""
 
 
+_NO_RUNS = (ValueError, TypeError, AttributeError, RecursionError)  # JSON of another kind
+
+
 def pack_of(path: Path) -> Path:
     """The packed file that the run of this path may be in."""
     return path.parent.parent / f"{path.parent.name}.jsonl.xz"
@@ -122,7 +125,7 @@ def _read(packed: Path, changed: int, size: int) -> dict[str, str]:
         with lzma.open(packed, "rt", encoding="utf-8") as lines:
             documents = [json.loads(line) for line in lines]
         return {document.pop("name"): _text(document) for document in documents}
-    except (lzma.LZMAError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (lzma.LZMAError, OSError, EOFError, LookupError, *_NO_RUNS) as error:
         raise ResultError(
             f"{packed} is damaged ({error}); remove it, and the same commands compute its runs "
             "again"

@@ -562,7 +562,7 @@ def test_links_that_lead_nowhere_and_pipes_are_passed_over(tmp_path, load):
 
 def test_more_than_any_data_set_has_is_refused(tmp_path, load, monkeypatch):
     write_tree(tmp_path / "tree", per_class=1)
-    monkeypatch.setattr("experiments.data.archive._LARGEST_IN_ALL", 5000)
+    monkeypatch.setattr("experiments.data.archive.LARGEST_IN_ALL", 5000)
     for source in (tmp_path / "tree", pack(tmp_path / "tree", tmp_path / "cifar.tar.xz")):
         with pytest.raises(DataError, match="holds more than 5000 bytes, too many"):
             load(source)

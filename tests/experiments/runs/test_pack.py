@@ -97,6 +97,23 @@ def test_a_damaged_pack_is_named(tmp_path, capsys, position):
     assert run_of(tmp_path, 2).exists()
 
 
+@pytest.mark.parametrize("text", ["[1]", "7", '"a"', "[" * 10**5, '{"run": 1}', "\x00"])
+def test_a_pack_of_other_json_is_named(tmp_path, text):
+    path = run_of(tmp_path, 1)
+    pack(path.parent)
+    pack_of(path).write_bytes(lzma.compress(text.encode()))
+    with pytest.raises(ResultError, match=r"runs\.jsonl\.xz is damaged"):
+        kept(path)
+
+
+def test_a_folder_in_the_place_of_a_pack_is_named(tmp_path):
+    path = run_of(tmp_path, 1)
+    pack_of(path).mkdir()
+    path.unlink()
+    with pytest.raises(ResultError, match=r"runs\.jsonl\.xz is damaged"):
+        kept(path)
+
+
 def test_a_file_laid_out_otherwise_stays(tmp_path):
     path = run_of(tmp_path, 1)
     path.write_text(path.read_text().replace("\n", "\n "))
