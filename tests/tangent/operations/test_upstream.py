@@ -12,6 +12,8 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from tangent import TangentOperator, tangent_features, tangent_kernel
+from tangent.capture.functional import one_input
+from tangent.kernel.engine import engine
 
 
 def normalized(x):
@@ -74,6 +76,45 @@ def test_a_right_batch_norm_is_not_left_to_the_jacobian(monkeypatch):
     torch.testing.assert_close(tangent_features(model, x), one_by_one(model, x))
 
 
+class Distrusted(nn.Module):
+    """A weight before batch norm, gradients cut in between, and one input with these strides."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(3, 1, 1) + 0.5)
+        self.layers = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(36, 2))
+
+    def forward(self, x):
+        with torch.no_grad():
+            cut = x.mean((1, 2, 3), keepdim=True)
+        x = (self.scale * x + cut).permute(0, 2, 3, 1).contiguous()
+        n, h, w, c = x.shape
+        strides = (c if n == 1 else c * h * w, 1, w * c, c)
+        return self.layers(x.as_strided((n, c, h, w), strides))
+
+
+def test_what_is_left_to_the_jacobian_is_right_behind_batch_norm(monkeypatch):
+    torch.manual_seed(0)
+    model = Distrusted().double().eval()
+    model.layers[0].running_var.uniform_(0.5, 2)
+    nn.init.normal_(model.layers[0].weight)
+    x = torch.randn(4, 3, 3, 4, dtype=torch.float64)
+    phi = one_by_one(model, x)
+    everything = {name for name, _ in model.named_parameters()}
+    monkeypatch.setattr(engine, "mistaken", lambda *a, **k: everything)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    torch.testing.assert_close(tangent_kernel(model, x), torch.einsum("iap,jbp->iajb", phi, phi))
+
+
+def test_two_inputs_are_compared_where_a_record_is_looked_over(monkeypatch):
+    torch.manual_seed(0)
+    model = Distrusted().double().eval()
+    seen = []
+    monkeypatch.setattr(engine, "mistaken", lambda *a: seen.append(len(a[4])) or set())
+    tangent_kernel(model, torch.randn(4, 3, 3, 4, dtype=torch.float64))
+    assert seen == [2]
+
+
 def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
     layer, x = nn.PReLU(3).double(), torch.randn(5, 3, dtype=torch.float64)
 
@@ -87,6 +128,17 @@ def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
     except RuntimeError:
         return
     assert not torch.allclose(found, right)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_prelu_can_be_differentiated_for_many_inputs_by_torch_func(count):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(count), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    jacobians = vmap(jacrev(one_input(model)), in_dims=(None, 0))(weights, x)
+    found = torch.cat([j.flatten(2) for j in jacobians.values()], dim=2)
+    torch.testing.assert_close(found, one_by_one(model, x))
 
 
 @pytest.mark.parametrize("count", [1, 4])
