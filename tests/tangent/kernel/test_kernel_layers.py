@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import tangent.kernel.engine.factors
 from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import planned_factors
+from tangent.kernel.engine.plan import network_of
 from tangent.kernel.matrix import tangent_kernel
 from tangent.machine import products
 from tests.tangent.naive import naive_kernel
@@ -64,9 +65,8 @@ def test_the_chosen_orders_give_the_kernel(seed, name):
 
 def layers_without_a_rule(name: str) -> set[str]:
     model, x = example(name, 3, seed=4)
-    engine = Engine(model, "full", Problem(3, 3, True, True))
-    engine.factors(x)
-    return engine.opaque
+    plan, _ = planned_factors(network_of(model, "full"), Problem(3, 3, True, True), x)
+    return plan.opaque
 
 
 def test_no_parameter_is_left_to_the_jacobian_but_where_gradients_are_cut():
