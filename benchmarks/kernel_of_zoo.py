@@ -2,10 +2,11 @@
 
     python -m benchmarks.kernel_of_zoo --out results/benchmarks/kernel-of-zoo.json
 
-The networks are those of ``tests/zoo`` (needs the extra ``zoo``), made small: what is timed is mostly
-what a call costs beside its arithmetic. float32, one thread. Where the recipe fails (operations that
-torch.func does not differentiate or batch) its error stands in place of its time; where it gives
-other numbers than ours the difference stands beside both, relative to the largest entry.
+The networks are those of ``tests/zoo`` (needs the extra ``zoo``), made small: what is timed is
+mostly what a call costs beside its arithmetic. float32, one thread. Where the recipe fails
+(operations that torch.func does not differentiate or batch) its error stands in place of its time;
+where it gives other numbers than ours the difference stands beside both, relative to the largest
+entry.
 """
 
 from __future__ import annotations
