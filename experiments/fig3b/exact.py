@@ -189,7 +189,7 @@ def _ridge(
     unit = float(decomposed.eigenvalues.mean())
     path = decomposed.ridge(y, torch.logspace(-5, 2, 22, dtype=torch.float64) * unit)
     coefficients = path.coefficients[path.best]
-    predicted = decomposed._system.cross(cross) @ decomposed._system.columns(coefficients)
+    predicted = decomposed.system.cross(cross) @ decomposed.system.columns(coefficients)
     return path.train_predictions[path.best], predicted.reshape(len(cross), -1)
 
 
