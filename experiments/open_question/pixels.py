@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
 from experiments.usage import watched
 from tangent import tangent_kernel
@@ -32,8 +33,7 @@ def compute_pixels(
 ) -> Outcome:
     """Ridge regression with the tangent kernel of one output, every layer as it comes."""
     start = time.process_time()
-    mean = train.mean((0, 2, 3), keepdim=True)
-    deviation = train.std((0, 2, 3), keepdim=True)
+    mean, deviation = channel_statistics(train)
     x, x_test = (train - mean) / deviation, (test - mean) / deviation
     model = _network(run, x)
     context.log(f"{run['lever']}: kernel of {len(x)} images with {len(x) + len(x_test)}")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
 from experiments.usage import UsageError, watched
 from tangent.kernel.matrix import tangent_kernel
@@ -52,8 +53,7 @@ def _inputs(run: dict[str, Any], context: Context) -> Tensor:
     if run["dataset"] == "cifar10":
         mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in _CIFAR10)
     else:
-        mean = images.mean((0, 2, 3), keepdim=True)
-        deviation = images.std((0, 2, 3), keepdim=True)
+        mean, deviation = channel_statistics(images)
     if run["inputs"] == "random":
         generator = torch.Generator().manual_seed(run["seed"] + 1)
         pixels = torch.randint(0, 256, images.shape, generator=generator)

@@ -159,7 +159,7 @@ class Recorder(TorchDispatchMode):
 
     # Calls
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
@@ -247,7 +247,7 @@ class Recorder(TorchDispatchMode):
                     f"{self._place()}: it has no fixed weights; take that out of forward"
                 )
 
-    def _write(self, op, flat, outputs, written) -> None:
+    def _write(self, op: Any, flat: Any, outputs: Any, written: Any) -> None:
         inputs = [a for a in flat[0] if isinstance(a, Value)]
         data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
         args, kwargs = rebuilt(*flat)

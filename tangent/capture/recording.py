@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +30,7 @@ class Functions(SubsampledPointwise):
         super().__init__()
         self.recorder = recorder
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         recorder = self.recorder
@@ -54,7 +55,7 @@ def _user_target(func: Any, name: str) -> Any:
 
 
 @contextmanager
-def recording(recorder: Recorder, model: nn.Module):
+def recording(recorder: Recorder, model: nn.Module) -> Iterator[Any]:
     """Within it, what ``model`` calls is written down; math paths are taken throughout."""
     handles = []
     for name, module in model.named_modules():

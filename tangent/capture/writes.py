@@ -56,7 +56,7 @@ class _Cloned:
     def __init__(self, func: Any):
         self.func, self.__name__ = func, operation_name(func)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         written = {id(t) for t in written_by(self.func, args, kwargs)}
         args, kwargs = over_leaves(
             lambda a: a.clone() if isinstance(a, Tensor) and id(a) in written else a,

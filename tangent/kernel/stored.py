@@ -33,7 +33,7 @@ from tangent.kernel.engine.passes import planned_factors
 from tangent.kernel.engine.plan import Network, Plan, network_of
 from tangent.kernel.engine.sums import total
 from tangent.kernel.matrix import check_finite, check_outputs
-from tangent.machine.storage import allocate_array, locked
+from tangent.machine.storage import allocate_array, locked, replacing
 
 __all__ = ["stored_tangent_kernel"]
 
@@ -258,9 +258,8 @@ def _begin(
     begun = {**asked, "shape": shape, "batch_size": batch_size, "plan": noted}
     settings = json.loads(json.dumps(begun))
     text = json.dumps({**settings, "sha256": _settings_digest(settings)}, indent=1)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)  # last: a folder without settings is begun anew
+    with replacing(path) as file:  # last: a folder without settings is begun anew
+        file.write(text.encode())
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _generic(pull: Pull) -> dict[int, Tensor]:
     return dict(zip(pull.wanted, found, strict=True))
 
 
-def _one_by_one(pull: Pull, positions, many, values, given) -> list[Tensor]:
+def _one_by_one(pull: Pull, positions: Any, many: Any, values: Any, given: Any) -> list[Tensor]:
     """One ordinary backward pass an input and output: right wherever torch's own are."""
     rows: list[list[Tensor]] = []
     n, o = next(c for c in pull.cotangents if c is not None).shape[:2]

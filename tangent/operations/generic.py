@@ -49,7 +49,7 @@ def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs
     )
 
 
-def _divided(call, leaves: list, moving: list[int], base: Any, alpha: float) -> list:
+def _divided(call: Any, leaves: list, moving: list[int], base: Any, alpha: float) -> list:
     wide = [_wide(v.base) if is_pair(v) else v for v in leaves]
     shifted = list(wide)
     for i in moving:
@@ -90,7 +90,7 @@ def _moved(pair: Pair, alpha: float) -> Tensor:
     return moved.round().to(pair.base.dtype)
 
 
-def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -> list:
+def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: Any) -> list:
     at = [i for i in moving if _smooth(leaves[i].base)]
     floating = [isinstance(t, Tensor) and _smooth(t) for t in leaves_of(base)]
     if not at or not any(floating):
@@ -112,7 +112,7 @@ def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -
     return [next(found) if keep else None for keep in floating]
 
 
-def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+def _pushed(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     """Forward derivative; by two backward passes where torch has no formula for it."""
     try:
         return torch.func.jvp(outputs, primals, tangents)[1]
@@ -124,7 +124,9 @@ def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
         return _central(outputs, primals, tangents)
 
 
-def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tuple[Tensor, ...]:
+def _central(
+    outputs: Any, primals: tuple, tangents: tuple, step: float = 1e-6
+) -> tuple[Tensor, ...]:
     """Central difference in float64, for what torch differentiates once at most."""
     sides = [
         outputs(*(_wide(p) + sign * _wide(u) for p, u in zip(primals, tangents, strict=True)))
@@ -133,7 +135,7 @@ def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tu
     return tuple(((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True))
 
 
-def _by_two_backward_passes(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+def _by_two_backward_passes(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         at = tuple(p.detach().requires_grad_() for p in primals)
         out = outputs(*at)

@@ -105,7 +105,7 @@ def bases(values: Any) -> Any:
 def differences(values: Any) -> Any:
     """The same arguments with the differences of what moves, zeros for what stays."""
 
-    def difference(value):
+    def difference(value: Any) -> Any:
         if not is_pair(value):
             return value
         if value.difference is not None:
