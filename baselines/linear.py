@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.arguments import Ridges
 from baselines.moments import Moments, RidgeSolution, Rows, dual_ridge, primal_ridge
 from tangent.machine.modes import ordinary_mode
+from tangent.machine.statistics import checked_weights
 
 _LARGEST = 1e145  # whose squares float64 adds over ten thousand million rows
 N_KEPT = 5_000  # rows of a stream that leave-one-out accuracy is measured on
@@ -114,9 +115,7 @@ def finite_scores(scores: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 def weights_of(sample_weight: np.ndarray | None, X: np.ndarray) -> np.ndarray | None:
     """Checked weights, ``None`` for all ones."""
-    if sample_weight is None:
-        return None
-    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    return None if sample_weight is None else checked_weights(sample_weight, len(X))
 
 
 def _every(block: Block, step: int) -> Block:

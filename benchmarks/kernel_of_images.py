@@ -28,7 +28,8 @@ from lazy_methods import operations, peak_rate
 from experiments.data.datasets import load_dataset
 from tangent import stored_tangent_kernel, vgg11
 from tangent.kernel.engine.cost import Problem, Rates, seconds
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import planned_factors
+from tangent.kernel.engine.plan import network_of
 
 
 class PieceDone(Exception):
@@ -65,15 +66,14 @@ def useful_operations(model, x, outputs):
     model counts for the orders that it chose.
     """
     problem = Problem(len(x), len(x), symmetric=True, full=outputs == "full")
-    engine = Engine(model, outputs, problem)
-    engine.factors(x[:1])  # plans the layers
+    plan, _ = planned_factors(network_of(model, outputs), problem, x[:1])
     with torch.no_grad():
         pass_of_one = operations(lambda: model(x[:1]))
         cotangents = model(x[:1]).shape[1]
     counted = Operations((1.0,) * 4, float("inf"))
-    known = [layer for layer in engine.layers if layer.shape is not None]
+    known = [layer for layer in plan.layers if layer.shape is not None]
     contractions = sum(
-        layer.groups * seconds(layer.order, layer.shape, engine.problem, counted) for layer in known
+        layer.groups * seconds(layer.order, layer.shape, plan.problem, counted) for layer in known
     )
     return len(x) * (1 + cotangents) * pass_of_one + contractions
 

@@ -25,30 +25,29 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import later, machine, seconds_of, write
 from benchmarks.tangent_kernel import network
 from tangent.kernel.engine.cost import Problem, seconds
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import Factors, planned_factors
+from tangent.kernel.engine.plan import Plan, network_of
 from tangent.kernel.matrix import tangent_kernel
 
 SIZES = (32, 64, 100, 150, 200, 250, 300, 350, 400, 450, 500)
 
 
-def engine_for(model: torch.nn.Module, n: int, outputs: str) -> Engine:
-    return Engine(model, outputs, Problem(n, n, symmetric=True, full=outputs == "full"))
+def planned(model: torch.nn.Module, n: int, outputs: str, x: torch.Tensor) -> tuple[Plan, Factors]:
+    problem = Problem(n, n, symmetric=True, full=outputs == "full")
+    return planned_factors(network_of(model, outputs), problem, x)
 
 
 def factor_seconds(model: torch.nn.Module, x: torch.Tensor, outputs: str) -> float:
     """CPU seconds an input of forward and backward passes, the median of three after a first."""
-    engines = [engine_for(model, len(x), outputs) for _ in range(4)]
-    return seconds_of(lambda: engines.pop().factors(x), 3)["median"] / len(x)
+    return seconds_of(lambda: planned(model, len(x), outputs, x), 3)["median"] / len(x)
 
 
 def predicted(model: torch.nn.Module, x: torch.Tensor, outputs: str, per_input: float) -> float:
     """CPU seconds of the kernel of ``x``."""
-    engine = engine_for(model, len(x), outputs)
-    factors = engine.factors(x[:1])
-    problem, rates = engine.problem, engine.rates
-    assert rates is not None
+    plan, factors = planned(model, len(x), outputs, x[:1])
+    problem, rates = plan.problem, plan.rates
     total = len(x) * per_input
-    for layer in engine.layers or []:
+    for layer in plan.layers:
         if layer.shape is not None:
             total += layer.groups * seconds(layer.order, layer.shape, problem, rates)
         else:

@@ -195,7 +195,7 @@ def _distributed(
 
 
 @functools.lru_cache
-def _load(options: DataOptions, name: str):
+def _load(options: DataOptions, name: str) -> Any:
     """A data set, read once a process."""
     from experiments.data.datasets import load_dataset
 

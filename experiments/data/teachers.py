@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.usage import one_of
 
@@ -83,7 +83,7 @@ def doubled(hidden: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([hidden, hidden], dim=-2), torch.cat([output, -output], dim=-1)
 
 
-def on(context, *tensors: Tensor) -> list[Tensor]:
+def on(context: Any, *tensors: Tensor) -> list[Tensor]:
     """The tensors on the device and in the dtype of the command."""
     import torch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Table",
+    "known_of",
     "markdown",
     "mean_and_range",
+    "mean_of",
     "noted",
     "percent",
     "provenance_notes",
+    "values_of",
     "write_table",
 ]
 
@@ -67,6 +71,24 @@ def mean_and_range(values: Iterable[float | None], digits: int = 1) -> str:
     if len(known) > 1:
         text += f" [{percent(min(known), digits)}, {percent(max(known), digits)}]"
     return f"{text} ({diverged})" if diverged else text
+
+
+def values_of(rows: pd.DataFrame, column: str) -> list[float | None]:
+    """A column's numbers, None where one is missing (a diverged run) or all are."""
+    if column not in rows:
+        return [None] * len(rows)
+    return [None if v is None or v != v else float(v) for v in rows[column]]
+
+
+def known_of(rows: pd.DataFrame, column: str) -> list[float]:
+    """A column's numbers but for those that are missing."""
+    return [v for v in values_of(rows, column) if v is not None]
+
+
+def mean_of(rows: pd.DataFrame, column: str) -> float:
+    """Mean of the numbers that are there; NaN where there are none."""
+    known = known_of(rows, column)
+    return sum(known) / len(known) if known else math.nan
 
 
 def provenance_notes(results: pd.DataFrame) -> list[str]:

@@ -10,7 +10,14 @@ import pandas as pd
 
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_axis, alpha_label
-from experiments.drawing.tables import Table, mean_and_range, percent, provenance_notes
+from experiments.drawing.tables import (
+    Table,
+    mean_and_range,
+    mean_of,
+    percent,
+    provenance_notes,
+    values_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,15 +118,15 @@ def alpha_table(results: pd.DataFrame) -> Table:
             values = rows[column] if column in rows else pd.Series(dtype=float)
             record[f"{column}_mean"] = values.mean()
             record[f"{column}_min"], record[f"{column}_max"] = values.min(), values.max()
-        record["stability_edge_mean"] = _mean(rows, "stability_edge")
-        record["cpu_seconds_mean"] = _mean(rows, "cpu_seconds")
+        record["stability_edge_mean"] = mean_of(rows, "stability_edge")
+        record["cpu_seconds_mean"] = mean_of(rows, "cpu_seconds")
         numbers.append(record)
         rate = f"{record['lr_mean']:.3g}" if record["lr_mean"] == record["lr_mean"] else "–"
         shown.append(
             {
                 "alpha": alpha_label(float(str(alpha))),
-                "train %": mean_and_range(_values(rows, "train_accuracy")),
-                "test %": mean_and_range(_values(rows, "test_accuracy")),
+                "train %": mean_and_range(values_of(rows, "train_accuracy")),
+                "test %": mean_and_range(values_of(rows, "test_accuracy")),
                 "stable %": percent(record["stability_mean"], 3),
                 "train loss": f"{record['train_loss_mean']:.4f}",
                 "lr": f"{rate} (auto)" if record["rate"] == "auto" else rate,
@@ -129,14 +136,6 @@ def alpha_table(results: pd.DataFrame) -> Table:
         )
     title = f"Figure 3(a): {study_name(results)}"
     return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), _notes(results))
-
-
-def _values(rows: pd.DataFrame, column: str) -> list[float | None]:
-    return [None] * len(rows) if column not in rows else rows[column].tolist()
-
-
-def _mean(rows: pd.DataFrame, column: str) -> float:
-    return float(rows[column].mean()) if column in rows else math.nan
 
 
 def study_name(results: pd.DataFrame) -> str:

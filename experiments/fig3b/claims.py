@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.networks.rows import is_exact, network_label
 
@@ -147,7 +147,7 @@ def _size(width: float) -> str:
 _UP = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
-def _row(group: pd.DataFrame, *, kind: str, name: str, **more) -> Row:
+def _row(group: pd.DataFrame, *, kind: str, name: str, **more: Any) -> Row:
     first = group.iloc[0]
     test = _mean(group, "test_accuracy")
     error = None if test is None else _standard_error(group["test_accuracy"].dropna(), test, first)

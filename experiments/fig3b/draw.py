@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from experiments.drawing import plots
-from experiments.drawing.tables import Table, mean_and_range, percent, provenance_notes, write_table
+from experiments.drawing.tables import (
+    Table,
+    known_of,
+    mean_and_range,
+    mean_of,
+    percent,
+    provenance_notes,
+    values_of,
+    write_table,
+)
 from experiments.fig3b import draw_full as full_figure
 from experiments.fig3b.draw_exact import exact_table, flow
 from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
@@ -112,21 +121,6 @@ def _alpha(rows: pd.DataFrame) -> float | None:
     return None if "alpha" not in rows else rows["alpha"].iloc[0]
 
 
-def _known(rows: pd.DataFrame, column: str) -> list[float]:
-    """The column's values but for those of diverged runs."""
-    return [] if column not in rows else rows[column].dropna().astype(float).tolist()
-
-
-def _all(rows: pd.DataFrame, column: str) -> list[float | None]:
-    if column not in rows:
-        return [None] * len(rows)
-    return [None if v is None or v != v else float(v) for v in rows[column]]
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def _rise(rows: pd.DataFrame) -> float:
     """The largest rise of the process's memory during a run."""
     return float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
@@ -150,14 +144,14 @@ def accuracy_table(results: pd.DataFrame) -> Table:
     numbers, shown = [], []
     for method, title, rows in _methods(results):
         known = paper.get(method, {})
-        stable, size = _mean(_known(rows, "stability")), _mean(_known(rows, "size"))
-        cpu, memory = _mean(_known(rows, "cpu_seconds")), max(_known(rows, "peak_memory_bytes"))
+        stable, size = mean_of(rows, "stability"), mean_of(rows, "size")
+        cpu, memory = mean_of(rows, "cpu_seconds"), max(known_of(rows, "peak_memory_bytes"))
         rise = _rise(rows)
         record: dict[str, Any] = {"method": method, "alpha": _alpha(rows), "runs": len(rows)}
         record["diverged"] = int((rows["status"] == "diverged").sum())
         for metric in ("train_accuracy", "test_accuracy"):
-            values = _known(rows, metric)
-            record[f"{metric}_mean"] = _mean(values)
+            values = known_of(rows, metric)
+            record[f"{metric}_mean"] = mean_of(rows, metric)
             record[f"{metric}_min"] = min(values, default=None)
             record[f"{metric}_max"] = max(values, default=None)
             number = known.get(metric)
@@ -176,12 +170,12 @@ def accuracy_table(results: pd.DataFrame) -> Table:
         shown.append(
             {
                 "method": title,
-                "train %": mean_and_range(_all(rows, "train_accuracy")),
-                "test %": mean_and_range(_all(rows, "test_accuracy")),
+                "train %": mean_and_range(values_of(rows, "train_accuracy")),
+                "test %": mean_and_range(values_of(rows, "test_accuracy")),
                 "stable %": percent(stable, 2),
-                "CPU seconds": "–" if cpu is None else f"{cpu:.1f}",
+                "CPU seconds": "–" if cpu != cpu else f"{cpu:.1f}",
                 "peak MB": f"{memory / 2**20:.0f} [+{rise / 2**20:.0f}]",
-                "parameters or features": "–" if size is None else f"{size:,.0f}",
+                "parameters or features": "–" if size != size else f"{size:,.0f}",
                 **(
                     {
                         "paper: train %": _dagger(known.get("train_accuracy")),
@@ -248,7 +242,7 @@ def accuracies(results: pd.DataFrame) -> Figure:
     handles: dict[str, Any] = {"test, measured": Patch(color="0.6")}
     for y, (method, _, rows) in enumerate(rows_of):
         test, train = (
-            [100 * v for v in _known(rows, c)] for c in ("test_accuracy", "train_accuracy")
+            [100 * v for v in known_of(rows, c)] for c in ("test_accuracy", "train_accuracy")
         )
         if test:
             mean = sum(test) / len(test)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from experiments.runs.results import Context, Outcome
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from tangent.solve.spectrum import Spectrum
 
 __all__ = ["compute_exact"]
 
@@ -89,7 +92,14 @@ class _Kernels:
     size: int
 
 
-def _kernels(run, X, X_test, shape, classes: int, context: Context) -> _Kernels:
+def _kernels(
+    run: dict[str, Any],
+    X: np.ndarray,
+    X_test: np.ndarray,
+    shape: tuple[int, int, int],
+    classes: int,
+    context: Context,
+) -> _Kernels:
     """Kernels of the network of the SGD row: same weights, same normalization."""
     import torch
 
@@ -133,14 +143,28 @@ def _times(eigenvalues: torch.Tensor, scale: float) -> list[float]:
     return [*(first * np.logspace(-1, 8, _TIMES - 1)).tolist(), math.inf]
 
 
-def _flow(decomposed, y, times, scale, cross):
+def _flow(
+    decomposed: Spectrum,
+    y: torch.Tensor,
+    times: Sequence[float],
+    scale: float,
+    cross: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     from tangent.solve.flow import training_path
 
     path = training_path(decomposed, y, times, cross_kernel=cross, scale=scale)
+    assert path.test_predictions is not None
     return path.train_predictions, path.test_predictions
 
 
-def _validated(kernel, y, labels, times, scale, share) -> int:
+def _validated(
+    kernel: torch.Tensor,
+    y: torch.Tensor,
+    labels: np.ndarray,
+    times: Sequence[float],
+    scale: float,
+    share: float,
+) -> int:
     """Index of the time of best accuracy on images held out of the fit; the first of equals."""
     import torch
 
@@ -157,13 +181,15 @@ def _validated(kernel, y, labels, times, scale, share) -> int:
     return int(torch.tensor(_accuracies(held, labels[kept:])).argmax())
 
 
-def _ridge(decomposed, y, cross):
+def _ridge(
+    decomposed: Spectrum, y: torch.Tensor, cross: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     unit = float(decomposed.eigenvalues.mean())
     path = decomposed.ridge(y, torch.logspace(-5, 2, 22, dtype=torch.float64) * unit)
     coefficients = path.coefficients[path.best]
-    predicted = decomposed._system.cross(cross) @ decomposed._system.columns(coefficients)
+    predicted = decomposed.system.cross(cross) @ decomposed.system.columns(coefficients)
     return path.train_predictions[path.best], predicted.reshape(len(cross), -1)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.networks import named as networks
+from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
 from tangent import laziness
 
@@ -17,8 +18,7 @@ def _data(run: dict[str, Any], context: Context) -> tuple[Tensor, Tensor, int]:
     """Images with mean 0 and deviation 1 in every channel, their classes, the number of these."""
     data = context.load(run["dataset"]).subset(run["n"], 1, run["seed"])
     images = torch.from_numpy(data.train_images).double() / 255
-    mean = images.mean((0, 2, 3), keepdim=True)
-    deviation = images.std((0, 2, 3), keepdim=True).clamp(min=1e-12)
+    mean, deviation = channel_statistics(images)
     images = (images - mean) / deviation
     if run["size"] is not None:
         side = (run["size"], run["size"])

@@ -103,6 +103,12 @@ def normalized(
     return made.batch(slice(0, len(rows)))
 
 
+def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of every channel, to be broadcast; 1 where a channel is constant."""
+    deviation = images.std((0, 2, 3), keepdim=True)
+    return images.mean((0, 2, 3), keepdim=True), deviation + (deviation == 0)
+
+
 def size(model: Any) -> int:
     """Parameters of a fitted network; features of any other fitted classifier."""
     if hasattr(model, "n_parameters_"):

@@ -91,7 +91,7 @@ def factory(
     if colon and library not in LIBRARIES:
         return own_models.own_model(model, source)
 
-    def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator):
+    def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator) -> nn.Module:
         import torch
 
         from tangent.nets import network
@@ -124,7 +124,7 @@ def factory_of(
     width = run.get("width", 1.0)
     build = None if model == DESIGNED else factory(model, width=width, source=run.get("source"))
 
-    def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator):
+    def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator) -> nn.Module:
         if build is not None:
             module = build(input_shape, n_outputs, generator)
         else:

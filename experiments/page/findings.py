@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.drawing.tables import percent
+from experiments.drawing.tables import mean_of, percent
 from experiments.runs.results import read_arrays
 
 if TYPE_CHECKING:
@@ -48,10 +48,6 @@ def _range(values: Any, digits: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _mean(rows: pd.DataFrame, column: str) -> float:
-    return float(rows[column].astype(float).mean()) if column in rows and len(rows) else math.nan
-
-
 def networks_and_representations(results: pd.DataFrame) -> list[str]:
     """Figure 3(b) on a part of the images: standard, lazy, linearized, fixed."""
     if "method" not in results or results["n_train"].isna().all():
@@ -59,7 +55,7 @@ def networks_and_representations(results: pd.DataFrame) -> list[str]:
     said = []
     for model, name in _NETWORKS.items():
         means = {
-            kind: _mean(results[results["method"] == f"{model}{kind}"], "test_accuracy")
+            kind: mean_of(results[results["method"] == f"{model}{kind}"], "test_accuracy")
             for kind in ("", "-lazy", "-linear", "-exact")
         }
         if means[""] == means[""] and means["-lazy"] == means["-lazy"]:
@@ -72,7 +68,7 @@ def networks_and_representations(results: pd.DataFrame) -> list[str]:
             if means["-linear"] == means["-linear"]:
                 text += f", {percent(means['-linear'])}% linearized"
             said.append(
-                f"{text}; {percent(_mean(lazy, 'stability'))}% of its ReLUs keep their sign."
+                f"{text}; {percent(mean_of(lazy, 'stability'))}% of its ReLUs keep their sign."
             )
         elif means["-exact"] == means["-exact"] and means["-linear"] == means["-linear"]:
             said.append(

@@ -94,7 +94,7 @@ def provenance(paths: Sequence[Path], settings: Mapping[str, Any], planned: int)
     return Provenance(kept, [(name, value) for name, value in facts if value], brief)
 
 
-def _counted(values) -> list[str]:
+def _counted(values: Any) -> list[str]:
     """Different values that are not empty, the most frequent first."""
     return [value for value, _ in Counter(v for v in values if v).most_common()]
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
-from experiments.usage import UsageError
+from experiments.usage import UsageError, watched
 from tangent.kernel.matrix import tangent_kernel
 from tangent.nets import resnet18, vgg11
 
@@ -21,7 +22,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Take the full kernel and its eigenvalues; the decomposition is in float64."""
     x = _inputs(run, context).to(context.device, getattr(torch, context.dtype))
     model = _network(run, tuple(x.shape[1:])).to(x)
-    kernel = tangent_kernel(model, x, outputs="full", accumulate=torch.float64)
+    kernel = tangent_kernel(model, x, outputs="full", accumulate=torch.float64, progress=watched())
     rows = kernel.shape[0] * kernel.shape[1]
     values = torch.linalg.eigvalsh(kernel.reshape(rows, rows)).flip(0).cpu().numpy()
     trace = float(values.sum())
@@ -52,8 +53,7 @@ def _inputs(run: dict[str, Any], context: Context) -> Tensor:
     if run["dataset"] == "cifar10":
         mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in _CIFAR10)
     else:
-        mean = images.mean((0, 2, 3), keepdim=True)
-        deviation = images.std((0, 2, 3), keepdim=True)
+        mean, deviation = channel_statistics(images)
     if run["inputs"] == "random":
         generator = torch.Generator().manual_seed(run["seed"] + 1)
         pixels = torch.randint(0, 256, images.shape, generator=generator)

@@ -213,7 +213,9 @@ def _whole_modules(model: nn.Module, recorder: Recorder) -> None:
             continue
         forward = module.forward
 
-        def whole(*args, _m=module, _f=forward, _t=target, **kwargs):
+        def whole(
+            *args: Any, _m: Any = module, _f: Any = forward, _t: Any = target, **kwargs: Any
+        ) -> Any:
             if recorder.paused:
                 return _f(*args, **kwargs)
             weights = tuple(

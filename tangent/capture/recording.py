@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tangent.capture.graph import Custom
 from tangent.capture.recorder import Recorder
@@ -23,19 +23,19 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
-class Functions(TorchFunctionMode):
+class Functions(SubsampledPointwise):
     """Above the recorder: functions with a user's rule, and calls that have to be led around."""
 
     def __init__(self, recorder: Recorder):
         super().__init__()
         self.recorder = recorder
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         recorder = self.recorder
         if recorder.paused:
-            return func(*args, **kwargs)
+            return super().__torch_function__(func, types, args, kwargs)
         if name in _CUTS or func is _DATA:
             recorder.suspect = True
         if name in _READERS:
@@ -45,7 +45,7 @@ class Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         elif recorder.custom and (target := _user_target(func, name)) is not None:
             return recorder.custom_call(Custom(target, func), args, kwargs)
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _user_target(func: Any, name: str) -> Any:
@@ -55,7 +55,7 @@ def _user_target(func: Any, name: str) -> Any:
 
 
 @contextmanager
-def recording(recorder: Recorder, model: nn.Module):
+def recording(recorder: Recorder, model: nn.Module) -> Iterator[Any]:
     """Within it, what ``model`` calls is written down; math paths are taken throughout."""
     handles = []
     for name, module in model.named_modules():
@@ -75,7 +75,6 @@ def recording(recorder: Recorder, model: nn.Module):
             torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
             recorder,
             Functions(recorder),
-            SubsampledPointwise(),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -134,7 +134,9 @@ def _holds(two: Tensor, one: Tensor, which: int) -> bool:
     return False
 
 
-def _culprit(model, arguments, n: int, output, tensors) -> str:
+def _culprit(
+    model: nn.Module, arguments: Any, n: int, output: Any, tensors: Mapping[str, Tensor] | None
+) -> str:
     """The first operation whose result for one input is not in its result for two."""
     graphs = []
     for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):

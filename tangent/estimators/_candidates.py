@@ -71,7 +71,9 @@ class _AveragingVGG11:
 
     width: float
 
-    def __call__(self, shape, n_outputs, generator):
+    def __call__(
+        self, shape: tuple[int, ...], n_outputs: int, generator: torch.Generator
+    ) -> nn.Module:
         return vgg11(
             n_outputs,
             in_channels=shape[0],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from tangent.training.batches import Inputs
 
 __all__ = [
     "INPUT_DTYPES",
+    "also_takes",
     "built_network",
     "built_networks",
     "check_takes",
@@ -91,7 +94,25 @@ def token_rows(X: Any, input_shape: tuple[int, ...] | None) -> bool:
     return dtype.kind in "iu" and dtype != np.uint8
 
 
-def checked_rows(estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True, **options: Any):
+def also_takes(base: type, **own: Any) -> Callable[[Callable], Callable]:
+    """Decorate an ``__init__`` that takes what ``base`` takes, and keywords of its own.
+
+    scikit-learn reads the parameters of an estimator from this signature.
+    """
+    shared = inspect.signature(base.__init__)  # type: ignore[misc]
+    keywords = [Parameter(n, Parameter.KEYWORD_ONLY, default=v) for n, v in own.items()]
+
+    def decorator(function: Callable) -> Callable:
+        both = shared.replace(parameters=[*shared.parameters.values(), *keywords])
+        function.__signature__ = both  # type: ignore[attr-defined]
+        return function
+
+    return decorator
+
+
+def checked_rows(
+    estimator: Any, X: Any, *y: Any, dtype: Any, reset: bool = True, **options: Any
+) -> Any:
     """Return what `validate_data` makes of X (and y), inputs of any shape flattened to rows.
 
     Integers with an ``input_shape`` are tokens and stay integers, as int64; ``tokens_`` remembers

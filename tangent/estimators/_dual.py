@@ -89,9 +89,8 @@ def dual_fit(
         ridge = 0.0
         lam = decomposed.eigenvalues.clamp(min=0)
         gain = flow_filter(lam, time / (unit * float(weights.sum())))
-        coefficients, _, loo, *_ = decomposed.fit(
-            target, gain, 1 - lam * gain, eliminated=eliminated
-        )
+        fit = decomposed.fit(target, gain, 1 - lam * gain, eliminated=eliminated)
+        coefficients, loo = fit.coefficients, fit.leave_one_out
     # Without the only row there is no fit: the constant is what is left.
     loo = torch.zeros_like(target) if len(target) == 1 and intercept else loo / root[:, None]
     coefficients = root[:, None] * coefficients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ class EnsembleKernel:
         parts = [self(part, None, device).diagonal() for part in x.split(64)]
         return torch.cat(parts)
 
-    def rows(self, x1: Tensor, x2: Tensor, device: str | torch.device = "cpu"):
+    def rows(self, x1: Tensor, x2: Tensor, device: str | torch.device = "cpu") -> Iterator[Any]:
         """Yield slices of ``x1`` and their kernel with ``x2``, a bounded number of rows each."""
         for start in range(0, len(x1), _ROWS):
             part = slice(start, start + _ROWS)

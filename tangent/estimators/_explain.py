@@ -76,7 +76,11 @@ class Explanation:
 
 
 def contributions(
-    kernel: EnsembleKernel, coefficients: Float[Tensor, "m k"], x: Tensor, rows: Tensor, device
+    kernel: EnsembleKernel,
+    coefficients: Float[Tensor, "m k"],
+    x: Tensor,
+    rows: Tensor,
+    device: str | torch.device,
 ) -> Float[Tensor, "n m k"]:
     """Kernel values times dual coefficients, input by input and training row by training row."""
     parts = []
@@ -94,7 +98,7 @@ def influences(
     targets: Float[Tensor, "m k"],
     x: Tensor,
     rows: Tensor,
-    device,
+    device: str | torch.device,
 ) -> Float[Tensor, "n m k"]:
     """Predictions minus those of the fits without one row, the ridge as it is.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,36 +56,64 @@ _LARGE = 2**27
 class Lazy(BaseEstimator):
     """What classifier and regressor share: the network, its training and its outputs."""
 
-    # Set by the subclasses' __init__, which scikit-learn reads the parameters from.
-    model: Any
-    alpha: Any
-    width: Any
-    gain: Any
-    lr: Any
-    momentum: Any
-    lr_decay: Any
-    epochs: Any
-    batch_size: Any
-    augment: Any
-    image_shape: Any
-    input_shape: Any
-    parameters: Any
-    output: Any
-    normalize: Any
-    device: Any
-    dtype: Any
-    random_state: Any
-    parametrization: Any
-    check_lr: Any
-    micro_batch_size: Any
-    patience: Any
-    checkpoint: Any
-    verbose: Any
-    distributed: Any
-
     module_: Scaled
 
-    def _fit(self, X: np.ndarray, k: int, loss: Loss, targets) -> None:
+    def __init__(
+        self,
+        model: Any = "mlp",
+        *,
+        alpha: float = math.inf,
+        width: float = 1.0,
+        gain: float | None = None,
+        lr: float | str = "auto",
+        momentum: float = 0.9,
+        lr_decay: float = 0.0,
+        epochs: int = 70,
+        batch_size: int = 128,
+        augment: bool = False,
+        image_shape: tuple[int, ...] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        parameters: str | Sequence[str] | None = None,
+        output: Any = None,
+        normalize: bool = True,
+        device: str = "auto",
+        dtype: str = "float32",
+        random_state: Any = None,
+        parametrization: Literal["difference", "direct"] = "difference",
+        check_lr: bool = True,
+        micro_batch_size: int | None = None,
+        patience: int | None = None,
+        checkpoint: Any = None,
+        verbose: bool = False,
+        distributed: bool = False,
+    ) -> None:
+        self.model = model
+        self.alpha = alpha
+        self.width = width
+        self.gain = gain
+        self.lr = lr
+        self.momentum = momentum
+        self.lr_decay = lr_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.augment = augment
+        self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.parametrization = parametrization
+        self.check_lr = check_lr
+        self.micro_batch_size = micro_batch_size
+        self.patience = patience
+        self.checkpoint = checkpoint
+        self.verbose = verbose
+        self.distributed = distributed
+
+    def _fit(self, X: np.ndarray, k: int, loss: Loss, targets: Any) -> None:
         share = share_of_fit(self.distributed, self.random_state)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         generator = torch_generator(self.random_state)
@@ -169,7 +197,12 @@ class Lazy(BaseEstimator):
             )
 
     def _settings(
-        self, module, inputs: Inputs, loss: Loss, generator, checkpoint: Checkpoint | None = None
+        self,
+        module: Any,
+        inputs: Inputs,
+        loss: Loss,
+        generator: Any,
+        checkpoint: Checkpoint | None = None,
     ) -> LazySettings:
         options: dict[str, Any] = {
             "loss": loss.name,
@@ -198,7 +231,7 @@ class Lazy(BaseEstimator):
             self._say_edge(settings.lr, edge, safe)
         return settings
 
-    def _edge(self, module, inputs: Inputs, loss: Loss, generator: torch.Generator) -> float:
+    def _edge(self, module: Any, inputs: Inputs, loss: Loss, generator: torch.Generator) -> float:
         if self.lr != "auto":  # a check leaves the training as it would be without
             generator = torch.Generator().manual_seed(generator.initial_seed())
         some = torch.randperm(len(inputs), generator=generator)[: self.batch_size]
@@ -233,12 +266,12 @@ class Lazy(BaseEstimator):
         shape = self.input_shape_
         return normalized_inputs(X, shape, self.mean_, self.scale_, device, dtype)
 
-    def _checked_inputs(self, X) -> Inputs:
+    def _checked_inputs(self, X: Any) -> Inputs:
         check_is_fitted(self)
         X = checked_rows(self, X, dtype=INPUT_DTYPES, reset=False)
         return self._inputs(X, torch_device(self.device), torch_dtype(self.dtype))
 
-    def _outputs(self, X) -> np.ndarray:
+    def _outputs(self, X: Any) -> np.ndarray:
         inputs = self._checked_inputs(X)
         with self._module_on(inputs.x.device) as module:
             return finite_outputs(outputs(module, inputs).double().cpu().numpy(), X)
@@ -252,7 +285,7 @@ class Lazy(BaseEstimator):
             self.module_.cpu()
 
     @ordinary_mode
-    def stability_of_activations(self, X) -> dict[str, float]:
+    def stability_of_activations(self, X: Any) -> dict[str, float]:
         """Fraction of gate decisions on ``X`` that training left as at initialization.
 
         Parameters
@@ -281,7 +314,9 @@ def _scaled(parametrization: str, model: nn.Module, alpha: float) -> Scaled:
     )
 
 
-def _warn_if_rounded(module: DirectScaling, x, y: Tensor, loss: Loss, lr: float, dtype) -> None:
+def _warn_if_rounded(
+    module: DirectScaling, x: Any, y: Tensor, loss: Loss, lr: float, dtype: Any
+) -> None:
     size = update_size(module, x, y, loss, lr)
     if size.ratio < 1:
         warnings.warn(

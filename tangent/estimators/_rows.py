@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from tangent.machine.statistics import column_statistics
+from tangent.machine.statistics import checked_weights, column_statistics
 
 __all__ = ["first_rows", "merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
 
@@ -16,19 +16,7 @@ def sample_weights(sample_weight: ArrayLike | None, n: int) -> np.ndarray:
     """Return the weights as float64 of shape (n,), checked; ones for None."""
     if sample_weight is None:
         return np.ones(n)
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.ndim == 0:
-        weights = np.full(n, float(weights))
-    if weights.shape != (n,):
-        raise ValueError(f"sample_weight must have shape ({n},), as y; got {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(
-            "sample_weight must be finite and at least 0; got values from "
-            f"{weights.min():.3g} to {weights.max():.3g}"
-        )
-    if not weights.sum() > 0:
-        raise ValueError("sample_weight must be positive somewhere; every weight is zero")
-    return weights
+    return checked_weights(sample_weight, n)
 
 
 def merged_rows(

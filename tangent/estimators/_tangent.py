@@ -64,6 +64,53 @@ class TangentModel(BaseEstimator):
     kernel_: EnsembleKernel
     chosen_model_: Any
 
+    def __init__(
+        self,
+        model: Any = "auto",
+        *,
+        outputs: str | int = "trace",
+        ridge: Any = "loo",
+        time: float | None = None,
+        solver: str = "auto",
+        width: float = 1.0,
+        gain: float | None = None,
+        n_ensemble: int = 2,
+        fit_intercept: bool = True,
+        normalize: bool = True,
+        image_shape: tuple[int, ...] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        parameters: str | Sequence[str] | None = None,
+        output: Any = None,
+        tolerance: float = 1e-4,
+        max_iterations: int = 500,
+        rank: int = 100,
+        device: str = "cpu",
+        dtype: str = "auto",
+        random_state: Any = None,
+        distributed: bool = False,
+    ) -> None:
+        self.model = model
+        self.outputs = outputs
+        self.ridge = ridge
+        self.time = time
+        self.solver = solver
+        self.width = width
+        self.gain = gain
+        self.n_ensemble = n_ensemble
+        self.fit_intercept = fit_intercept
+        self.normalize = normalize
+        self.image_shape = image_shape
+        self.input_shape = input_shape
+        self.parameters = parameters
+        self.output = output
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+        self.rank = rank
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.distributed = distributed
+
     def _fit(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
         """Fit targets (n, k), weighted."""
         self._check_options()
@@ -167,7 +214,9 @@ class TangentModel(BaseEstimator):
         """
         return self._dual_fit(matrix, targets, weights, self._ridges()[:: 2 if racing else 1])
 
-    def _iterated(self, x: Tensor, targets: Tensor, weights: Tensor, generator) -> PrimalFit:
+    def _iterated(
+        self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> PrimalFit:
         """Fit all rows with the network and the ridge that the exact fit of a subset chose."""
         return primal_fit(
             self.kernel_,
@@ -199,7 +248,7 @@ class TangentModel(BaseEstimator):
             intercept=self.fit_intercept,
         )
 
-    def _outputs(self, X) -> np.ndarray:
+    def _outputs(self, X: Any) -> np.ndarray:
         """Predictions of shape (n, k), float64."""
         check_is_fitted(self)
         X = checked_rows(self, X, dtype=FLOATS, reset=False)
@@ -218,7 +267,7 @@ class TangentModel(BaseEstimator):
                 parts.append(cross @ coefficients + constant)
         return finite_outputs(torch.cat(parts).numpy(), X)
 
-    def _kernel(self, model, k: int, generator: torch.Generator) -> EnsembleKernel:
+    def _kernel(self, model: Any, k: int, generator: torch.Generator) -> EnsembleKernel:
         enough = _PERCEPTRON_OUTPUTS if isinstance(model, Perceptron) else _OUTPUTS
         networks = members(
             model,

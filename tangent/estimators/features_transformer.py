@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -74,24 +77,24 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def __init__(
         self,
-        model="mlp",
+        model: Any = "mlp",
         *,
-        n_components=1000,
-        outputs="pseudo",
-        n_outputs=1,
-        centre=True,
-        normalize=True,
-        width=1.0,
-        gain=None,
-        image_shape=None,
-        input_shape=None,
-        parameters=None,
-        output=None,
-        batch_size=None,
-        device="cpu",
-        dtype="auto",
-        random_state=None,
-    ):
+        n_components: int = 1000,
+        outputs: str | int = "pseudo",
+        n_outputs: int = 1,
+        centre: bool = True,
+        normalize: bool = True,
+        width: float = 1.0,
+        gain: float | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        parameters: str | Sequence[str] | None = None,
+        output: Any = None,
+        batch_size: int | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
+        random_state: Any = None,
+    ) -> None:
         self.model = model
         self.n_components = n_components
         self.outputs = outputs
@@ -110,13 +113,13 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.random_state = random_state
 
     @ordinary_mode
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Draw the network and learn the means; ``y`` is ignored. Returns self."""
         self.fit_transform(X)
         return self
 
     @ordinary_mode
-    def fit_transform(self, X, y=None, **params):
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Fit, and return the features of X, of shape (n, n_components), at the price of one."""
         X = checked_rows(self, X, dtype=[np.float64, np.float32])
         if self.outputs != "pseudo" and not isinstance(self.outputs, int):
@@ -151,7 +154,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return (features - self.feature_mean_).astype(_float_of(X))
 
     @ordinary_mode
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Return the features of X, of shape (n, n_components), in the dtype of X."""
         check_is_fitted(self)
         X = checked_rows(self, X, dtype=[np.float64, np.float32], reset=False)
@@ -171,13 +174,13 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )
         self.module_.to("cpu")
         assert isinstance(phi, torch.Tensor)
-        if self.outputs == "pseudo":
-            phi = phi.sum(1) / phi.shape[1] ** 0.5
-        else:
+        if isinstance(self.outputs, int):
             phi = phi[:, self.outputs]
+        else:
+            phi = phi.sum(1) / phi.shape[1] ** 0.5
         return phi.cpu().numpy()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
-from tangent.estimators._common import checked_rows
+from tangent.estimators._common import also_takes, checked_rows
 from tangent.estimators._dual import DualFit
 from tangent.estimators._explain import Explanation, contributions, influences
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
@@ -78,57 +80,13 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
     True
     """
 
-    def __init__(
-        self,
-        model="auto",
-        *,
-        outputs="trace",
-        ridge="loo",
-        loss="auto",
-        time=None,
-        solver="auto",
-        width=1.0,
-        gain=None,
-        n_ensemble=2,
-        fit_intercept=True,
-        normalize=True,
-        image_shape=None,
-        input_shape=None,
-        parameters=None,
-        output=None,
-        tolerance=1e-4,
-        max_iterations=500,
-        rank=100,
-        device="cpu",
-        dtype="auto",
-        random_state=None,
-        distributed=False,
-    ):
-        self.model = model
-        self.outputs = outputs
-        self.ridge = ridge
+    @also_takes(TangentModel, loss="auto")
+    def __init__(self, model: Any = "auto", *, loss: str = "auto", **options: Any) -> None:
+        super().__init__(model, **options)
         self.loss = loss
-        self.time = time
-        self.solver = solver
-        self.width = width
-        self.gain = gain
-        self.n_ensemble = n_ensemble
-        self.fit_intercept = fit_intercept
-        self.normalize = normalize
-        self.image_shape = image_shape
-        self.input_shape = input_shape
-        self.parameters = parameters
-        self.output = output
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
-        self.rank = rank
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.distributed = distributed
 
     @ordinary_mode
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit; an earlier fit is forgotten.
 
         Parameters
@@ -161,7 +119,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         self.loo_log_loss_ = self.fit_.error
         return self
 
-    def _losses(self, matrix, targets):
+    def _losses(self, matrix: Tensor, targets: Tensor) -> tuple[str, ...]:
         dual = self.solver_ == "cg" or self.time is not None or matrix.ndim == 4
         if self.loss == "cross_entropy" and dual:
             raise ValueError(
@@ -174,7 +132,16 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         dear = len(matrix) ** 3 * targets.shape[1] > _LOGISTIC_COST
         return ("square",) if dual or dear else ("square", "cross_entropy")
 
-    def _fit_of(self, loss, matrix, targets, weights, *, racing=False, near=None):
+    def _fit_of(
+        self,
+        loss: str,
+        matrix: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        *,
+        racing: bool = False,
+        near: float | None = None,
+    ) -> Any:
         if loss == "square":
             fit = super()._fit_of(loss, matrix, targets, weights, racing=racing)
             factor, error = calibration(fit.leave_one_out, targets, weights)
@@ -190,7 +157,7 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         )
 
     @ordinary_mode
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scores of shape (n, k), or (n,) for two classes (their difference).
 
         Log probabilities up to a constant.
@@ -199,18 +166,18 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     @ordinary_mode
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """Class of the largest score, in the labels that ``fit`` saw; shape (n,)."""
         scores = self._scores(X)
         return self.classes_[scores.argmax(axis=1)]
 
     @ordinary_mode
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the scores; shape (n, k), rows sum to 1."""
         return torch.softmax(torch.from_numpy(self._scores(X)), dim=1).numpy()
 
     @ordinary_mode
-    def explain(self, X) -> Explanation:
+    def explain(self, X: Any) -> Explanation:
         """What the scores of ``X`` rest on: training rows for and against every class.
 
         Parameters
@@ -253,6 +220,6 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
             self.classes_,
         )
 
-    def _scores(self, X) -> np.ndarray:
+    def _scores(self, X: Any) -> np.ndarray:
         scores = self._outputs(X) * self.temperature_
         return scores.astype(np.float32) if getattr(X, "dtype", None) == np.float32 else scores

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.gaussian_process.kernels import Kernel
@@ -70,21 +72,21 @@ class TangentKernel(Kernel):
 
     def __init__(
         self,
-        model="mlp",
+        model: Any = "mlp",
         *,
-        outputs="trace",
-        n_outputs=1,
-        width=1.0,
-        gain=None,
-        n_ensemble=1,
-        scale="unit",
-        image_shape=None,
-        input_shape=None,
-        output=None,
-        device="cpu",
-        dtype="float64",
-        random_state=0,
-    ):
+        outputs: str | int = "trace",
+        n_outputs: int = 1,
+        width: float = 1.0,
+        gain: float | None = None,
+        n_ensemble: int = 1,
+        scale: str = "unit",
+        image_shape: tuple[int, ...] | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        output: Any = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+        random_state: Any = 0,
+    ) -> None:
         self.model = model
         self.outputs = outputs
         self.n_outputs = n_outputs
@@ -100,7 +102,7 @@ class TangentKernel(Kernel):
         self.random_state = random_state
 
     @ordinary_mode
-    def __call__(self, X, Y=None, eval_gradient=False):
+    def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Return the kernel of the rows of X with those of Y (X if None).
 
         Parameters
@@ -136,18 +138,18 @@ class TangentKernel(Kernel):
         return (matrix, np.empty((*matrix.shape, 0))) if eval_gradient else matrix
 
     @ordinary_mode
-    def diag(self, X):
+    def diag(self, X: Any) -> Any:
         """Return the kernel of every row with itself: ones, unless ``scale`` is None."""
         x = self._rows(X)
         kernel = self._network(x.shape[1])
         own = kernel.diagonal(self._inputs(kernel, x), torch_device(self.device)).numpy()
         return np.where(own > 0, 1.0, 0.0) if self.scale == "unit" else own
 
-    def is_stationary(self):
+    def is_stationary(self) -> Any:
         """Return False: the kernel is no function of the difference of its inputs."""
         return False
 
-    def _rows(self, X) -> np.ndarray:
+    def _rows(self, X: Any) -> np.ndarray:
         return check_array(rows_of(X, self.input_shape), dtype=np.float64)
 
     def _shape(self, n_features: int) -> tuple[int, ...]:

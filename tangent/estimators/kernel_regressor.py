@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin
@@ -113,55 +115,8 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
     >>> mean, std = model.predict(X[300:], return_std=True)
     """
 
-    def __init__(
-        self,
-        model="auto",
-        *,
-        outputs="trace",
-        ridge="loo",
-        time=None,
-        solver="auto",
-        width=1.0,
-        gain=None,
-        n_ensemble=2,
-        fit_intercept=True,
-        normalize=True,
-        image_shape=None,
-        input_shape=None,
-        parameters=None,
-        output=None,
-        tolerance=1e-4,
-        max_iterations=500,
-        rank=100,
-        device="cpu",
-        dtype="auto",
-        random_state=None,
-        distributed=False,
-    ):
-        self.model = model
-        self.outputs = outputs
-        self.ridge = ridge
-        self.time = time
-        self.solver = solver
-        self.width = width
-        self.gain = gain
-        self.n_ensemble = n_ensemble
-        self.fit_intercept = fit_intercept
-        self.normalize = normalize
-        self.image_shape = image_shape
-        self.input_shape = input_shape
-        self.parameters = parameters
-        self.output = output
-        self.tolerance = tolerance
-        self.max_iterations = max_iterations
-        self.rank = rank
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.distributed = distributed
-
     @ordinary_mode
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit; an earlier fit is forgotten.
 
         Parameters
@@ -198,7 +153,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         return self
 
     @ordinary_mode
-    def predict(self, X, return_std=False):
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted targets, of the shape that ``fit`` saw and the dtype of X.
 
         Parameters
@@ -228,7 +183,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         inside = fit.spectrum.eigenvectors.T @ (fit.coefficients / fit.root[:, None])
         return np.sqrt((inside**2 * lam[:, None]).mean(0).numpy()) * self.y_scale_
 
-    def _variances(self, X) -> np.ndarray:
+    def _variances(self, X: Any) -> np.ndarray:
         """Posterior variance at prior scale 1: k(x, x) - k_x^T (K + ridge)^-1 k_x."""
         check_is_fitted(self)
         if self.solver_ != "exact" or self.time is not None or self.outputs == "full":
@@ -252,11 +207,11 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
             parts.append(prior - (known**2 / lam).sum(1) + free)
         return torch.cat(parts).clamp(min=0).numpy()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
 
-def _float_of(X) -> type:
+def _float_of(X: Any) -> type:
     return np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from tangent.estimators._common import INPUT_DTYPES, checked_rows
+from tangent.estimators._common import INPUT_DTYPES, also_takes, checked_rows
 from tangent.estimators._lazy import Lazy
 from tangent.machine.modes import ordinary_mode
 from tangent.models.losses import loss_named
@@ -127,65 +127,13 @@ class LazyClassifier(ClassifierMixin, Lazy):
     True
     """
 
-    def __init__(
-        self,
-        model="mlp",
-        *,
-        alpha=math.inf,
-        width=1.0,
-        gain=None,
-        loss="cross_entropy",
-        lr="auto",
-        momentum=0.9,
-        lr_decay=0.0,
-        epochs=70,
-        batch_size=128,
-        augment=False,
-        image_shape=None,
-        input_shape=None,
-        parameters=None,
-        output=None,
-        normalize=True,
-        device="auto",
-        dtype="float32",
-        random_state=None,
-        parametrization="difference",
-        check_lr=True,
-        micro_batch_size=None,
-        patience=None,
-        checkpoint=None,
-        verbose=False,
-        distributed=False,
-    ):
-        self.model = model
-        self.alpha = alpha
-        self.width = width
-        self.gain = gain
+    @also_takes(Lazy, loss="cross_entropy")
+    def __init__(self, model: Any = "mlp", *, loss: str = "cross_entropy", **options: Any) -> None:
+        super().__init__(model, **options)
         self.loss = loss
-        self.lr = lr
-        self.momentum = momentum
-        self.lr_decay = lr_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.augment = augment
-        self.image_shape = image_shape
-        self.input_shape = input_shape
-        self.parameters = parameters
-        self.output = output
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.parametrization = parametrization
-        self.check_lr = check_lr
-        self.micro_batch_size = micro_batch_size
-        self.patience = patience
-        self.checkpoint = checkpoint
-        self.verbose = verbose
-        self.distributed = distributed
 
     @ordinary_mode
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Train from initialization; an earlier fit is forgotten.
 
         Parameters
@@ -216,20 +164,20 @@ class LazyClassifier(ClassifierMixin, Lazy):
         return self
 
     @ordinary_mode
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scaled, centred outputs: shape (n, k), or (n,) for two classes (their difference)."""
         scores = self._outputs(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     @ordinary_mode
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """Class of the largest output, in the labels that ``fit`` saw; shape (n,)."""
         scores = self._outputs(X)
         return self.classes_[scores.argmax(axis=1)]
 
     @available_if(lambda self: self.loss == "cross_entropy")
     @ordinary_mode
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Softmax of the outputs; shape (n, k), rows sum to 1. Only with cross entropy."""
         return torch.softmax(torch.from_numpy(self._outputs(X)), dim=1).numpy()
 
@@ -247,63 +195,8 @@ class LazyRegressor(RegressorMixin, Lazy):
         As in `LazyClassifier`.
     """
 
-    def __init__(
-        self,
-        model="mlp",
-        *,
-        alpha=math.inf,
-        width=1.0,
-        gain=None,
-        lr="auto",
-        momentum=0.9,
-        lr_decay=0.0,
-        epochs=70,
-        batch_size=128,
-        augment=False,
-        image_shape=None,
-        input_shape=None,
-        parameters=None,
-        output=None,
-        normalize=True,
-        device="auto",
-        dtype="float32",
-        random_state=None,
-        parametrization="difference",
-        check_lr=True,
-        micro_batch_size=None,
-        patience=None,
-        checkpoint=None,
-        verbose=False,
-        distributed=False,
-    ):
-        self.model = model
-        self.alpha = alpha
-        self.width = width
-        self.gain = gain
-        self.lr = lr
-        self.momentum = momentum
-        self.lr_decay = lr_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.augment = augment
-        self.image_shape = image_shape
-        self.input_shape = input_shape
-        self.parameters = parameters
-        self.output = output
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.parametrization = parametrization
-        self.check_lr = check_lr
-        self.micro_batch_size = micro_batch_size
-        self.patience = patience
-        self.checkpoint = checkpoint
-        self.verbose = verbose
-        self.distributed = distributed
-
     @ordinary_mode
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Train from initialization; y has shape (n,) or (n, k). Returns self."""
         X, y = checked_rows(self, X, y, dtype=INPUT_DTYPES, multi_output=True, y_numeric=True)
         rows = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
@@ -316,12 +209,12 @@ class LazyRegressor(RegressorMixin, Lazy):
         return self
 
     @ordinary_mode
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """Predicted targets, of the shape that ``fit`` saw."""
         predicted = self._outputs(X) * self.y_scale_ + self.y_mean_
         return predicted[:, 0] if self._one_output else predicted
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.functional import check_inputs, selected_parameters
-from tangent.capture.outputs import output_shape
-from tangent.capture.separate import gives_rows
-from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
 from tangent.kernel.engine.gradients import gradient_batches
+from tangent.kernel.engine.plan import network_of
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 
 __all__ = ["tangent_features"]
@@ -87,15 +84,13 @@ def tangent_features(
     x = ordinary_tensor(check_inputs(model, x))
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
-    if not gives_rows(model, x):
-        output_shape(model, x)
     seed = _seed(generator) if project is not None else 0
     seeds = {name: seed + index for index, name in enumerate(params)}
-    engine = Engine(model, "full", Problem(len(x), len(x), True, True), parameters)
+    network = network_of(model, "full", parameters)
     whole = sum(p.numel() for p in params.values())
     held = whole if project is None else max(p.numel() for p in params.values())
     batches: dict[str, list[Tensor]] = {name: [] for name in params}
-    for name, gradients in gradient_batches(engine, x, batch_size, held):
+    for name, gradients in gradient_batches(network, x, batch_size, held):
         _check_range(name, gradients)
         if project is not None:
             gradients = _sketched(gradients, project, sketch, seeds[name])

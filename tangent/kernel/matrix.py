@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.functional import check_inputs
-from tangent.capture.outputs import output_shape
-from tangent.capture.separate import gives_rows
 from tangent.kernel.engine.blocks import (
     FactorCache,
     Reporter,
@@ -21,7 +19,9 @@ from tangent.kernel.engine.blocks import (
     place,
 )
 from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import factors_of, planned_factors
+from tangent.kernel.engine.plan import Network, network_of
+from tangent.kernel.engine.sums import shares, total
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.solve.system import GIB
 
@@ -140,22 +140,22 @@ def tangent_kernel(
     x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
     x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)
-    if not gives_rows(model, x1):
-        output_shape(model, x1)
     dtype = _factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
-    engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
-    free = _check_memory(engine, x1, (n1, n2), len(engine.names) if per_layer else 1)
-    size = _block_size(engine, x1, (n1, n2), batch_size, memory_budget, free)
+    network = network_of(model, outputs, parameters, dtype, accumulate)
+    free = _check_memory(network, x1, (n1, n2), len(network.names) if per_layer else 1)
+    limits = batch_size, memory_budget, free
+    cache, size = _prepared(network, problem, (x1, x2), limits, distributed)
     if distributed:
         # At least as many rows of blocks as processes, whatever the memory allows.
         size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
-        size = _agreed(size, engine.device)
+        size = _agreed(size, network.device)
+    names = network.names if per_layer else ()
+    found = _assembled(cache, size, progress, distributed, names)
     if per_layer:
-        shares = _assembled(engine, x1, x2, size, progress, distributed, engine.names)
-        return {name: _shaped(share, outputs) for name, share in shares.items()}
-    return _shaped(_assembled(engine, x1, x2, size, progress, distributed)[""], outputs)
+        return {name: _shaped(share, outputs) for name, share in found.items()}
+    return _shaped(found[""], outputs)
 
 
 def _agreed(size: int, device: torch.device) -> int:
@@ -165,7 +165,7 @@ def _agreed(size: int, device: torch.device) -> int:
     return int(smallest)
 
 
-def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
+def _check_memory(network: Network, x: Tensor, sizes: tuple[int, int], copies: int) -> int:
     """Bytes that are free beside the result; not asked for where it is small.
 
     Raises
@@ -176,97 +176,95 @@ def _check_memory(engine: Engine, x: Tensor, sizes: tuple[int, int], copies: int
     n1, n2 = sizes
     if max(n1, n2) <= _ALWAYS_FITS:
         return 0  # not looked up: it takes a tenth of a small kernel's time
-    free = 2 * default_budget(engine.device)
-    k = _output_count(engine, x) if engine.outputs in ("full", "diagonal") else 1
-    values = copies * (k * k if engine.outputs == "full" else k)
-    each = values * torch.empty((), dtype=engine.summed).element_size()
+    free = 2 * default_budget(network.device)
+    k = network.output_count(x) if network.outputs in ("full", "diagonal") else 1
+    values = copies * (k * k if network.outputs == "full" else k)
+    each = values * torch.empty((), dtype=network.summed).element_size()
     if n1 * n2 * each <= free:
         return free - n1 * n2 * each
     fits = int(min(n2, (free / each) ** 0.5))
     instead = "outputs='trace' or 'pseudo', whose kernel is smaller, " if values > 1 else ""
     raise MemoryError(
-        f"the kernel of {n1} by {n2} inputs with outputs={engine.outputs!r} needs "
+        f"the kernel of {n1} by {n2} inputs with outputs={network.outputs!r} needs "
         f"{n1 * n2 * each / GIB:.1f} GiB and {free / GIB:.1f} GiB are free; {fits} by {fits} "
         f"inputs would fit; take {instead}stored_tangent_kernel, which writes it to disk, or "
         "conjugate_gradients (solver='cg' of the estimators), which never forms it"
     )
 
 
-def _output_count(engine: Engine, x: Tensor) -> int:
-    return engine.output_count(x)
+def _prepared(
+    network: Network,
+    problem: Problem,
+    inputs: tuple[Tensor, Tensor | None],
+    limits: tuple[int | None, int | None, int],
+    distributed: bool,
+) -> tuple[FactorCache, int]:
+    """The plan, in a cache that has the factors it was made from; and the size of a block.
 
-
-def _block_size(
-    engine: Engine,
-    x: Tensor,
-    sizes: tuple[int, int],
-    batch_size: int | None,
-    budget: int | None,
-    free: int,
-) -> int:
-    if batch_size is not None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        return batch_size
-    if budget is None:
-        if max(sizes) <= _ALWAYS_FITS:
-            return max(sizes)
-        budget = free // 2
-    return fitting_size(engine, x, *sizes, budget)
+    ``limits`` are the batch size and the budget that were asked for, and the bytes that are free.
+    """
+    (x1, x2), (size, budget, free) = inputs, limits
+    if size is not None and size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {size}")
+    n = max(problem.n1, problem.n2)
+    if size is None and budget is None and n <= _ALWAYS_FITS:
+        size = n
+    if size is not None and not distributed:
+        plan, factors = planned_factors(network, problem, x1[:size])
+        return FactorCache(plan, x1, x2, factors), size
+    plan, factors = planned_factors(network, problem, x1[:1])
+    if size is None:
+        budget = free // 2 if budget is None else budget
+        size = fitting_size(plan, factors, problem.n1, problem.n2, budget)
+    return FactorCache(plan, x1, x2), size
 
 
 def _assembled(
-    engine: Engine,
-    x1: Tensor,
-    x2: Tensor | None,
+    cache: FactorCache,
     size: int,
     progress: bool | Callable[[int, int], Any],
     distributed: bool,
-    names: Sequence[str] = (),
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
     """Compute block by block; the sum over the parameters goes by the name ``""``."""
-    n1, n2, symmetric = len(x1), len(x1 if x2 is None else x2), x2 is None
-    blocks = block_list(n1, n2, size, symmetric)
+    plan, problem = cache.plan, cache.plan.problem
+    blocks = block_list(problem.n1, problem.n2, size, problem.symmetric)
     if distributed:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         blocks = [b for b in blocks if (b.start1 // size) % world == rank]
-    cache = FactorCache(engine, x1, x2)
     report = Reporter(progress, sum(b.pairs for b in blocks))
     totals: dict[str, Tensor] = {}
     for block in blocks:
         left, right = cache.pair(block)
-        parts = dict(engine.shares(left, right)) if names else {"": engine.total(left, right)}
+        parts = dict(shares(plan, left, right)) if names else {"": total(plan, left, right)}
         if len(blocks) == 1 and not distributed:
             totals = parts
         for name, part in parts.items():
             if name not in totals:
-                totals[name] = _empty(engine, part, n1, n2)
+                totals[name] = _empty(problem, part)
             if totals[name] is not part:
-                place(totals[name], block, part, engine.problem.full, symmetric)
+                place(totals[name], block, part, problem.full, problem.symmetric)
             check_finite(part)
         report.add(block.pairs)
     report.close()
     if distributed:
-        totals = _reduced(engine, totals, x1, n1, n2, names)
+        _reduce(cache, totals, names or [""])
     return totals
 
 
-def _empty(engine: Engine, part: Tensor, n1: int, n2: int) -> Tensor:
-    full = engine.problem.full
-    shape = (n1, part.shape[1], n2, part.shape[1]) if full else (len(part), n1, n2)
+def _empty(problem: Problem, part: Tensor) -> Tensor:
+    n1, n2 = problem.n1, problem.n2
+    shape = (n1, part.shape[1], n2, part.shape[1]) if problem.full else (len(part), n1, n2)
     return part.new_zeros(shape)
 
 
-def _reduced(
-    engine: Engine, totals: dict[str, Tensor], x: Tensor, n1: int, n2: int, names: Sequence[str]
-) -> dict[str, Tensor]:
+def _reduce(cache: FactorCache, totals: dict[str, Tensor], names: Sequence[str]) -> None:
     """Sum over the processes; one without blocks of its own takes part with zeros."""
-    for name in names or [""]:
+    for name in names:
         if name not in totals:
-            part = engine.total(engine.factors(x[:1]))
-            totals[name] = _empty(engine, part, n1, n2)
+            part = total(cache.plan, factors_of(cache.plan, cache.inputs[0][:1]))
+            totals[name] = _empty(cache.plan.problem, part)
         torch.distributed.all_reduce(totals[name])
-    return totals
 
 
 def _factor_dtype(model: nn.Module) -> torch.dtype | None:

@@ -27,11 +27,13 @@ from tangent.kernel.engine.blocks import (
     fitting_size,
     place,
 )
-from tangent.kernel.engine.cost import Problem, Rates, Shape, calibrated
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.cost import Problem, Rates, Shape
 from tangent.kernel.engine.factors import Layer
+from tangent.kernel.engine.passes import planned_factors
+from tangent.kernel.engine.plan import Network, Plan, network_of
+from tangent.kernel.engine.sums import total
 from tangent.kernel.matrix import check_finite, check_outputs
-from tangent.machine.storage import allocate_array, locked
+from tangent.machine.storage import allocate_array, locked, replacing
 
 __all__ = ["stored_tangent_kernel"]
 
@@ -105,27 +107,28 @@ def stored_tangent_kernel(
     check_outputs(outputs)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
-    engine = Engine(model, outputs, problem, parameters, dtype, accumulate)
-    if engine.summed not in _NUMPY:
-        raise ValueError(f"accumulate must be float32 or float64 to be stored; got {engine.summed}")
+    network = network_of(model, outputs, parameters, dtype, accumulate)
+    if network.summed not in _NUMPY:
+        summed = network.summed
+        raise ValueError(f"accumulate must be float32 or float64 to be stored; got {summed}")
     folder = Path(folder)
     rank, world = _process()
     asked = {
         "outputs": outputs,
-        "parameters": engine.names,
+        "parameters": network.names,
         "output": _named(output),
-        "dtype": str(engine.kept),
-        "accumulate": str(engine.summed),
-        "weights": _digest(list(engine.tensors.values())),
+        "dtype": str(network.kept),
+        "accumulate": str(network.summed),
+        "weights": _digest(list(network.tensors.values())),
         "x1": _digest([x1]),
         "x2": None if x2 is None else _digest([x2]),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "kernel.lock", _BUSY) if rank == 0 else contextlib.nullcontext():
         if rank == 0:
-            _begin(folder, asked, engine, x1, batch_size, memory_budget, (n1, n2))
+            _begin(folder, asked, network, problem, x1, (batch_size, memory_budget))
         _together(world)
-        _compute(folder, engine, (x1, x2), progress, (rank, world))
+        _compute(folder, network, problem, (x1, x2), progress, (rank, world))
         _together(world)
         return np.load(folder / "kernel.npy", mmap_mode="r", allow_pickle=False)
 
@@ -154,7 +157,8 @@ def _named(output: Any) -> Any:
 
 def _compute(
     folder: Path,
-    engine: Engine,
+    network: Network,
+    problem: Problem,
     inputs: tuple[Tensor, Tensor | None],
     progress: bool | Callable[[int, int], Any],
     process: tuple[int, int],
@@ -162,9 +166,9 @@ def _compute(
     """Write the blocks of this process that are not there, or not as they were written."""
     (x1, x2), (rank, world) = inputs, process
     settings = _settings(folder)
-    _restore_plan(engine, settings["plan"])
-    size, symmetric, full = settings["batch_size"], x2 is None, engine.problem.full
-    blocks = block_list(len(x1), len(x1 if x2 is None else x2), size, symmetric)
+    plan = _plan(network, problem, settings["plan"])
+    size, symmetric, full = settings["batch_size"], problem.symmetric, problem.full
+    blocks = block_list(problem.n1, problem.n2, size, symmetric)
     array = np.load(folder / "kernel.npy", mmap_mode="r+", allow_pickle=False)
     view = _by_group(array, settings["outputs"])
     done = _finished(folder, view, blocks, full, symmetric)
@@ -172,14 +176,14 @@ def _compute(
     mine = [b for b in blocks if (b.start1 // size) % world == rank]
     report = Reporter(progress, sum(b.pairs for b in mine))
     report.add(sum(b.pairs for b in mine if str(b) in done))
-    cache = FactorCache(engine, x1, x2)
+    cache = FactorCache(plan, x1, x2)
     with (folder / f"journal-{rank}.jsonl").open("a") as journal:
         for block in mine:
             if str(block) in done:
                 continue
-            total = engine.total(*cache.pair(block))
-            check_finite(total)
-            part = total.cpu().numpy()
+            found = total(plan, *cache.pair(block))
+            check_finite(found)
+            part = found.cpu().numpy()
             place(view, block, part, full, symmetric)
             array.flush()
             _note(journal, block, part)
@@ -212,14 +216,17 @@ def _digest(tensors: list[Tensor]) -> str:
 def _begin(
     folder: Path,
     asked: dict[str, Any],
-    engine: Engine,
+    network: Network,
+    problem: Problem,
     x: Tensor,
-    batch_size: int | None,
-    budget: int | None,
-    sizes: tuple[int, int],
+    limits: tuple[int | None, int | None],
 ) -> None:
-    """Make the folder, or check that it is the one that was begun with these settings."""
-    path, dtype = folder / "settings.json", np.dtype(_NUMPY[engine.summed])
+    """Make the folder, or check that it is the one that was begun with these settings.
+
+    ``limits`` are the batch size and the memory budget that were asked for.
+    """
+    path, dtype = folder / "settings.json", np.dtype(_NUMPY[network.summed])
+    batch_size, budget = limits
     if path.exists():
         found = _settings(folder)
         given = {**asked, **({} if batch_size is None else {"batch_size": batch_size})}
@@ -231,36 +238,28 @@ def _begin(
             )
         allocate_array(folder / "kernel.npy", tuple(found["shape"]), dtype, _INSTEAD)
         return
-    n1, n2 = sizes
+    plan, factors = planned_factors(network, problem, x[:1])
+    n1, n2, o = problem.n1, problem.n2, next(iter(factors.values())).outputs
     if batch_size is None:
-        limit = default_budget(engine.device) if budget is None else budget
-        batch_size = min(fitting_size(engine, x, n1, n2, limit), -(-max(n1, n2) // 8))
-    shape = _shape(engine, asked["outputs"], x, sizes)
+        limit = default_budget(network.device) if budget is None else budget
+        batch_size = min(fitting_size(plan, factors, n1, n2, limit), -(-max(n1, n2) // 8))
+    shape: tuple[int, ...] = (n1, o, n2, o) if problem.full else (n1, n2)
+    if asked["outputs"] == "diagonal":
+        shape = (n1, n2, plan.problem.groups)
     allocate_array(folder / "kernel.npy", shape, dtype, _INSTEAD)
-    plan = {
-        "layers": [dataclasses.asdict(layer) for layer in engine.layers or []],
-        "opaque": sorted(engine.opaque),
-        "groups": engine.problem.groups,
-        "working": engine.working,
-        "rates": dataclasses.asdict(engine.rates or calibrated(engine.device, engine.kept)),
+    noted = {
+        "layers": [dataclasses.asdict(layer) for layer in plan.layers],
+        "opaque": sorted(plan.opaque),
+        "groups": plan.problem.groups,
+        "working": plan.working,
+        "rates": dataclasses.asdict(plan.rates),
     }
     # As it will be read: a tuple has become a list when its digest is compared.
-    begun = {**asked, "shape": shape, "batch_size": batch_size, "plan": plan}
+    begun = {**asked, "shape": shape, "batch_size": batch_size, "plan": noted}
     settings = json.loads(json.dumps(begun))
     text = json.dumps({**settings, "sha256": _settings_digest(settings)}, indent=1)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)  # last: a folder without settings is begun anew
-
-
-def _shape(
-    engine: Engine, outputs: str | int, x: Tensor, sizes: tuple[int, int]
-) -> tuple[int, ...]:
-    n1, n2 = sizes
-    o = next(iter(engine.factors(x[:1]).values())).outputs
-    if outputs == "diagonal":
-        return (n1, n2, engine.problem.groups)
-    return (n1, o, n2, o) if engine.problem.full else (n1, n2)
+    with replacing(path) as file:  # last: a folder without settings is begun anew
+        file.write(text.encode())
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -289,17 +288,20 @@ def _settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _restore_plan(engine: Engine, plan: dict[str, Any]) -> None:
-    """Give the engine the plan that the folder was begun with: it decides the last bits."""
+def _plan(network: Network, problem: Problem, noted: dict[str, Any]) -> Plan:
+    """The plan that the folder was begun with: it decides the last bits."""
     layers = []
-    for entry in plan["layers"]:
+    for entry in noted["layers"]:
         shape = None if entry["shape"] is None else Shape(**entry["shape"])
         layers.append(Layer(**{**entry, "shape": shape}))
-    engine.layers = layers
-    engine.opaque = set(plan["opaque"])
-    engine.rates = Rates(tuple(plan["rates"]["products"]), plan["rates"]["elements"])
-    engine.problem = dataclasses.replace(engine.problem, groups=plan["groups"])
-    engine.working = plan.get("working", engine.working)
+    return Plan(
+        network,
+        dataclasses.replace(problem, groups=noted["groups"]),
+        Rates(tuple(noted["rates"]["products"]), noted["rates"]["elements"]),
+        noted.get("working", network.working),
+        tuple(layers),
+        frozenset(noted["opaque"]),
+    )
 
 
 def _by_group(array: np.memmap, outputs: str | int) -> np.ndarray:

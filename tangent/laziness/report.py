@@ -254,7 +254,7 @@ def _rms(values: Tensor) -> float:
     return float(values.double().square().sum().div(len(values)).sqrt())
 
 
-def _checked(model: nn.Module, X, y) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(model: nn.Module, X: Any, y: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs as the weights are, targets as (n, k), and the outputs at w0."""
     weight = next(model.parameters(), None)
     if weight is None:

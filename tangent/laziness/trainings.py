@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,9 @@ def short_training(
     return tuple(sorted(found, key=lambda t: t.alpha))
 
 
-def _end(module, inputs: Inputs, y: Tensor, settings: LazySettings, seed: int) -> Tensor | None:
+def _end(
+    module: Any, inputs: Inputs, y: Tensor, settings: LazySettings, seed: int
+) -> Tensor | None:
     """Outputs after the training; None where it diverged."""
     generator = torch.Generator().manual_seed(seed)
     try:

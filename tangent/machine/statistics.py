@@ -6,10 +6,34 @@ from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 
-__all__ = ["column_statistics", "rounding", "scale_or_one"]
+__all__ = ["checked_weights", "column_statistics", "rounding", "scale_or_one"]
 
 _BLOCK = 2**23  # numbers in float64 at once
+
+
+def checked_weights(sample_weight: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
+    """Weights of ``n`` rows in float64; one number is that of every row.
+
+    Raises
+    ------
+    ValueError
+        If there are others than ``n``, or one is negative, infinite or NaN, or all are zero.
+    """
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n, float(weights))
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), as y; got {weights.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            "sample_weight must be finite and at least 0; got values from "
+            f"{weights.min():.3g} to {weights.max():.3g}"
+        )
+    if not weights.sum() > 0:
+        raise ValueError("sample_weight must be positive somewhere; every weight is zero")
+    return weights
 
 
 def rounding(dtype: np.dtype | type) -> float:

@@ -1,4 +1,4 @@
-"""Arrays on disk: allocated before they are written, and one process at a time."""
+"""Files whole or not at all; arrays allocated before they are written; one process at a time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,37 @@ import io
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from tangent.machine.optional import optional
 
-__all__ = ["allocate_array", "locked"]
+__all__ = ["allocate_array", "locked", "replacing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL)  # a file system without allocation
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written beside ``path`` and renamed: a reader sees the whole file or none.
+
+    Where writing it fails, ``path`` is as it was and nothing is left behind.
+    """
+    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

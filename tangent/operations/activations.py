@@ -39,7 +39,7 @@ class _ReLUDifference(torch.autograd.Function):
     """max(v, -alpha z) where z > 0, max(v + alpha z, 0) elsewhere; saves one mask."""
 
     @staticmethod
-    def forward(ctx, v, z, alpha):
+    def forward(ctx: Any, v: Any, z: Any, alpha: float) -> Any:
         if math.isinf(alpha):
             mask = z > 0
             ctx.save_for_backward(mask)
@@ -51,7 +51,7 @@ class _ReLUDifference(torch.autograd.Function):
         return torch.maximum(v, edge).sub_(edge.relu_())
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (mask,) = ctx.saved_tensors
         return grads[0] * mask, None, None
 
@@ -71,17 +71,17 @@ def _bent(z: Pair, alpha: float) -> Any:
 
 
 @exact(aten.relu)
-def _relu(alpha, z, *, _op=None) -> Pair:
+def _relu(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
     return relu_pair(z, alpha)
 
 
 @gate(aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs)
-def _sign_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
+def _sign_gate(alpha: float, z: Pair, *args: Any, _op: Any = None, **kwargs: Any) -> Tensor:
     return stable_signs(z, alpha)
 
 
 @exact(aten.leaky_relu)
-def _leaky_relu(alpha, z, slope=0.01, *, _op=None) -> Pair:
+def _leaky_relu(alpha: float, z: Pair, slope: Any = 0.01, *, _op: Any = None) -> Pair:
     # phi(z) = slope z + (1 - slope) relu(z)
     bent = _bent(z, alpha)
     return Pair(F.leaky_relu(z.base, slope), slope * z.difference + (1 - slope) * bent)
@@ -95,7 +95,7 @@ def _negative_part(z: Pair, alpha: float) -> Pair:
 
 
 @exact(aten._prelu_kernel)
-def _prelu(alpha, z, weight, *, _op=None) -> Pair:
+def _prelu(alpha: float, z: Pair, weight: Any, *, _op: Any = None) -> Pair:
     bent: Any = multilinear(torch.mul, alpha, weight, _negative_part(z, alpha)).difference
     if z.difference is not None:
         bent = bent + _bent(z, alpha)
@@ -103,13 +103,13 @@ def _prelu(alpha, z, weight, *, _op=None) -> Pair:
 
 
 @exact(aten.abs)
-def _abs(alpha, z, *, _op=None) -> Pair:
+def _abs(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
     if math.isinf(alpha) or not z.base.is_floating_point():
         return generic_difference(_op, alpha, (z,), {})
     return Pair(z.base.abs(), 2 * _bent(z, alpha) - z.difference)
 
 
-def _between(z: Pair, low, high, alpha: float) -> Any:
+def _between(z: Pair, low: Any, high: Any, alpha: float) -> Any:
     """Difference of z clamped: relu(z - low) - relu(z - high)."""
     parts: list[Any] = []
     for at, sign in ((low, 1), (high, -1)):
@@ -121,7 +121,7 @@ def _between(z: Pair, low, high, alpha: float) -> Any:
 
 
 @exact(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
-def _clamp(alpha, z, *limits, _op=None, **kwargs) -> Pair:
+def _clamp(alpha: float, z: Pair, *limits: Any, _op: Any = None, **kwargs: Any) -> Pair:
     low, high = _limits(_op, limits, kwargs)
     plain = all(v is None or isinstance(v, int | float) for v in (low, high))
     if math.isinf(alpha) or not plain or not z.base.is_floating_point():
@@ -129,7 +129,7 @@ def _clamp(alpha, z, *limits, _op=None, **kwargs) -> Pair:
     return Pair(_op(z.base, *limits, **kwargs), _between(z, low, high, alpha))
 
 
-def _limits(op, limits: tuple, kwargs: dict) -> tuple:
+def _limits(op: Any, limits: tuple, kwargs: dict) -> tuple:
     packet = op.overloadpacket
     if packet == aten.clamp_min:
         return limits[0], None
@@ -143,12 +143,14 @@ def _limits(op, limits: tuple, kwargs: dict) -> tuple:
 
 
 @gate(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
-def _clamp_gate(alpha, z, *limits, _op=None, **kwargs) -> Tensor | None:
+def _clamp_gate(
+    alpha: float, z: Pair, *limits: Any, _op: Any = None, **kwargs: Any
+) -> Tensor | None:
     found = [v for v in _limits(_op, limits, kwargs) if isinstance(v, int | float)]
     return _same_side(z, found, alpha) if found else None
 
 
-def _same_side(z: Pair, breaks, alpha: float) -> Tensor:
+def _same_side(z: Pair, breaks: Any, alpha: float) -> Tensor:
     stable = torch.ones_like(z.base, dtype=torch.bool)
     for at in breaks:
         stable &= stable_signs(Pair(z.base - at, z.difference), alpha)
@@ -156,22 +158,22 @@ def _same_side(z: Pair, breaks, alpha: float) -> Tensor:
 
 
 @gate(aten.hardsigmoid, aten.hardswish)
-def _hard_gate(alpha, z, *, _op=None) -> Tensor:
+def _hard_gate(alpha: float, z: Pair, *, _op: Any = None) -> Tensor:
     return _same_side(z, (-3.0, 3.0), alpha)
 
 
 @gate(aten.softshrink, aten.hardshrink)
-def _shrink_gate(alpha, z, at=0.5, *, _op=None) -> Tensor:
+def _shrink_gate(alpha: float, z: Pair, at: Any = 0.5, *, _op: Any = None) -> Tensor:
     return _same_side(z, (-at, at), alpha)
 
 
 @gate(aten.threshold)
-def _threshold_gate(alpha, z, at, value, *, _op=None) -> Tensor:
+def _threshold_gate(alpha: float, z: Pair, at: Any, value: Any, *, _op: Any = None) -> Tensor:
     return _same_side(z, (at,), alpha)
 
 
 @gate(aten.rrelu_with_noise)
-def _rrelu_gate(alpha, z, *args, _op=None, **kwargs) -> Tensor:
+def _rrelu_gate(alpha: float, z: Pair, *args: Any, _op: Any = None, **kwargs: Any) -> Tensor:
     return stable_signs(z, alpha)
 
 
@@ -180,15 +182,16 @@ def _hard_sigmoid_pair(z: Pair, alpha: float) -> Pair:
 
 
 @exact(aten.hardsigmoid)
-def _hardsigmoid(alpha, z, *, _op=None) -> Pair:
+def _hardsigmoid(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
     if math.isinf(alpha):
+        assert z.difference is not None
         inside = (z.base > -3) & (z.base < 3)
         return Pair(_op(z.base), z.difference * inside / 6)
     return _hard_sigmoid_pair(z, alpha)
 
 
 @exact(aten.hardswish)
-def _hardswish(alpha, z, *, _op=None) -> Pair:
+def _hardswish(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
     if math.isinf(alpha):
         return generic_difference(_op, alpha, (z,), {})
     product = multilinear(torch.mul, alpha, z, _hard_sigmoid_pair(z, alpha))
@@ -199,7 +202,7 @@ class _SmoothDifference(torch.autograd.Function):
     """A difference whose gradient in v is phi'(z + v/alpha), whatever formula gave its value."""
 
     @staticmethod
-    def forward(ctx, v, z, alpha, difference, slope):
+    def forward(ctx: Any, v: Any, z: Any, alpha: float, difference: Any, slope: Any) -> Any:
         ctx.save_for_backward(v, z)
         ctx.alpha, ctx.slope = alpha, slope
         if math.isinf(alpha):
@@ -207,7 +210,7 @@ class _SmoothDifference(torch.autograd.Function):
         return difference(v, z, alpha)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         v, z = ctx.saved_tensors
         return grads[0] * ctx.slope(Pair(z, v).moved(ctx.alpha)), None, None, None, None
 
@@ -242,7 +245,9 @@ def smooth_rule(
     return rule
 
 
-def _mean_slope(v: Tensor, z: Tensor, alpha: float, value, slope) -> Tensor:
+def _mean_slope(
+    v: Tensor, z: Tensor, alpha: float, value: Elementwise, slope: Elementwise
+) -> Tensor:
     step = v / alpha
     meta = step.is_meta  # shapes only, no values to look at
     largest = 1.0 if meta else step.abs().max().item() if step.numel() else 0.0
@@ -344,8 +349,8 @@ def _softplus(z: Pair, alpha: float, beta: float) -> Pair:
     return Pair(out.base / beta, None if out.difference is None else out.difference / beta)
 
 
-def _register(rule, *ops) -> None:
-    def exact_rule(alpha, z, *, _op=None):
+def _register(rule: Any, *ops: Any) -> None:
+    def exact_rule(alpha: float, z: Pair, *, _op: Any = None) -> Any:
         if z.base.is_complex():
             return generic_difference(_op, alpha, (z,), {})
         return rule(z, alpha)
@@ -364,30 +369,41 @@ _register(_cos, aten.cos)
 
 
 @exact(aten.gelu)
-def _gelu_rule(alpha, z, *, approximate="none", _op=None) -> Pair:
+def _gelu_rule(alpha: float, z: Pair, *, approximate: str = "none", _op: Any = None) -> Pair:
     return (_gelu_tanh if approximate == "tanh" else _gelu)(z, alpha)
 
 
 @exact(aten.softplus)
-def _softplus_rule(alpha, z, beta=1.0, threshold=20.0, *, _op=None) -> Pair:
+def _softplus_rule(
+    alpha: float, z: Pair, beta: Any = 1.0, threshold: Any = 20.0, *, _op: Any = None
+) -> Pair:
     return Pair(_op(z.base, beta, threshold), _softplus(z, alpha, beta).difference)
 
 
 @exact(aten.log_sigmoid_forward)
-def _log_sigmoid(alpha, z, *, _op=None) -> list[Pair]:
+def _log_sigmoid(alpha: float, z: Pair, *, _op: Any = None) -> list[Pair]:
     base, buffer = _op(z.base)
+    assert z.difference is not None
     falling: Any = _softplus_one(Pair(-z.base, -z.difference), alpha).difference
     return [Pair(base, -falling), Pair(buffer)]
 
 
 @exact(aten.mish)
-def _mish(alpha, z, *, _op=None) -> Pair:
+def _mish(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
     product = multilinear(torch.mul, alpha, z, _tanh(_softplus_one(z, alpha), alpha))
     return Pair(_op(z.base), product.difference)
 
 
 @exact(aten.elu)
-def _elu(alpha, z, rate=1.0, scale=1.0, input_scale=1.0, *, _op=None) -> Pair:
+def _elu(
+    alpha: float,
+    z: Pair,
+    rate: Any = 1.0,
+    scale: Any = 1.0,
+    input_scale: Any = 1.0,
+    *,
+    _op: Any = None,
+) -> Pair:
     below = _negative_part(z, alpha)
     below = _exp(Pair(below.base * input_scale, below.difference * input_scale), alpha)
     v = scale * (_bent(z, alpha) + rate * below.difference)
@@ -395,14 +411,15 @@ def _elu(alpha, z, rate=1.0, scale=1.0, input_scale=1.0, *, _op=None) -> Pair:
 
 
 @exact(aten.celu)
-def _celu(alpha, z, rate=1.0, *, _op=None) -> Pair:
+def _celu(alpha: float, z: Pair, rate: Any = 1.0, *, _op: Any = None) -> Pair:
     below = _negative_part(z, alpha)
     below = _exp(Pair(below.base / rate, below.difference / rate), alpha)
     return Pair(_op(z.base, rate), _bent(z, alpha) + rate * below.difference)
 
 
 @exact(aten.glu)
-def _glu(alpha, z, dim=-1, *, _op=None) -> Pair:
+def _glu(alpha: float, z: Pair, dim: int = -1, *, _op: Any = None) -> Pair:
+    assert z.difference is not None
     halves = zip(z.base.chunk(2, dim), z.difference.chunk(2, dim), strict=True)
     a, b = (Pair(*half) for half in halves)
     return multilinear(torch.mul, alpha, a, _sigmoid(b, alpha))
@@ -416,7 +433,7 @@ _BREAKS = {
 }
 
 
-def breaks_of(op, args: tuple, kwargs: dict) -> tuple[float, ...] | None:
+def breaks_of(op: Any, args: tuple, kwargs: dict) -> tuple[float, ...] | None:
     """Where an operation on single units has its kinks; None for one that chooses among units."""
     packet = getattr(op, "overloadpacket", op)
     if packet in _BREAKS:

@@ -33,7 +33,9 @@ class _ConvolutionDifference(torch.autograd.Function):
     """W' u + dW x + db for a convolution, with the two-product backward."""
 
     @staticmethod
-    def forward(ctx, u, dw, db, x, w, alpha, options):
+    def forward(
+        ctx: Any, u: Any, dw: Any, db: Any, x: Any, w: Any, alpha: float, options: Any
+    ) -> Any:
         # W' is made anew for the backward pass: kept for all layers it would double the weights.
         ctx.save_for_backward(u, dw, x, w)
         ctx.alpha, ctx.options = alpha, options
@@ -41,7 +43,7 @@ class _ConvolutionDifference(torch.autograd.Function):
         return out.add_(_convolution(u, _moved(w, dw, alpha), options))
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad,) = grads
         u, dw, x, w = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
@@ -61,7 +63,7 @@ class _ConvolutionDifference(torch.autograd.Function):
         return gu, gdw, gdb, None, None, None, None
 
 
-def _convolution(x: Tensor, w: Tensor, options, bias: Tensor | None = None) -> Tensor:
+def _convolution(x: Tensor, w: Tensor, options: Any, bias: Tensor | None = None) -> Tensor:
     stride, padding, dilation, groups = options
     return torch.ops.aten.convolution(
         x, w, bias, stride, padding, dilation, False, [0] * len(stride), groups
@@ -72,13 +74,13 @@ class _ProductDifference(torch.autograd.Function):
     """u M' + x dM for matrices, with the two-product backward."""
 
     @staticmethod
-    def forward(ctx, u, dm, x, m, alpha):
+    def forward(ctx: Any, u: Any, dm: Any, x: Any, m: Any, alpha: float) -> Any:
         ctx.save_for_backward(u, dm, x, m)
         ctx.alpha = alpha
         return torch.mm(u, _moved(m, dm, alpha)).addmm_(x, dm)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad,) = grads
         u, dm, x, m = ctx.saved_tensors
         gu = gdm = None
@@ -90,7 +92,7 @@ class _ProductDifference(torch.autograd.Function):
         return gu, gdm, None, None, None
 
 
-def _with_bias(v: Tensor | None, bias: Pair | None, base: Tensor, shape) -> Tensor | None:
+def _with_bias(v: Tensor | None, bias: Pair | None, base: Tensor, shape: Any) -> Tensor | None:
     """Add the bias's difference to ``v``; ``shape`` lines it up with the output."""
     if bias is None or bias.difference is None:
         return v
@@ -103,7 +105,18 @@ aten = torch.ops.aten
 
 @exact(aten.convolution)
 def _convolution_pair(
-    alpha, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups, *, _op
+    alpha: float,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: Any,
+    output_padding: Any,
+    groups: Any,
+    *,
+    _op: Any,
 ) -> Pair:
     spatial = weight.base.dim() - 2
     stride, padding, dilation = (_full(v, spatial) for v in (stride, padding, dilation))
@@ -134,13 +147,15 @@ def _full(value: Any, spatial: int) -> list[int]:
 
 
 @exact(aten.mm)
-def _matrix_product(alpha, x, y, *, _op=None) -> Pair:
+def _matrix_product(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Pair:
     z = torch.mm(x.base, y.base)
     return Pair(z, _moved_product(alpha, x, y))
 
 
 @exact(aten.addmm)
-def _added_matrix_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs) -> Pair:
+def _added_matrix_product(
+    alpha: float, /, bias: Any, x: Any, y: Any, *, beta: Any = 1, _op: Any = None, **kwargs: Any
+) -> Pair:
     scale = kwargs.get("alpha", 1)
     z = torch.addmm(bias.base, x.base, y.base, beta=beta, alpha=scale)
     v = _moved_product(alpha, x, y)

@@ -47,21 +47,23 @@ def _sum(alpha: float, x: Any, y: Any, base: Tensor, scale_x: float, scale_y: fl
 
 
 @exact(aten.add)
-def _add(alpha, /, x, y, *, _op=None, **kwargs):
+def _add(alpha: float, /, x: Any, y: Any, *, _op: Any = None, **kwargs: Any) -> Any:
     scale = kwargs.get("alpha", 1)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, **kwargs), 1, scale)
 
 
 @exact(aten.sub)
-def _sub(alpha, /, x, y, *, _op=None, **kwargs):
+def _sub(alpha: float, /, x: Any, y: Any, *, _op: Any = None, **kwargs: Any) -> Any:
     scale = kwargs.get("alpha", 1)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, **kwargs), 1, -scale)
 
 
 @exact(aten.rsub)
-def _rsub(alpha, /, x, y, scale=1, *, _op=None, **kwargs):
+def _rsub(
+    alpha: float, /, x: Any, y: Any, scale: Any = 1, *, _op: Any = None, **kwargs: Any
+) -> Any:
     scale = kwargs.get("alpha", scale)
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     return _sum(alpha, x, y, _op(*plain, scale), -scale, 1)
@@ -82,7 +84,7 @@ def multilinear(operation: Callable[..., Tensor], alpha: float, *factors: Pair) 
 
 
 @exact(aten.mul)
-def _mul(alpha, x, y, *, _op=None):
+def _mul(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     if not (is_pair(x) and is_pair(y)):
         pair, number = (x, y) if is_pair(x) else (y, x)
         v = pair.difference
@@ -93,12 +95,14 @@ def _mul(alpha, x, y, *, _op=None):
 
 
 @exact(aten.bmm, aten.mv, aten.dot, aten.vdot, aten.ger, aten.outer, aten.matmul)
-def _product(alpha, x, y, *, _op=None):
+def _product(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     return multilinear(_op, alpha, x, y)
 
 
 @exact(aten.baddbmm, aten.addmv, aten.addbmm, aten.addr)
-def _added_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs):
+def _added_product(
+    alpha: float, /, bias: Any, x: Any, y: Any, *, beta: Any = 1, _op: Any = None, **kwargs: Any
+) -> Any:
     scale = kwargs.get("alpha", 1)
     plain = [bias.base, x.base, y.base]
     base = _op(*plain, beta=beta, **kwargs)
@@ -111,7 +115,7 @@ def _added_product(alpha, /, bias, x, y, *, beta=1, _op=None, **kwargs):
 
 
 @exact(aten.addcmul)
-def _addcmul(alpha, x, y, z, *, value=1, _op=None):
+def _addcmul(alpha: float, x: Any, y: Any, z: Any, *, value: Any = 1, _op: Any = None) -> Any:
     product = multilinear(torch.mul, alpha, y, z)
     base = _op(x.base, y.base, z.base, value=value)
     parts = [v for v in (x.difference, _scaled(product.difference, value)) if v is not None]
@@ -123,7 +127,7 @@ def _scaled(v: Tensor | None, factor: Any) -> Tensor | None:
 
 
 @exact(aten.div, aten.true_divide)
-def _div(alpha, x, y, *, _op=None, **kwargs):
+def _div(alpha: float, x: Any, y: Any, *, _op: Any = None, **kwargs: Any) -> Any:
     if kwargs.get("rounding_mode") is not None:
         return generic_difference(_op, alpha, (x, y), kwargs)
     if not is_pair(y):
@@ -139,25 +143,25 @@ def _div(alpha, x, y, *, _op=None, **kwargs):
 
 
 @exact(aten.reciprocal)
-def _reciprocal(alpha, x, *, _op=None):
+def _reciprocal(alpha: float, x: Any, *, _op: Any = None) -> Any:
     base = x.base.reciprocal()
     return Pair(base, -x.difference * base / x.moved(alpha))
 
 
 @exact(aten.sqrt)
-def _sqrt(alpha, x, *, _op=None):
+def _sqrt(alpha: float, x: Any, *, _op: Any = None) -> Any:
     root = x.base.sqrt()
     return Pair(root, x.difference / (root + x.moved(alpha).sqrt()))
 
 
 @exact(aten.rsqrt)
-def _rsqrt(alpha, x, *, _op=None):
+def _rsqrt(alpha: float, x: Any, *, _op: Any = None) -> Any:
     root, moved = x.base.sqrt(), x.moved(alpha).sqrt()
     return Pair(x.base.rsqrt(), -x.difference / (root * moved * (root + moved)))
 
 
 @exact(aten.pow, aten.square)
-def _pow(alpha, x, exponent=2, *, _op=None):
+def _pow(alpha: float, x: Any, exponent: Any = 2, *, _op: Any = None) -> Any:
     square = _op in (aten.square.default,)
     whole = isinstance(exponent, int | float) and exponent == int(exponent) and 1 <= exponent <= 8
     if not is_pair(x) or not whole:
@@ -174,20 +178,20 @@ def _pow(alpha, x, exponent=2, *, _op=None):
 
 
 @exact(aten.log)
-def _log(alpha, x, *, _op=None):
+def _log(alpha: float, x: Any, *, _op: Any = None) -> Any:
     if math.isinf(alpha):
         return Pair(x.base.log(), x.difference / x.base)
     return Pair(x.base.log(), alpha * torch.log1p(x.difference / (alpha * x.base)))
 
 
 @exact(aten.log1p)
-def _log1p(alpha, x, *, _op=None):
+def _log1p(alpha: float, x: Any, *, _op: Any = None) -> Any:
     out = _log(alpha, Pair(1 + x.base, x.difference))
     return Pair(x.base.log1p(), out.difference)
 
 
 @exact(aten.expm1)
-def _expm1(alpha, x, *, _op=None):
+def _expm1(alpha: float, x: Any, *, _op: Any = None) -> Any:
     if math.isinf(alpha):
         return Pair(x.base.expm1(), x.difference * x.base.exp())
     return Pair(x.base.expm1(), alpha * x.base.exp() * torch.expm1(x.difference / alpha))
@@ -205,7 +209,7 @@ _COMPARED = {
 
 
 @exact(*_COMPARED)
-def _compared(alpha, x, y, *, _op=None):
+def _compared(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     plain = [v.base if is_pair(v) else v for v in (x, y)]
     base = _op(*plain)
     floating = all(v.base.is_floating_point() for v in (x, y) if is_pair(v))
@@ -238,34 +242,43 @@ def _choice(alpha: float, x: Any, y: Any, larger: bool, op: Any) -> Pair:
 
 
 @exact(aten.maximum)
-def _maximum(alpha, x, y, *, _op=None):
+def _maximum(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     if math.isinf(alpha):  # ties share the derivative
         return generic_difference(_op, alpha, (x, y), {})
     return _choice(alpha, x, y, True, _op)
 
 
 @exact(aten.minimum)
-def _minimum(alpha, x, y, *, _op=None):
+def _minimum(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     if math.isinf(alpha):
         return generic_difference(_op, alpha, (x, y), {})
     return _choice(alpha, x, y, False, _op)
 
 
 @gate(aten.maximum, aten.minimum)
-def _chosen(alpha, x, y, *, _op=None):
+def _chosen(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     gap = _sub(alpha, x, y, _op=aten.sub.Tensor)
     return (gap.base > 0) == (gap.difference > -alpha * gap.base)
 
 
 @exact(aten.native_dropout, aten.dropout)
-def _dropout(alpha, x, p, train, *, _op=None):
+def _dropout(alpha: float, x: Any, p: Any, train: Any, *, _op: Any = None) -> Any:
     if train and p > 0:
         raise ValueError("dropout draws a new network at every call; call model.eval()")
     return x
 
 
 @exact(aten.linalg_vector_norm)
-def _norm(alpha, x, order=2, dim=None, keepdim=False, *, _op=None, **kwargs):
+def _norm(
+    alpha: float,
+    x: Any,
+    order: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    _op: Any = None,
+    **kwargs: Any,
+) -> Any:
     if order != 2 or kwargs.get("dtype") is not None:
         return generic_difference(_op, alpha, (x, order, dim, keepdim), kwargs)
     base = _op(x.base, order, dim, keepdim)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from tangent.operations.arguments import flattened, leaves_of, over_leaves, rebuilt
 from tangent.operations.table import entry, operation
 
 __all__ = ["Many", "elementwise", "is_many", "run_batched", "tensors_in"]
@@ -39,7 +39,7 @@ class Many:
 
 def is_many(value: Any) -> bool:
     """Whether ``value`` has an axis of inputs."""
-    return isinstance(value, Many)
+    return type(value) is Many
 
 
 def run_batched(op: Any, args: tuple, kwargs: dict) -> list[Tensor]:
@@ -59,7 +59,7 @@ def tensors_in(result: Any) -> list[Tensor]:
     """The tensors that an operation returned, in their order."""
     if isinstance(result, Tensor):
         return [result]
-    return [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+    return [t for t in leaves_of(result) if isinstance(t, Tensor)]
 
 
 def elementwise(op: Any) -> bool:
@@ -73,7 +73,7 @@ _ELEMENTWISE = {aten.hardswish, aten.hardsigmoid, aten._to_copy}
 
 def aligned(args: tuple) -> tuple:
     """Arguments of an elementwise operation, so that they broadcast behind the axis of inputs."""
-    leaves = tree_flatten(args)[0]
+    leaves = leaves_of(args)
     dims = max((_dims(a) for a in leaves if is_many(a) or isinstance(a, Tensor)), default=0)
 
     def plain(a: Any) -> Any:
@@ -83,7 +83,7 @@ def aligned(args: tuple) -> tuple:
             return a.t
         return a.t.reshape(len(a.t), *(1,) * (dims - a.dims), *a.t.shape[1:])
 
-    return tree_map(plain, args)
+    return over_leaves(plain, args)
 
 
 def _dims(a: Any) -> int:
@@ -92,14 +92,14 @@ def _dims(a: Any) -> int:
 
 def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
     """By vmap; input by input where that has no rule."""
-    leaves, structure = tree_flatten((args, kwargs))
+    leaves, structure = flattened((args, kwargs))
     many = [i for i, a in enumerate(leaves) if is_many(a)]
 
     def one(*values: Tensor) -> Any:
         given = list(leaves)
         for i, value in zip(many, values, strict=True):
             given[i] = value
-        a, k = tree_unflatten(given, structure)
+        a, k = rebuilt(given, structure)
         return op(*a, **k)
 
     tensors = [leaves[i].t for i in many]
@@ -109,12 +109,12 @@ def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             return vmap(one)(*tensors)
     except (RuntimeError, NotImplementedError, ValueError):
         results = [one(*(t[i] for t in tensors)) for i in range(len(tensors[0]))]
-        flat = [tree_flatten(r)[0] for r in results]
+        flat = [leaves_of(r) for r in results]
         stacked = [
             torch.stack(column) if isinstance(column[0], Tensor) else column[0]
             for column in zip(*flat, strict=True)
         ]
-        return tree_unflatten(stacked, tree_flatten(results[0])[1])
+        return rebuilt(stacked, flattened(results[0])[1])
 
 
 def batched(*ops: Any) -> Callable[[Callable], Callable]:
@@ -134,75 +134,75 @@ def axis(dim: int, dims: int) -> int:
 
 
 @batched(aten.view, aten._unsafe_view, aten.reshape)
-def _view(x, size):
+def _view(x: Any, size: Any) -> Any:
     return x.t.reshape(len(x.t), *size) if isinstance(size, list | tuple) else None
 
 
 @batched(aten.clone)
-def _clone(x, **kwargs):
+def _clone(x: Any, **kwargs: Any) -> Any:
     return x.t
 
 
 @batched(aten.t)
-def _t(x):
+def _t(x: Any) -> Any:
     return x.t.transpose(1, 2) if x.dims == 2 else x.t
 
 
 @batched(aten.transpose)
-def _transpose(x, a, b):
+def _transpose(x: Any, a: int, b: int) -> Any:
     return x.t.transpose(axis(a, x.dims), axis(b, x.dims))
 
 
 @batched(aten.permute)
-def _permute(x, order):
+def _permute(x: Any, order: Any) -> Any:
     return x.t.permute(0, *(axis(d, x.dims) for d in order))
 
 
 @batched(aten.unsqueeze)
-def _unsqueeze(x, dim):
+def _unsqueeze(x: Any, dim: int) -> Any:
     return x.t.unsqueeze(axis(dim, x.dims + 1))
 
 
 @batched(aten.expand)
-def _expand(x, size, **kwargs):
+def _expand(x: Any, size: Any, **kwargs: Any) -> Any:
     lead = (1,) * (len(size) - x.dims)
     return x.t.reshape(len(x.t), *lead, *x.t.shape[1:]).expand(len(x.t), *size)
 
 
 @batched(aten.select)
-def _select(x, dim, index):
+def _select(x: Any, dim: int, index: int) -> Any:
     return x.t.select(axis(dim, x.dims), index)
 
 
 @batched(aten.slice)
-def _slice(x, dim=0, start=None, end=None, step=1):
+def _slice(x: Any, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
     return aten.slice(x.t, axis(dim, x.dims), start, end, step)
 
 
 @batched(aten.unbind)
-def _unbind(x, dim=0):
+def _unbind(x: Any, dim: int = 0) -> Any:
     return x.t.unbind(axis(dim, x.dims))
 
 
 @batched(aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes)
-def _split(x, sizes, dim=0):
+def _split(x: Any, sizes: Any, dim: int = 0) -> Any:
     return x.t.split(sizes, axis(dim, x.dims))
 
 
 @batched(aten.stack)
-def _stack(tensors, dim=0):
+def _stack(tensors: Any, dim: int = 0) -> Any:
     n = next(len(a.t) for a in tensors if is_many(a))
     whole = [a.t if is_many(a) else a.expand(n, *a.shape) for a in tensors]
     return torch.stack(whole, axis(dim, whole[0].dim()))
 
 
 @batched(aten._softmax)
-def _softmax(x, dim, half=False):
+def _softmax(x: Any, dim: int, half: Any = False) -> Any:
     return None if half else x.t.softmax(axis(dim, x.dims))
 
 
 @batched(aten.cat)
-def _cat(tensors, dim=0):
+def _cat(tensors: Any, dim: int = 0) -> Any:
     n = next(len(a.t) for a in tensors if is_many(a))
     # torch leaves out tensors of shape (0,), whatever the others' axes
     filled = [a for a in tensors if is_many(a) or a.shape != (0,)]
@@ -212,7 +212,7 @@ def _cat(tensors, dim=0):
 
 
 @batched(aten.convolution)
-def _convolution(x, weight, bias, *options):
+def _convolution(x: Any, weight: Any, bias: Any, *options: Any) -> Any:
     if not is_many(x) or is_many(weight) or is_many(bias):
         return None
     n = len(x.t)
@@ -230,7 +230,7 @@ batched(aten.mm, aten.bmm)(_product)
 
 
 @batched(aten.addmm, aten.baddbmm)
-def _added_product(bias, x, y, *, beta=1, alpha=1):
+def _added_product(bias: Any, x: Any, y: Any, *, beta: Any = 1, alpha: float = 1) -> Any:
     rows = is_many(x) and not is_many(y) and not is_many(bias) and y.dim() == 2
     if beta == alpha == 1 and rows and bias.dim() == 1:
         return torch.addmm(bias, x.t.flatten(0, -2), y).unflatten(0, x.t.shape[:-1])
@@ -245,12 +245,12 @@ def _merged(*ops: Any) -> None:
     """Operations whose first axis is already one of inputs."""
     for op in ops:
 
-        def rule(x, *args, _op=op, **kwargs):
+        def rule(x: Any, *args: Any, _op: Any = op, **kwargs: Any) -> Any:
             if not is_many(x) or any(is_many(a) for a in args) or x.t.dim() < 4:
                 return None
             n = len(x.t)
             out = _op(x.t.flatten(0, 1), *args, **kwargs)
-            return tree_map(lambda t: t.unflatten(0, (n, -1)), out)
+            return over_leaves(lambda t: t.unflatten(0, (n, -1)), out)
 
         operation(op).batched = rule
 
@@ -266,7 +266,9 @@ _merged(
 
 
 @batched(aten.native_batch_norm)
-def _batch_norm(x, weight, bias, mean, variance, training, momentum, eps):
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: Any, momentum: Any, eps: Any
+) -> Any:
     if training or not is_many(x) or any(is_many(a) for a in (weight, bias, mean, variance)):
         return None
     merged = x.t.flatten(0, 1)
@@ -275,21 +277,21 @@ def _batch_norm(x, weight, bias, mean, variance, training, momentum, eps):
 
 
 @batched(aten.native_layer_norm)
-def _layer_norm(x, shape, weight, bias, eps):
+def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: Any) -> Any:
     if not is_many(x) or is_many(weight) or is_many(bias):
         return None
     return aten.native_layer_norm(x.t, shape, weight, bias, eps)
 
 
 @batched(aten._prelu_kernel)
-def _prelu(x, weight):
+def _prelu(x: Any, weight: Any) -> Any:
     # torch's own kernel does not broadcast as others do
     x, weight = aligned((x, weight))
     return torch.where(x > 0, x, weight * x)
 
 
 @batched(aten.embedding)
-def _embedding(weight, index, *rest):
+def _embedding(weight: Any, index: Any, *rest: Any) -> Any:
     if is_many(weight):
         return None
     return aten.embedding(weight, index.t, *rest)

@@ -6,6 +6,8 @@ then summed, averaged or compared are the same function.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -16,7 +18,7 @@ __all__ = ["ElementaryEmbeddingBag"]
 class ElementaryEmbeddingBag(TorchFunctionMode):
     """Within it, bags of equal length are embeddings and a reduction; others stay as they are."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.embedding_bag:
             found = _bags(*args, **kwargs)

@@ -122,7 +122,7 @@ def _full(values: Any, dims: int) -> tuple[int, ...]:
     return values * dims if len(values) == 1 else values
 
 
-def _unfolded(x: Tensor, kernel, stride, padding, dilation) -> Tensor:
+def _unfolded(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
     """Patches (n, P, K) of inputs with any number of axes of positions."""
     borders = [p for size in reversed(padding) for p in (size, size)]
     x = torch.nn.functional.pad(x, borders)

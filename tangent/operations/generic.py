@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tangent.operations.arguments import flattened, leaves_of, rebuilt
 from tangent.operations.registry import Pair
 from tangent.operations.table import is_pair
 
@@ -29,11 +29,11 @@ _WIDE = {
 
 def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs: dict) -> Any:
     """Return the pairs of any operation's results, in the structure of the results."""
-    leaves, structure = tree_flatten((args, kwargs), is_leaf=is_pair)
+    leaves, structure = flattened((args, kwargs))
     moving = [i for i, v in enumerate(leaves) if is_pair(v) and v.difference is not None]
 
     def call(values: list[Any]) -> Any:
-        given, named = tree_unflatten(values, structure)
+        given, named = rebuilt(values, structure)
         return op(*given, **named)
 
     plain = [v.base if is_pair(v) else v for v in leaves]
@@ -42,24 +42,24 @@ def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs
         moved = _derivative(call, plain, leaves, moving, base)
     else:
         moved = _divided(call, leaves, moving, base, alpha)
-    out, shape = tree_flatten(base)
-    return tree_unflatten(
+    out, shape = flattened(base)
+    return rebuilt(
         [Pair(b, d) if isinstance(b, Tensor) else b for b, d in zip(out, moved, strict=True)],
         shape,
     )
 
 
-def _divided(call, leaves: list, moving: list[int], base: Any, alpha: float) -> list:
+def _divided(call: Any, leaves: list, moving: list[int], base: Any, alpha: float) -> list:
     wide = [_wide(v.base) if is_pair(v) else v for v in leaves]
     shifted = list(wide)
     for i in moving:
         shifted[i] = _moved(leaves[i], alpha)
     wide, shifted = ([_dtype(a) for a in values] for values in (wide, shifted))
     with torch.no_grad():
-        before = tree_flatten(call(wide))[0]
-    after = tree_flatten(call(shifted))[0]
+        before = leaves_of(call(wide))
+    after = leaves_of(call(shifted))
     out: list[Tensor | None] = []
-    for b, w, a in zip(tree_flatten(base)[0], before, after, strict=True):
+    for b, w, a in zip(leaves_of(base), before, after, strict=True):
         if not isinstance(b, Tensor):
             out.append(None)
         elif _smooth(b):
@@ -90,9 +90,9 @@ def _moved(pair: Pair, alpha: float) -> Tensor:
     return moved.round().to(pair.base.dtype)
 
 
-def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -> list:
+def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: Any) -> list:
     at = [i for i in moving if _smooth(leaves[i].base)]
-    floating = [isinstance(t, Tensor) and _smooth(t) for t in tree_flatten(base)[0]]
+    floating = [isinstance(t, Tensor) and _smooth(t) for t in leaves_of(base)]
     if not at or not any(floating):
         return [None] * len(floating)
 
@@ -100,7 +100,7 @@ def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -
         given = list(plain)
         for i, value in zip(at, values, strict=True):
             given[i] = value
-        found = tree_flatten(call(given))[0]
+        found = leaves_of(call(given))
         return tuple(t for t, keep in zip(found, floating, strict=True) if keep)
 
     primals = tuple(plain[i] for i in at)
@@ -112,7 +112,7 @@ def _derivative(call, plain: list, leaves: list, moving: list[int], base: Any) -
     return [next(found) if keep else None for keep in floating]
 
 
-def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+def _pushed(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     """Forward derivative; by two backward passes where torch has no formula for it."""
     try:
         return torch.func.jvp(outputs, primals, tangents)[1]
@@ -124,7 +124,9 @@ def _pushed(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
         return _central(outputs, primals, tangents)
 
 
-def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tuple[Tensor, ...]:
+def _central(
+    outputs: Any, primals: tuple, tangents: tuple, step: float = 1e-6
+) -> tuple[Tensor, ...]:
     """Central difference in float64, for what torch differentiates once at most."""
     sides = [
         outputs(*(_wide(p) + sign * _wide(u) for p, u in zip(primals, tangents, strict=True)))
@@ -133,7 +135,7 @@ def _central(outputs, primals: tuple, tangents: tuple, step: float = 1e-6) -> tu
     return tuple(((a - b) / (2 * step)).to(primals[0].dtype) for a, b in zip(*sides, strict=True))
 
 
-def _by_two_backward_passes(outputs, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+def _by_two_backward_passes(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
     with torch.enable_grad():
         at = tuple(p.detach().requires_grad_() for p in primals)
         out = outputs(*at)

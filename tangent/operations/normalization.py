@@ -4,6 +4,7 @@ softmax."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ __all__: list[str] = []
 aten = torch.ops.aten
 
 
-def _scaled_and_shifted(alpha: float, n: Pair, weight, bias, shape) -> Pair:
+def _scaled_and_shifted(alpha: float, n: Pair, weight: Any, bias: Any, shape: Any) -> Pair:
     """n * weight + bias with every factor a pair; ``shape`` lines the parameters up with n."""
     base, difference = n
     if weight is not None:
@@ -59,14 +60,24 @@ def _standardized(alpha: float, x: Pair, dims: tuple[int, ...], eps: float) -> l
     return [Pair(c * r, dc * r_moved + c * dr), Pair(mean, shift), Pair(r, dr)]
 
 
-def _viewed(pair: Pair, shape) -> Pair:
+def _viewed(pair: Pair, shape: Any) -> Pair:
     v = pair.difference
     return Pair(pair.base.reshape(shape), None if v is None else v.reshape(shape))
 
 
 @exact(aten.native_batch_norm)
 def _batch_norm(
-    alpha, x, weight, bias, mean, variance, training, momentum, eps, *, _op
+    alpha: float,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: Any,
+    momentum: Any,
+    eps: Any,
+    *,
+    _op: Any,
 ) -> list[Pair]:
     shape = (-1,) + (1,) * (x.base.dim() - 2)
     if training:  # of instance norm: every input's channels are channels of their own
@@ -85,7 +96,16 @@ def _batch_norm(
 
 
 @exact(aten.native_layer_norm)
-def _layer_norm(alpha, x, normalized_shape, weight, bias, eps, *, _op=None) -> list[Pair]:
+def _layer_norm(
+    alpha: float,
+    x: Any,
+    normalized_shape: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    *,
+    _op: Any = None,
+) -> list[Pair]:
     shape = tuple(normalized_shape)
     dims = tuple(range(x.base.dim() - len(shape), x.base.dim()))
     n, mean, r = _standardized(alpha, x, dims, eps)
@@ -93,7 +113,19 @@ def _layer_norm(alpha, x, normalized_shape, weight, bias, eps, *, _op=None) -> l
 
 
 @exact(aten.native_group_norm)
-def _group_norm(alpha, x, weight, bias, n, c, positions, groups, eps, *, _op=None) -> list[Pair]:
+def _group_norm(
+    alpha: float,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    n: Any,
+    c: Any,
+    positions: Any,
+    groups: Any,
+    eps: Any,
+    *,
+    _op: Any = None,
+) -> list[Pair]:
     shape = x.base.shape
     plain, mean, r = _standardized(alpha, _viewed(x, (n, groups, -1)), (2,), eps)
     out = _viewed(plain, shape)
@@ -102,7 +134,7 @@ def _group_norm(alpha, x, weight, bias, n, c, positions, groups, eps, *, _op=Non
 
 
 @exact(aten._weight_norm_interface)
-def _weight_norm(alpha, v, g, dim=0, *, _op=None) -> list[Pair]:
+def _weight_norm(alpha: float, v: Any, g: Any, dim: int = 0, *, _op: Any = None) -> list[Pair]:
     """v g / |v|, the norm over all axes but one."""
     dims = [i for i in range(v.base.dim()) if i != dim]
     norm = v.base.square().sum(dims, keepdim=True).sqrt()
@@ -135,7 +167,7 @@ def _softmax_steps(alpha: float, p: Tensor, v: Tensor, dim: int) -> tuple[Tensor
 
 
 @exact(aten._softmax, aten._safe_softmax, aten.softmax)
-def _softmax(alpha, x, dim, *rest, _op=None, **kwargs) -> Pair:
+def _softmax(alpha: float, x: Any, dim: int, *rest: Any, _op: Any = None, **kwargs: Any) -> Pair:
     p = _op(x.base, dim, *rest, **kwargs)
     v = x.difference
     if math.isinf(alpha):
@@ -151,7 +183,9 @@ def _softmax(alpha, x, dim, *rest, _op=None, **kwargs) -> Pair:
 
 
 @exact(aten._log_softmax, aten.log_softmax)
-def _log_softmax(alpha, x, dim, *rest, _op=None, **kwargs) -> Pair:
+def _log_softmax(
+    alpha: float, x: Any, dim: int, *rest: Any, _op: Any = None, **kwargs: Any
+) -> Pair:
     base = _op(x.base, dim, *rest, **kwargs)
     p, v = base.exp(), x.difference
     if math.isinf(alpha):

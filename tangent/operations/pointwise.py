@@ -9,6 +9,7 @@ channels writes beyond its memory (``free(): invalid next size``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,14 +62,23 @@ def subsampled(
 class SubsampledPointwise(TorchFunctionMode):
     """Within it, a strided convolution with a window of one position is made of its subsample."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
             args, kwargs = _without_stride(_CONVOLUTIONS[func], *args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _without_stride(dims, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def _without_stride(
+    dims: int,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> Any:
     part = subsampled(input, weight, stride, padding, dims)
     if part is None:
         return (input, weight, bias, stride, padding, dilation, groups), {}

@@ -7,6 +7,7 @@ harmless where they do not, since such a j cannot win.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from tangent.operations.table import exact, gate, is_pair, operation
 __all__: list[str] = []
 
 
-def _two(value) -> tuple[int, int]:
+def _two(value: Any) -> tuple[int, int]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * 2 if len(values) == 1 else values
 
@@ -28,7 +29,7 @@ class _Gathered(torch.autograd.Function):
     """The entries of v at the winners of z, and the gradient back to them."""
 
     @staticmethod
-    def forward(ctx, v, z, winner, options):
+    def forward(ctx: Any, v: Any, z: Any, winner: Any, options: Any) -> Any:
         ctx.save_for_backward(z, winner)
         ctx.options = options
         if v.is_contiguous(memory_format=torch.channels_last):  # gather and give back that layout
@@ -38,13 +39,13 @@ class _Gathered(torch.autograd.Function):
         return v.flatten(2).gather(2, winner.flatten(2)).view(winner.shape)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         z, winner = ctx.saved_tensors
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         return backward(grads[0], z, *ctx.options, winner), None, None, None
 
 
-def _candidates(v: Tensor, z: Tensor, base: Tensor, kernel: tuple[int, int], alpha: float):
+def _candidates(v: Tensor, z: Tensor, base: Tensor, kernel: tuple[int, int], alpha: float) -> Any:
     """v + alpha (z - its window's maximum), for windows that tile z."""
     tiled = (base.shape[2], kernel[0], base.shape[3], kernel[1])
     deficit = z.reshape(*z.shape[:2], *tiled) - base[:, :, :, None, :, None]
@@ -64,7 +65,13 @@ def _whole_tiles(z: Pair, kernel: tuple[int, int]) -> Pair:
 
 
 def _max_pool2d(
-    alpha: float, z: Pair, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
+    alpha: float,
+    z: Pair,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Pair, Tensor | None, Tensor | None]:
     """Return the pooled pair, its base's winners and its own (None when nothing moved)."""
     kernel, padding, dilation = _two(kernel_size), _two(padding), _two(dilation)
@@ -97,7 +104,7 @@ def _max_pool2d(
     return Pair(base, pooled.view_as(base)), winner, moved.view_as(base)
 
 
-def _windows(shape, options, out_shape, device) -> Tensor:
+def _windows(shape: Any, options: Any, out_shape: Any, device: Any) -> Tensor:
     """Flat input position of every window entry, (windows, entries), -1 outside the input."""
     kernel, stride, padding, dilation, _ = options
     axes = []
@@ -120,7 +127,15 @@ aten = torch.ops.aten
 
 @exact(aten.max_pool2d_with_indices)
 def _max_pool_rule(
-    alpha, x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False, *, _op=None
+    alpha: float,
+    x: Any,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    *,
+    _op: Any = None,
 ) -> list[Pair]:
     if x.base.dim() != 4:
         args = (x, kernel, stride, padding, dilation, ceil_mode)
@@ -136,7 +151,15 @@ operation(aten.max_pool2d_with_indices).only_first = True
 
 @gate(aten.max_pool2d_with_indices)
 def _max_pool_gate(
-    alpha, x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False, *, _op=None
+    alpha: float,
+    x: Any,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    *,
+    _op: Any = None,
 ) -> Tensor | None:
     if x.base.dim() != 4:
         return _changed_indices(alpha, x, kernel, stride, padding, dilation, ceil_mode, _op=_op)
@@ -156,7 +179,9 @@ def _max_pool_gate(
     aten.argmax,
     aten.argmin,
 )
-def _changed_indices(alpha, x, *args, _op=None, **kwargs) -> Tensor | None:
+def _changed_indices(
+    alpha: float, x: Any, *args: Any, _op: Any = None, **kwargs: Any
+) -> Tensor | None:
     """Where the moved operation chooses the entries that the base chooses."""
     out = generic_difference(_op, alpha, (x, *args), kwargs)
     found = [out] if is_pair(out) else out  # a pair is a tuple, too

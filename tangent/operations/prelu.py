@@ -6,6 +6,8 @@ its own, and fails. A choice between ``x`` and ``weight * x`` is the same functi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -16,7 +18,7 @@ __all__ = ["ElementaryPReLU"]
 class ElementaryPReLU(TorchFunctionMode):
     """Within it, PReLU is a choice between two products."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.prelu, Tensor.prelu):
             return _prelu(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

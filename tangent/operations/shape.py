@@ -77,7 +77,7 @@ def _index_moves(pair: Pair) -> bool:
 
 
 def _register(op: Any) -> None:
-    def rule(alpha, *args, _op=None, **kwargs):
+    def rule(alpha: float, *args: Any, _op: Any = None, **kwargs: Any) -> Any:
         return linear_rule(_op, alpha, args, kwargs)
 
     operation(op).difference = rule
@@ -90,7 +90,7 @@ for _op in LINEAR:
 def _reshaped() -> Callable[..., Pair]:
     """A view of what may be laid out otherwise in memory than it was when it was recorded."""
 
-    def rule(alpha, x, size, *, _op=None):
+    def rule(alpha: float, x: Any, size: Any, *, _op: Any = None) -> Any:
         if not isinstance(size, list | tuple):  # another dtype
             return generic_difference(_op, alpha, (x, size), {})
         v = x.difference
@@ -103,13 +103,13 @@ exact(aten.view, aten._unsafe_view, aten.reshape)(_reshaped())
 
 
 @exact(aten.constant_pad_nd)
-def _constant_pad(alpha, x, pad, value=0, *, _op=None):
+def _constant_pad(alpha: float, x: Any, pad: Any, value: Any = 0, *, _op: Any = None) -> Any:
     # A constant border does not move, whatever its value.
     return Pair(_op(x.base, pad, value), _op(x.difference, pad, 0))
 
 
 @exact(aten._to_copy)
-def _converted(alpha, x, *, _op=None, **kwargs):
+def _converted(alpha: float, x: Any, *, _op: Any = None, **kwargs: Any) -> Any:
     base = _op(x.base, **kwargs)
     v = x.difference
     if base.is_floating_point() or base.is_complex():
@@ -118,7 +118,7 @@ def _converted(alpha, x, *, _op=None, **kwargs):
 
 
 @exact(aten.masked_fill)
-def _masked_fill(alpha, x, mask, value, *, _op=None):
+def _masked_fill(alpha: float, x: Any, mask: Any, value: Any, *, _op: Any = None) -> Any:
     if mask.difference is not None:
         return generic_difference(_op, alpha, (x, mask, value), {})
     base = _op(x.base, mask.base, value.base if is_pair(value) else value)
@@ -128,7 +128,9 @@ def _masked_fill(alpha, x, mask, value, *, _op=None):
 
 
 @exact(aten.scatter)
-def _scatter(alpha, x, dim, index, src, *, _op=None, **kwargs):
+def _scatter(
+    alpha: float, x: Any, dim: int, index: Any, src: Any, *, _op: Any = None, **kwargs: Any
+) -> Any:
     if kwargs or index.difference is not None:
         return generic_difference(_op, alpha, (x, dim, index, src), kwargs)
     constant = not is_pair(src)
@@ -148,12 +150,21 @@ def _scatter(alpha, x, dim, index, src, *, _op=None, **kwargs):
     aten.new_full,
     aten.new_empty,
 )
-def _constant(alpha, x, *args, _op=None, **kwargs) -> Pair:
+def _constant(alpha: float, x: Any, *args: Any, _op: Any = None, **kwargs: Any) -> Pair:
     return Pair(_op(x.base, *bases(args), **kwargs))
 
 
 @exact(aten._embedding_bag)
-def _embedding_bag(alpha, weight, indices, offsets, by_frequency=False, mode=0, *rest, _op=None):
+def _embedding_bag(
+    alpha: float,
+    weight: Any,
+    indices: Any,
+    offsets: Any,
+    by_frequency: bool = False,
+    mode: Any = 0,
+    *rest: Any,
+    _op: Any = None,
+) -> Any:
     base = _op(weight.base, indices.base, offsets.base, by_frequency, mode, *bases(rest))
     rows = [Pair(t) for t in base[1:]]
     per_sample = rest[1] if len(rest) > 1 else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ _LARGEST_WEIGHT = 2**24
 _PART = 256
 
 
-def suits(x: Tensor, weight: Tensor, options) -> bool:
+def suits(x: Tensor, weight: Tensor, options: Any) -> bool:
     """Whether a convolution is of the kind, and of a size, that gains from it on this device."""
     stride, padding, dilation, groups = options
     # On meta devices memory is counted.
@@ -82,7 +82,7 @@ class _Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w, b, u, dw, db, alpha):
+    def forward(ctx: Any, x: Any, w: Any, b: Any, u: Any, dw: Any, db: Any, alpha: float) -> Any:
         ctx.save_for_backward(x, w, u, dw)
         ctx.alpha = alpha
         scheme = scheme_of(x.shape[2])
@@ -99,7 +99,7 @@ class _Convolution(torch.autograd.Function):
         return z, v
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         grad = grads[1]
         x, w, u, dw = ctx.saved_tensors
         if not math.isinf(ctx.alpha):

@@ -37,7 +37,7 @@ def scattered(root: Tensor, index: Tensor, value: Tensor) -> Tensor:
 
 
 @exact(copied)
-def _copied(alpha, target, source, *_, _op=None) -> Pair:
+def _copied(alpha: float, target: Any, source: Any, *_: Any, _op: Any = None) -> Pair:
     base = copied(target.base, source.base)
     v = source.difference
     if v is not None and base.is_floating_point():
@@ -46,17 +46,17 @@ def _copied(alpha, target, source, *_, _op=None) -> Pair:
 
 
 @exact(filled)
-def _filled(alpha, target, value, *, _op=None) -> Pair:
+def _filled(alpha: float, target: Any, value: Any, *, _op: Any = None) -> Pair:
     if is_pair(value):
         return _copied(alpha, target, value)
     return Pair(filled(target.base, value))
 
 
 @exact(gathered)
-def _gathered(alpha, *args, _op=None) -> Pair:
+def _gathered(alpha: float, *args: Any, _op: Any = None) -> Pair:
     return linear_rule(gathered, alpha, args, {})
 
 
 @exact(scattered)
-def _scattered(alpha, *args, _op=None) -> Pair:
+def _scattered(alpha: float, *args: Any, _op: Any = None) -> Pair:
     return linear_rule(scattered, alpha, args, {})

@@ -165,7 +165,7 @@ def training_path(
     -----
     m^2 multiply-adds and one prediction array a time; the eigenvectors are used once more.
     """
-    s = spectrum._system
+    s = spectrum.system
     y = torch.as_tensor(y)
     scale = 1 / s.n if scale is None else scale
     start = s.columns(torch.zeros_like(y) if initial is None else initial, "initial")

@@ -8,7 +8,7 @@ predictions on the training inputs ``V lambda g(lambda) V^T y``. Ridge regressio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,21 @@ from torch import Tensor
 from tangent.solve.ridge import warn_if_rounding_rules
 from tangent.solve.system import System, check_memory, check_ridge, system
 
-__all__ = ["RidgePath", "Spectrum", "spectrum"]
+__all__ = ["FilterFit", "RidgePath", "Spectrum", "spectrum"]
 
 Filter = Callable[[Float[Tensor, " m"]], Float[Tensor, " m"]]
+
+
+@dataclass(frozen=True)
+class FilterFit:
+    """A fit by one filter of the eigenvalues: an entry of what `RidgePath` holds for several."""
+
+    coefficients: Tensor
+    train_predictions: Tensor
+    leave_one_out: Tensor
+    loo_error: Tensor
+    gcv_error: Tensor
+    effective_dimension: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,24 +70,24 @@ class Spectrum:
 
     eigenvalues: Float[Tensor, " m"]
     eigenvectors: Float[Tensor, "m m"]
-    _system: System
+    system: System
 
     @property
     def condition_number(self) -> float:
         """Largest over smallest eigenvalue, as far as the kernel's dtype can tell."""
         top = float(self.eigenvalues[0])
-        floor = top * self._system.rounding
+        floor = top * self.system.rounding
         return top / max(float(self.eigenvalues[-1]), floor) if top > 0 else float("inf")
 
     def project(self, y: Tensor) -> Float[Tensor, "m r"]:
         """Return the coordinates of targets in the eigenvectors."""
-        return self.eigenvectors.T @ self._system.columns(y)
+        return self.eigenvectors.T @ self.system.columns(y)
 
     def apply(self, filter_of: Filter, y: Tensor) -> Tensor:
         """Return the coefficients ``V filter_of(lambda) V^T y``, in the shape of ``y``."""
         y = torch.as_tensor(y)
         filtered = self.eigenvectors @ (filter_of(self.eigenvalues)[:, None] * self.project(y))
-        return self._system.unfold(filtered, y)
+        return self.system.unfold(filtered, y)
 
     def ridge(
         self,
@@ -114,7 +126,7 @@ class Spectrum:
         least = min(values)
         if least:
             top, bottom = float(self.eigenvalues[0]), max(float(self.eigenvalues[-1]), 0.0)
-            warn_if_rounding_rules((top + least) / (bottom + least), self._system.rounding, least)
+            warn_if_rounding_rules((top + least) / (bottom + least), self.system.rounding, least)
         paths = []
         for value in values:
             gain, left = self._ridge_filter(value)
@@ -122,14 +134,17 @@ class Spectrum:
             # on a kernel of full rank its limit is the inverse itself.
             slack = gain if value == 0 and not left.any() else left
             paths.append(self.fit(y, gain, left, slack=slack, eliminated=eliminated))
-        stacked = [torch.stack(parts) for parts in zip(*paths, strict=True)]
-        return RidgePath(torch.tensor(values, dtype=torch.float64), *stacked)
+        stacked = {
+            field.name: torch.stack([getattr(path, field.name) for path in paths])
+            for field in fields(FilterFit)
+        }
+        return RidgePath(torch.tensor(values, dtype=torch.float64), **stacked)
 
     def _ridge_filter(self, ridge: float) -> tuple[Tensor, Tensor]:
         lam = self.eigenvalues.clamp(min=0)
         if ridge:
             return 1 / (lam + ridge), ridge / (lam + ridge)
-        kept = lam > self._system.rounding * lam[0]
+        kept = lam > self.system.rounding * lam[0]
         return torch.where(kept, 1 / lam, 0.0), torch.where(kept, 0.0, 1.0).to(lam)
 
     def fit(
@@ -140,8 +155,8 @@ class Spectrum:
         *,
         slack: Float[Tensor, " m"] | None = None,
         eliminated: Float[Tensor, " n"] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Fit by any filter: the fields of `RidgePath` after ``ridges``, for one filter.
+    ) -> FilterFit:
+        """Fit by any filter.
 
         Parameters
         ----------
@@ -155,7 +170,7 @@ class Spectrum:
         eliminated : Tensor of shape (n,), optional
             As in `ridge`.
         """
-        s, v = self._system, self.eigenvectors
+        s, v = self.system, self.eigenvectors
         slack = left if slack is None else slack
         columns = s.columns(y)
         constant = None
@@ -187,7 +202,7 @@ class Spectrum:
         if constant is not None:
             spent = spent + constant.shape[1] * left[-1]
         gcv = (residual**2).mean() / (1 - spent / len(left)) ** 2
-        return (
+        return FilterFit(
             s.unfold(coefficients, y),
             s.unfold(columns - residual, y),
             s.unfold(columns - loo, y),

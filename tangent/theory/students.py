@@ -218,6 +218,7 @@ class DifferenceStudents(StudentsOn):
         self.linear = None if bool(finite.all()) else ~finite[:, :, None, None]
         self.start = students.hidden.new_zeros(k, s, n)
         self.base = students.hidden.new_empty(k, m, n)
+        self.whole = False
 
     def on_inputs(self, x: Float[Tensor, "k n d"]) -> Self:
         """Take other inputs; what was computed on the last ones is overwritten."""
@@ -239,6 +240,7 @@ class DifferenceStudents(StudentsOn):
     ) -> Float[Tensor, "k s n"]:
         """Return outputs minus targets at a displacement; `gradient` reads what it leaves."""
         torch.div(u.hidden, self.unit[..., None], out=self.moved)
+        self.whole = False  # whether `moved` holds the weights, not their difference alone
         v = self._products(self.moved)
         if activity:
             torch.gt(v, self.kink, out=self.active)
@@ -251,6 +253,9 @@ class DifferenceStudents(StudentsOn):
         return torch.mul(self.active, r[:, :, None, :], out=self.units)
 
     def _hidden_weights(self) -> Float[Tensor, "k s m d"]:
-        if self.linear is not None:  # their weights are those at the start
-            self.moved.masked_fill_(self.linear, 0.0)
-        return self.moved.add_(self.students.hidden[:, None])
+        if not self.whole:
+            if self.linear is not None:  # their weights are those at the start
+                self.moved.masked_fill_(self.linear, 0.0)
+            self.moved.add_(self.students.hidden[:, None])
+            self.whole = True
+        return self.moved

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
-import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import psutil
 import torch
 from torch import Tensor
+
+from tangent.machine.storage import replacing
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -166,25 +167,18 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         When the file cannot be written.
     """
     _sweep(path)
-    beside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with replacing(path) as file:
             file.write(bytes(_HEADER))
             hashed = _Hashed(file)
             sink: Any = hashed
             torch.save(dict(state), sink)
             file.seek(0)
             file.write(_MAGIC + hashed.sha.hexdigest().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {error}; make room or take another folder"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _sweep(path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tangent.kernel.engine.engine import Engine, Factors
+from tangent.kernel.engine.passes import Factors, bytes_of, factors_of
+from tangent.kernel.engine.plan import Plan
 from tangent.solve.system import available_bytes
 
 __all__ = [
@@ -68,23 +69,25 @@ def default_budget(device: torch.device) -> int:
     return int(available_bytes() // 2)
 
 
-def fitting_size(engine: Engine, x: Tensor, n1: int, n2: int, budget: int) -> int:
+def fitting_size(plan: Plan, one: Factors, n1: int, n2: int, budget: int) -> int:
     """Inputs a block may have on a side so that the factors of both keep to the budget.
+
+    ``one`` are the factors of one input.
 
     Raises
     ------
     ValueError
         If not even one pair of inputs fits.
     """
-    one = engine.bytes_per_input(x)
+    each = bytes_of(one.values())
     # Besides factors: slices of gradients, buffers, and the backward pass of one batch.
-    free = budget - 4 * engine.working
-    both = n1 if engine.problem.symmetric else n1 + n2
-    if both * one <= free:
+    free = budget - 4 * plan.working
+    both = n1 if plan.problem.symmetric else n1 + n2
+    if both * each <= free:
         return max(n1, n2)
-    size = free // (2 * one)
+    size = free // (2 * each)
     if size < 1:
-        least = 2 * one + 4 * engine.working
+        least = 2 * each + 4 * plan.working
         raise ValueError(
             f"memory_budget must be at least {least} bytes for this network; got {budget}"
         )
@@ -114,12 +117,17 @@ def _swapped(part: Any, order: tuple[int, ...]) -> Any:
 
 
 class FactorCache:
-    """Factors of slices of two sets of inputs; the last ones on each side are kept."""
+    """Factors of slices of two sets of inputs; the last ones on each side are kept.
 
-    def __init__(self, engine: Engine, x1: Tensor, x2: Tensor | None):
-        self.engine = engine
+    ``first`` are those of the first inputs of ``x1``, where they are known.
+    """
+
+    def __init__(self, plan: Plan, x1: Tensor, x2: Tensor | None, first: Factors | None = None):
+        self.plan = plan
         self.inputs = (x1, x2)
         self.kept: dict[tuple[int, int, int], Factors] = {}
+        if first is not None:
+            self.kept[0, 0, next(iter(first.values())).inputs] = first
 
     def pair(self, block: Block) -> tuple[Factors, Factors | None]:
         """Left and right factors of a block; no right ones on the diagonal."""
@@ -133,7 +141,7 @@ class FactorCache:
                 side, start, stop = key
                 x = self.inputs[side]
                 assert x is not None
-                self.kept[key] = self.engine.factors(x[start:stop])
+                self.kept[key] = factors_of(self.plan, x[start:stop])
         return self.kept[wanted[0]], self.kept[wanted[1]] if len(wanted) > 1 else None
 
 

@@ -188,7 +188,16 @@ class Record:
             if value in carried and value in self.live:
                 visit(name, Piece(gradient=dense(carried.pop(value)).flatten(2)))
 
-    def _pull(self, call, run, received, mine, carried, own, visit) -> None:
+    def _pull(
+        self,
+        call: Call,
+        run: Run,
+        received: list[Any],
+        mine: bool,
+        carried: dict[Value, Any],
+        own: set[Value],
+        visit: Callable[[str, Piece], None],
+    ) -> None:
         leaves, structure = call.flattened()
         where = [i for i, a in enumerate(leaves) if isinstance(a, Value) and a in self.live]
         where = [i for i in where if _smooth(run.values[leaves[i]])]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tangent.capture import evaluated_copy, picked
+from tangent.kernel.engine.plan import Network
 from tangent.operations.pieces import Piece
 from tangent.operations.pointwise import called
 
 __all__ = ["mistaken"]
 
 
-def mistaken(
-    model: nn.Module,
-    tensors: dict[str, Tensor],
-    names: Sequence[str],
-    pieces: dict[str, list[Piece]],
-    x: Tensor,
-    outputs: str | int,
-) -> set[str]:
+def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> frozenset[str]:
     """Names of parameters whose pieces do not give the gradient that autograd gives.
 
     The record cannot see everything: a branch without gradients, a custom backward pass. One
@@ -30,21 +22,18 @@ def mistaken(
 
     Parameters
     ----------
-    model, tensors, names
-        The network, its parameters and buffers, and the parameters to look at.
+    network : Network
     pieces : dict
         Of a batch whose first inputs are ``x``.
     x : Tensor of shape (1 or 2, *input)
-    outputs : str or int
-        Which cotangents the pieces were made from.
     """
+    outputs = network.outputs
     with torch.inference_mode(False), torch.enable_grad():
-        twin = evaluated_copy(model, tensors).eval()
+        twin = evaluated_copy(network.model, network.tensors).eval()
         own = dict(twin.named_parameters())
-        leaves = {name: own[name].requires_grad_() for name in names}
+        leaves = {name: own[name].requires_grad_() for name in network.names}
         output = picked(called(twin, None, (x.clone(),))).reshape(len(x), -1)
-        single = outputs == "pseudo" or isinstance(outputs, int)
-        weights = torch.cos(torch.arange(1 if single else output.shape[1]) + 1.0).to(output)
+        weights = torch.cos(torch.arange(1 if network.single else output.shape[1]) + 1.0).to(output)
         if outputs == "pseudo":
             value = output.sum() / output.shape[1] ** 0.5 * weights[0]
         elif isinstance(outputs, int):
@@ -63,4 +52,4 @@ def mistaken(
             found = found + part if part.shape == found.shape else part.new_full((), torch.nan)
         if not (found - gradient).norm() <= tolerance * gradient.norm():
             wrong.add(name)
-    return wrong
+    return frozenset(wrong)

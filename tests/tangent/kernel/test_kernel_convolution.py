@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn.grad import conv1d_input, conv2d_input
 
 from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import planned_factors
+from tangent.kernel.engine.plan import network_of
+from tangent.kernel.engine.sums import total
 from tangent.nets import ScaledConv2d, ScaledLinear
 from tangent.operations.convolution import input_cotangent
 from tangent.operations.winograd_cotangents import suits
@@ -62,9 +64,10 @@ def test_what_is_kept_between_batches_belongs_to_the_same_weights():
         for p in model.parameters():
             p.normal_(generator=generator)
     x = torch.randn(20, 2, 2, 2, generator=generator, dtype=torch.float64)
-    engine = Engine(model, "full", Problem(20, 20, True, True), working=5 * 16 * 8 * 8)
-    kernel = engine.total(engine.factors(x))
-    assert engine.fitting(x) == 5
+    network, problem = network_of(model, "full"), Problem(20, 20, True, True)
+    plan, factors = planned_factors(network, problem, x, working=5 * 16 * 8 * 8)
+    kernel = total(plan, factors)
+    assert network.fitting(x, plan.working) == 5
     torch.testing.assert_close(kernel, naive_kernel(model, x))
 
 

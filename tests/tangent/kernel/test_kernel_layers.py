@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import tangent.kernel.engine.factors
 from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import planned_factors
+from tangent.kernel.engine.plan import network_of
 from tangent.kernel.matrix import tangent_kernel
 from tangent.machine import products
 from tests.tangent.naive import naive_kernel
@@ -64,9 +65,8 @@ def test_the_chosen_orders_give_the_kernel(seed, name):
 
 def layers_without_a_rule(name: str) -> set[str]:
     model, x = example(name, 3, seed=4)
-    engine = Engine(model, "full", Problem(3, 3, True, True))
-    engine.factors(x)
-    return engine.opaque
+    plan, _ = planned_factors(network_of(model, "full"), Problem(3, 3, True, True), x)
+    return plan.opaque
 
 
 def test_no_parameter_is_left_to_the_jacobian_but_where_gradients_are_cut():
@@ -104,12 +104,11 @@ class Masked(torch.nn.Module):
 def test_no_gradient_of_a_large_weight_is_written_out(kind):
     model = kind().double()
     x = torch.randn(6, 400).double() if kind is ByHand else torch.randint(0, 500, (6, 4))
-    engine = Engine(model, "full", Problem(6, 6, True, True))
-    factors = engine.factors(x)
-    assert not engine.opaque
+    plan, factors = planned_factors(network_of(model, "full"), Problem(6, 6, True, True), x)
+    assert not plan.opaque
     (large,) = (factor for name, factor in factors.items() if name.startswith("w"))
     assert large.gradients.numel() == 0
-    torch.testing.assert_close(engine.total(factors), naive_kernel(model, x))
+    torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
 
 
 def test_a_path_that_differs_between_inputs_has_zeros_where_it_does_not_lead(generator):

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tangent.machine.statistics import column_statistics
+from tangent.machine.statistics import checked_weights, column_statistics
+
+
+@pytest.mark.parametrize(
+    "wrong", [[1.0, 2.0], [[1.0], [1.0], [1.0]], [1, -1, 1], [1, np.nan, 1], [0] * 3]
+)
+def test_wrong_weights_are_named(wrong):
+    with pytest.raises(ValueError, match="sample_weight must"):
+        checked_weights(wrong, 3)
+    assert checked_weights(2, 3).tolist() == [2.0, 2.0, 2.0]
 
 
 def exact(X, weights):

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from tangent import tangent_kernel
-from tangent.kernel.engine.cost import Problem
-from tangent.kernel.engine.engine import Engine
+from tangent.kernel.engine.passes import backward
+from tangent.kernel.engine.plan import network_of
 from tangent.operations.partial import Partial, Span, dense, merged, widened
 from tests.tangent.naive import naive_kernel
 
@@ -54,7 +54,6 @@ def test_a_kernel_of_what_reads_some_tokens_is_that_of_plain_autograd(part, fuse
 def test_layers_behind_the_token_that_is_read_look_at_it_alone():
     torch.manual_seed(0)
     model, x = Reader(0, True), torch.randn(4, 7, 8)
-    engine = Engine(model, "full", Problem(4, 4, symmetric=True, full=True))
     positions = {}
 
     def take(name, pieces):
@@ -62,7 +61,7 @@ def test_layers_behind_the_token_that_is_read_look_at_it_alone():
             if piece.patches is not None:
                 positions[name] = piece.patches.positions
 
-    engine.pieces(x, take)
+    backward(network_of(model, "full"), x, take)
     assert positions == {
         "head.weight": 1, "inner.0.weight": 1, "inner.2.weight": 1, "out.weight": 1,
         "qkv.weight": 7,

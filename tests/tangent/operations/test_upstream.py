@@ -70,7 +70,7 @@ def test_a_right_batch_norm_is_not_left_to_the_jacobian(monkeypatch):
     model = Wrapped(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(36, 2)).double().eval()
     x = torch.randn(4, 3, 3, 4, dtype=torch.float64)
     monkeypatch.setattr(
-        "tangent.kernel.engine.engine.jacobians",
+        "tangent.kernel.engine.passes.jacobians",
         lambda *a, **k: pytest.fail("a layer that is right was distrusted"),
     )
     torch.testing.assert_close(tangent_features(model, x), one_by_one(model, x))

@@ -156,7 +156,7 @@ def test_an_interrupted_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tangent.training.checkpoint.os.fsync", full)
+    monkeypatch.setattr("tangent.machine.storage.os.fsync", full)
     with pytest.raises(CheckpointError, match=r"cannot write.*No space left.*make room"):
         save_checkpoint(path, {"a": torch.zeros(3)})
     assert torch.equal(load_checkpoint(path)["a"], torch.ones(3))
@@ -173,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_training_goes_on(
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tangent.training.checkpoint.os.fsync", full)
+    monkeypatch.setattr("tangent.machine.storage.os.fsync", full)
     checkpoint = Checkpoint(tmp_path / "run.ckpt", every=0)
     seed = torch.Generator().manual_seed(2)
     with pytest.warns(UserWarning, match=r"No space left.*training goes on") as said:
