@@ -7,6 +7,8 @@ copy in the usual order is the same input, and has the right gradient.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +25,7 @@ def in_order(x: Tensor) -> Tensor:
 class OrderedBatchNorm(TorchFunctionMode):
     """Within it, batch norm takes one input in the usual order."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.batch_norm, F.batch_norm):
             if args:
