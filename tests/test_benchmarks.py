@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +92,21 @@ def test_a_benchmark_run_writes_its_machine(tmp_path, monkeypatch):
     assert {"commit", "cpu", "threads", "load_average", "statistic"} <= found["machine"].keys()
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["cpu_seconds"]["median"] == found["cpu_seconds"]["all"][0]
+
+
+def test_both_sides_of_a_comparison_of_kernels_get_the_same_threads(tmp_path, monkeypatch):
+    from benchmarks import tangent_kernel
+
+    seen = []
+
+    def run(command, env, **more):
+        seen.append((command[command.index("--threads") + 1], env["OMP_NUM_THREADS"]))
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.setattr(tangent_kernel.subprocess, "run", run)
+    for method in ("tangent", "neural-tangents, structured"):
+        tangent_kernel.alone("full-16", method, 1, 2, tmp_path)
+    assert seen == [("2", "2")] * 2
 
 
 def test_the_table_takes_medians_shows_first_calls_and_says_what_belongs_to_no_commit(tmp_path):

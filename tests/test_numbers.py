@@ -107,6 +107,29 @@ def test_committed_tables_are_what_the_committed_runs_give(name, study, tmp_path
         assert (study.folder / path.name).read_text("utf-8") == path.read_text("utf-8")
 
 
+TIMED = {"fig3a/laptop-cifar10", "fig3b/laptop-cifar10", "baselines/targets-cifar10",
+         "tabular/laptop", "fig3b/full-cifar10-f1e499"}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", sorted(TIMED))
+def test_tables_of_runs_show_no_wall_seconds(place, tmp_path, monkeypatch):
+    name, _, folder = place.partition("/")
+    (study,) = (s for s in runner.studies(RESULTS, name) if s.name == folder)
+    load = runner.load_results
+
+    def waiting(paths):
+        """As on a machine where every run waited for another one."""
+        found = load(paths)
+        assert (found["seconds"] > 0).all()
+        return found.assign(seconds=1e9)
+
+    monkeypatch.setattr(runner, "load_results", waiting)
+    shown = [p for p in runner.draw_study(experiment(name), study, tmp_path) if p.suffix == ".md"]
+    assert any("CPU" in path.read_text("utf-8") for path in shown)
+    for path in shown:
+        assert (study.folder / path.name).read_text("utf-8") == path.read_text("utf-8")
+
+
 def benchmarks() -> dict[str, tuple[str, str, str]]:
     """File or pattern -> commit, threads and load as the page of speed says them."""
     page = (ROOT / "docs" / "speed.md").read_text("utf-8").partition("## Which commit")[2]

@@ -140,7 +140,7 @@ def tangent_kernel(
     x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
     x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)
-    dtype = _factor_dtype(model) if dtype is None else dtype
+    dtype = factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
     network = network_of(model, outputs, parameters, dtype, accumulate)
@@ -267,7 +267,7 @@ def _reduce(cache: FactorCache, totals: dict[str, Tensor], names: Sequence[str])
         torch.distributed.all_reduce(totals[name])
 
 
-def _factor_dtype(model: nn.Module) -> torch.dtype | None:
+def factor_dtype(model: nn.Module) -> torch.dtype | None:
     """float32 for weights in float16, which ends at 65504; None for those of other dtypes."""
     weight = next(model.parameters(), None)
     return torch.float32 if weight is not None and weight.dtype == torch.float16 else None

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tangent.capture import evaluated_copy, picking, unwrapped
 from tangent.capture.functional import check_inputs, selected_parameters
 from tangent.capture.outputs import output_count
+from tangent.kernel.matrix import factor_dtype
+from tangent.machine.copies import copied
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.models.propagation import ScaledDifference, sharing
 
@@ -32,7 +34,8 @@ class KernelProduct:
     Parameters
     ----------
     model : nn.Module
-        Read at its present weights, in evaluation mode, and left as found.
+        Read at its present weights, in evaluation mode, and left as found. One in float16 is
+        differentiated in float32: float16 does not hold inner products.
     x : Tensor of shape (n, *input)
         All inputs, or this rank's share of them with ``group``.
     outputs : {"full", "pseudo", "trace"} or int
@@ -76,6 +79,8 @@ class KernelProduct:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         model = picking(unwrapped(ordinary_network(model)), output)
+        if factor_dtype(model) is not None:
+            model = copied(model).to(factor_dtype(model))
         self.names = tuple(selected_parameters(model, parameters))
         self.model, self.x = model, ordinary_tensor(check_inputs(model, x))
         self._linear: ScaledDifference | None = None
@@ -93,7 +98,13 @@ class KernelProduct:
 
     @ordinary_mode
     def __call__(self, v: Tensor) -> Tensor:
-        """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device."""
+        """Return the kernel times ``v`` of shape (rows,) or (rows, r), in its dtype and device.
+
+        Raises
+        ------
+        ValueError
+            If ``v`` has not the kernel's rows, or the product is not finite in its dtype.
+        """
         columns = v.reshape(len(v), -1)
         self._check_rows(columns)
         columns = ordinary_tensor(columns).detach()
@@ -108,6 +119,7 @@ class KernelProduct:
             summed = image.to(self.x.device)
             dist.all_reduce(summed, group=self.group)
             image = summed.to(image.device)
+        _check_finite(image)
         self.products += columns.shape[1]
         return image.reshape(v.shape)
 
@@ -184,3 +196,14 @@ class KernelProduct:
         if self._linear is None:
             self._linear = sharing(evaluated_copy(self.model).eval(), self.names)
         return self._linear
+
+
+def _check_finite(image: Tensor) -> None:
+    if torch.isfinite(image).all():
+        return
+    largest = torch.finfo(image.dtype).max
+    raise ValueError(
+        f"the kernel's product with v must be finite; in {str(image.dtype).removeprefix('torch.')},"
+        f" which ends at {largest:.3g}, it has infinite or NaN entries; check that v is finite, or "
+        "take v and the weights in float64"
+    )

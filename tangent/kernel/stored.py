@@ -32,7 +32,7 @@ from tangent.kernel.engine.factors import Layer
 from tangent.kernel.engine.passes import planned_factors
 from tangent.kernel.engine.plan import Network, Plan, network_of
 from tangent.kernel.engine.sums import total
-from tangent.kernel.matrix import check_finite, check_outputs
+from tangent.kernel.matrix import check_finite, check_outputs, factor_dtype
 from tangent.machine.storage import allocate_array, locked, replacing
 
 __all__ = ["stored_tangent_kernel"]
@@ -107,6 +107,7 @@ def stored_tangent_kernel(
     check_outputs(outputs)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")
+    dtype = factor_dtype(model) if dtype is None else dtype
     network = network_of(model, outputs, parameters, dtype, accumulate)
     if network.summed not in _NUMPY:
         summed = network.summed

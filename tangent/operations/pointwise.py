@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from tangent.operations.prelu import ElementaryPReLU
+from tangent.operations.single import OrderedBatchNorm
 
 __all__ = ["SubsampledPointwise", "called", "subsampled"]
 
@@ -101,7 +102,7 @@ def called(
     args, kwargs
         The model's arguments.
     """
-    with SubsampledPointwise(), ElementaryPReLU():
+    with SubsampledPointwise(), ElementaryPReLU(), OrderedBatchNorm():
         if tensors is None:
             return model(*args, **(kwargs or {}))
         return functional_call(model, dict(tensors), args, dict(kwargs or {}))

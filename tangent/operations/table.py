@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.registry import Pair
+from tangent.operations.single import in_order
 
 __all__ = [
     "Operation",
@@ -89,6 +90,8 @@ def executed(op: Any, args: tuple, kwargs: dict) -> Any:
     """Run an operation; what was a view need not be one in another layout in memory."""
     if op in _VIEWS:
         return args[0].reshape(args[1])
+    if op is torch.ops.aten.native_batch_norm.default:
+        args = (in_order(args[0]), *args[1:])
     return op(*args, **kwargs)
 
 

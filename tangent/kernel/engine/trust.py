@@ -17,8 +17,8 @@ def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> fro
     """Names of parameters whose pieces do not give the gradient that autograd gives.
 
     The record cannot see everything: a branch without gradients, a custom backward pass. One
-    combination of the outputs at two inputs is compared (of one input, the backward pass of
-    torch 2.14's batch norm is wrong for some strides); an ordinary backward pass finds all.
+    combination of the outputs at two inputs is compared; an ordinary backward pass finds all. One
+    input goes through twice: of one, that of torch 2.14's batch norm is wrong for some strides.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> fro
         twin = evaluated_copy(network.model, network.tensors).eval()
         own = dict(twin.named_parameters())
         leaves = {name: own[name].requires_grad_() for name in network.names}
-        output = picked(called(twin, None, (x.clone(),))).reshape(len(x), -1)
+        both = torch.cat([x, x]) if len(x) == 1 else x.clone()
+        output = picked(called(twin, None, (both,))).reshape(len(both), -1)[: len(x)]
         weights = torch.cos(torch.arange(1 if network.single else output.shape[1]) + 1.0).to(output)
         if outputs == "pseudo":
             value = output.sum() / output.shape[1] ** 0.5 * weights[0]

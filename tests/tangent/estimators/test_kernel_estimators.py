@@ -514,6 +514,7 @@ def test_a_thousand_classes_share_few_outputs(given, outputs):
     assert model.predict_proba(X[:3]).shape == (3, 1000)
 
 
+NO_KERNEL = nn.Linear(2, 2, bias=False)  # at zeros
 ONE_ROW = {"ones": np.ones((6, 2)), "zeros": np.zeros((6, 2)), "large": np.full((6, 2), 1e10)}
 
 
@@ -533,6 +534,11 @@ ONE_ROW = {"ones": np.ones((6, 2)), "zeros": np.zeros((6, 2)), "large": np.full(
         ("large", {"normalize": False}),
         ("ones", {"time": 1.0}),
         ("zeros", {"fit_intercept": False, "normalize": True}),
+        ("zeros", {"model": NO_KERNEL}),
+        ("zeros", {"model": NO_KERNEL, "loss": "cross_entropy"}),
+        ("zeros", {"model": NO_KERNEL, "solver": "cg", "fit_intercept": False}),
+        ("zeros", {"model": NO_KERNEL, "outputs": "full"}),
+        ("zeros", {"model": NO_KERNEL, "time": 1.0}),
     ],
     ids=str,
 )

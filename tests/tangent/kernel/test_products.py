@@ -1,8 +1,10 @@
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from tangent.kernel.matrix import tangent_kernel
 from tangent.kernel.products import KernelProduct
 from tangent.solve.conjugate import conjugate_gradients
 from tangent.solve.nystrom import nystrom_preconditioner
@@ -91,3 +93,26 @@ def test_two_processes_solve_what_one_solves(x, tmp_path):
     expected = _solve(x)
     for rank in range(2):
         close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)
+
+
+@pytest.mark.parametrize("outputs", ["full", "trace", "pseudo", 0])
+def test_products_of_float16_weights_do_not_end_at_65504(outputs):
+    model = torch.nn.Linear(4, 2).half()
+    x = torch.full((3, 4), 300.0).half()
+    product = KernelProduct(model, x, outputs=outputs)
+    v = torch.linspace(-1, 2, product.rows)
+    exact = tangent_kernel(copy.deepcopy(model).double(), x.double(), outputs=outputs)
+    expected = exact.reshape(product.rows, -1) @ v.double()
+    assert float(expected.abs().max()) > 65504
+    torch.testing.assert_close(product(v).double(), expected, rtol=1e-5, atol=1.0)
+    with pytest.raises(ValueError, match=r"product with v must be finite; in float16, which ends"):
+        product(v.half())
+    assert next(model.parameters()).dtype == torch.float16
+
+
+def test_a_product_that_leaves_its_dtype_is_refused():
+    product = KernelProduct(torch.nn.Linear(4, 2), torch.full((3, 4), 1e19))
+    with pytest.raises(ValueError, match="take v and the weights in float64"):
+        product(torch.ones(6))
+    with pytest.raises(ValueError, match="check that v is finite"):
+        KernelProduct(torch.nn.Linear(4, 2), torch.ones(3, 4))(torch.full((6,), torch.nan))

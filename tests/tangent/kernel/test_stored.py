@@ -283,6 +283,14 @@ def test_the_settings_are_readable(tmp_path, case):
     assert settings["batch_size"] == 3
 
 
+def test_a_kernel_of_float16_weights_is_kept_in_float32(tmp_path):
+    model, x = torch.nn.Linear(4, 2).half(), torch.full((3, 4), 300.0).half()
+    stored = stored_tangent_kernel(tmp_path, model, x, outputs="trace")
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(stored, tangent_kernel(model, x, outputs="trace"))
+    assert stored.max() > 65504
+
+
 def test_one_input_out_of_a_longer_row_has_a_kernel(tmp_path):
     """Its stride is not 1, which torch's view as bytes refuses."""
     model = mlp(1, 1, hidden=(3,), generator=torch.Generator().manual_seed(0)).double()

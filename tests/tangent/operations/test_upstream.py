@@ -12,6 +12,11 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from tangent import TangentOperator, tangent_features, tangent_kernel
+from tangent.capture.functional import one_input
+from tangent.kernel import KernelProduct
+from tangent.laziness.curvature import weight_function
+from tangent.models import mean_tangent_features
+from tangent.models.direct import DirectScaling
 
 
 def normalized(x):
@@ -74,6 +79,105 @@ def test_a_right_batch_norm_is_not_left_to_the_jacobian(monkeypatch):
     torch.testing.assert_close(tangent_features(model, x), one_by_one(model, x))
 
 
+class Distrusted(nn.Module):
+    """A weight before batch norm, gradients cut in between, and one input with these strides."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(3, 1, 1) + 0.5)
+        self.layers = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(36, 2))
+
+    def forward(self, x):
+        with torch.no_grad():
+            cut = x.mean((1, 2, 3), keepdim=True)
+        x = (self.scale * x + cut).permute(0, 2, 3, 1).contiguous()
+        n, h, w, c = x.shape
+        strides = (c if n == 1 else c * h * w, 1, w * c, c)
+        return self.layers(x.as_strided((n, c, h, w), strides))
+
+
+def test_what_is_left_to_the_jacobian_is_right_behind_batch_norm(monkeypatch):
+    torch.manual_seed(0)
+    model = Distrusted().double().eval()
+    model.layers[0].running_var.uniform_(0.5, 2)
+    nn.init.normal_(model.layers[0].weight)
+    x = torch.randn(4, 3, 3, 4, dtype=torch.float64)
+    phi = one_by_one(model, x)
+    everything = frozenset(name for name, _ in model.named_parameters())
+    for user in ("passes", "gradients"):
+        monkeypatch.setattr(f"tangent.kernel.engine.{user}.mistaken", lambda *a: everything)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    torch.testing.assert_close(tangent_kernel(model, x), torch.einsum("iap,jbp->iajb", phi, phi))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_right_batch_norm_of_a_suspect_record_is_believed(n, monkeypatch):
+    torch.manual_seed(0)
+    model = Distrusted().double().eval()
+    monkeypatch.setattr(
+        "tangent.kernel.engine.passes.jacobians",
+        lambda *a, **k: pytest.fail("a layer that is right was distrusted"),
+    )
+    x = torch.randn(n, 3, 3, 4, dtype=torch.float64)
+    phi = one_by_one(model, x)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    torch.testing.assert_close(tangent_kernel(model, x), torch.einsum("iap,jbp->iajb", phi, phi))
+
+
+class Scaled(nn.Module):
+    """A weight before batch norm, whose output has the strides of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(3, 1, 1) + 0.5)
+        self.layers = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(36, 2))
+
+    def forward(self, x):
+        return self.layers(self.scale * x)
+
+
+def product(model, x):
+    return KernelProduct(model, x)(torch.tensor([1.0, -2.0], dtype=x.dtype))
+
+
+def mean(model, x):
+    return torch.cat([part.flatten(1) for part in mean_tangent_features(model, [x])], dim=1)
+
+
+def of_weights(model, x):
+    h, w = weight_function(model, x)
+    return jacrev(h)(w)
+
+
+def of_direct_training(model, x):
+    module = DirectScaling(model, 1.0)
+    gradients = [torch.autograd.grad(module(x)[0, a], list(module.moving.parameters()))
+                 for a in range(2)]  # fmt: skip
+    return torch.stack([torch.cat([g.flatten() for g in gs]) for gs in gradients])
+
+
+ASKED = {
+    "product": (product, lambda phi: phi @ (phi.T @ phi.new_tensor([1.0, -2.0]))),
+    "kernel": (tangent_kernel, lambda phi: (phi @ phi.T)[None, :, None]),
+    "features": (tangent_features, lambda phi: phi[None]),
+    "mean features": (mean, lambda phi: phi),
+    "weights": (of_weights, lambda phi: phi),
+    "direct training": (of_direct_training, lambda phi: phi),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_one_image_turned_round_has_the_gradients_of_the_same_image(what):
+    torch.manual_seed(0)
+    model = Scaled().double().eval()
+    model.layers[0].running_var.uniform_(0.5, 2)
+    nn.init.normal_(model.layers[0].weight)
+    x = torch.randn(3, 4, 3, dtype=torch.float64).permute(2, 0, 1)[None]
+    assert x.stride() == (3, 1, 12, 3)
+    ask, expected = ASKED[what]
+    torch.testing.assert_close(ask(model, x), expected(one_by_one(model, x)[0]))
+
+
 def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
     layer, x = nn.PReLU(3).double(), torch.randn(5, 3, dtype=torch.float64)
 
@@ -87,6 +191,17 @@ def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
     except RuntimeError:
         return
     assert not torch.allclose(found, right)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_prelu_can_be_differentiated_for_many_inputs_by_torch_func(count):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(count), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    jacobians = vmap(jacrev(one_input(model)), in_dims=(None, 0))(weights, x)
+    found = torch.cat([j.flatten(2) for j in jacobians.values()], dim=2)
+    torch.testing.assert_close(found, one_by_one(model, x))
 
 
 @pytest.mark.parametrize("count", [1, 4])
