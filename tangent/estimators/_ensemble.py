@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.outputs import output_count
-from tangent.estimators._common import built_networks
+from tangent.estimators.common import built_networks
 from tangent.kernel.matrix import tangent_kernel
 from tangent.solve.system import allocations_of, check_memory
 

@@ -14,15 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
-from tangent.estimators._candidates import Perceptron, candidates
-from tangent.estimators._common import (
-    check_takes,
-    checked_rows,
-    finite_outputs,
-    row_shape,
-    torch_device,
-    torch_generator,
-)
 from tangent.estimators._dual import DualFit, dual_fit
 from tangent.estimators._ensemble import (
     EnsembleKernel,
@@ -30,8 +21,17 @@ from tangent.estimators._ensemble import (
     feature_dtype,
     members,
 )
-from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
+from tangent.estimators._primal import Iterated, PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
+from tangent.estimators.candidates import Perceptron, candidates
+from tangent.estimators.common import (
+    check_takes,
+    checked_rows,
+    finite_outputs,
+    row_shape,
+    torch_device,
+    torch_generator,
+)
 from tangent.nets.designed import with_images
 from tangent.solve.system import available_bytes
 from tangent.training.distributed import share_of_fit
@@ -224,14 +224,16 @@ class TangentModel(BaseEstimator):
             targets,
             weights,
             self.fit_,
+            Iterated(
+                self.tolerance,
+                self.max_iterations,
+                self.rank,
+                _BATCH,
+                self._device(),
+                share_of_fit(self.distributed, self.random_state),
+            ),
             intercept=self.fit_intercept,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            rank=self.rank,
-            batch_size=_BATCH,
-            device=self._device(),
             generator=generator,
-            share=share_of_fit(self.distributed, self.random_state),
         )
 
     def _dual_fit(

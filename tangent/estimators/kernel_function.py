@@ -9,7 +9,8 @@ import torch
 from sklearn.gaussian_process.kernels import Kernel
 from sklearn.utils.validation import check_array
 
-from tangent.estimators._common import (
+from tangent.estimators._ensemble import EnsembleKernel, members
+from tangent.estimators.common import (
     check_takes,
     embeds,
     row_shape,
@@ -17,7 +18,6 @@ from tangent.estimators._common import (
     torch_device,
     torch_generator,
 )
-from tangent.estimators._ensemble import EnsembleKernel, members
 from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernel"]

@@ -260,15 +260,15 @@ def test_the_memory_is_said_before_training(capsys):
 
 def test_a_network_larger_than_the_machine_is_refused_before_training(monkeypatch):
     X, y = load_iris(return_X_y=True)
-    monkeypatch.setattr("tangent.estimators._lazy._LARGE", 0)
-    monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 1000.0)
+    monkeypatch.setattr("tangent.estimators._trained._LARGE", 0)
+    monkeypatch.setattr("tangent.estimators._trained.available_bytes", lambda: 1000.0)
     with pytest.raises(MemoryError, match="micro_batch_size"):
         LazyClassifier(small_mlp, epochs=1, random_state=0).fit(X, y)
 
 
 def test_a_wide_network_is_refused_before_its_weights_are_allocated(monkeypatch):
     X, y = np.zeros((4, 3 * 32 * 32), dtype=np.float32), np.arange(4) % 2
-    monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 2.0**30)
+    monkeypatch.setattr("tangent.estimators._trained.available_bytes", lambda: 2.0**30)
     model = LazyClassifier("vgg11", width=1000.0, image_shape=(3, 32, 32), batch_size=2)
     with pytest.raises(MemoryError, match=r"training needs .* GiB are free; take a smaller"):
         model.fit(X, y)  # 9 million million weights
