@@ -28,6 +28,7 @@ from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
+from tangent.machine.bars import counted
 from tangent.machine.modes import ordinary_mode
 
 FLIPS = get_args(Flips)
@@ -113,7 +114,7 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         scores = []
-        for start in range(0, len(X), self.batch_size):
+        for start in counted(range(0, len(X), self.batch_size), "block of scores"):
             x = X[start : start + self.batch_size]
             if self.flips == "double":
                 both = (x, mirrored(x, self.image_shape_))
@@ -134,7 +135,7 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
     def _training_blocks(
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, made: np.ndarray | None
     ) -> Iterator[Block]:
-        for start in range(0, len(X), self.batch_size):
+        for start in counted(range(0, len(X), self.batch_size), "block of rows"):
             rows = slice(start, start + self.batch_size)
             w = None if weight is None else weight[rows]
             known = None if made is None else made[rows]

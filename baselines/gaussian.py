@@ -29,6 +29,7 @@ from baselines.linear import (
 )
 from baselines.moments import Moments, Rows, primal_ridge
 from baselines.weighted_ridge import weighted_kernel_ridge
+from tangent.machine.bars import counted
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.statistics import column_statistics
 from tangent.solve.cholesky import factor_in_place
@@ -189,7 +190,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
     def _upper_triangle(self, x: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the kernel from the diagonal on, in blocks: all that is read."""
         rows = torch.from_numpy(x)
-        for part in _blocks_of(len(x), 1024):
+        for part in counted(_blocks_of(len(x), 1024), "rows of the kernel"):
             yield part, gaussian_kernel(rows[part], rows[part.start :], self._gamma)
 
     def _fit_landmarks(
@@ -210,7 +211,7 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         to_features = torch.from_numpy(inverse.T.copy()).to(landmarks.dtype)
         rows, moments = torch.from_numpy(x), None
         step, kept = -(-len(x) // N_KEPT), []
-        for part in _blocks_of(len(x)):
+        for part in counted(_blocks_of(len(x)), "block of rows"):
             features = gaussian_kernel(rows[part], landmarks, self._gamma) @ to_features
             moments = moments or Moments.like(features, targets.shape[1])
             moments.add(features, targets[part], torch.from_numpy(weight[part]))
@@ -232,9 +233,8 @@ class GaussianKernelHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         self.intercept_ = self.intercept_ + solution.intercept
 
 
-def _blocks_of(n: int, size: int = 2048) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, start + size)
+def _blocks_of(n: int, size: int = 2048) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _kernel_in_float64(rows: Float[Tensor, "m p"], gamma: float) -> np.ndarray:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.machine.bars import counted
+
 
 class InfiniteKernels(NamedTuple):
     """Both kernels of one architecture, of shape (n1, n2)."""
@@ -239,7 +241,7 @@ def convolutional_kernels(
     layers = (depth, kernel_size, weight_variance, bias_variance)
     nngp, ntk = x1.new_zeros(len(x1), len(x2)), x1.new_zeros(len(x1), len(x2))
     deviations = [_standard_deviations(x, *layers) for x in (x1, x2)]
-    for i in range(0, len(x1), batch_size):
+    for i in counted(range(0, len(x1), batch_size), "rows of the kernel"):
         for j in range(i if symmetric else 0, len(x2), batch_size):
             rows, columns = slice(i, i + batch_size), slice(j, j + batch_size)
             block = _convolutional_block(

@@ -19,6 +19,7 @@ from baselines.arguments import check_positive
 from baselines.images import Placement, as_images, checked_image_shape, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
+from tangent.machine.bars import counted
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.optional import optional
 
@@ -173,7 +174,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         count = 0
         total = torch.zeros(self.scale_.shape, dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for start in range(0, len(X), self.batch_size):
+        for start in counted(range(0, len(X), self.batch_size), "batch of images"):
             s = self._logarithms(self._coefficients(X[start : start + self.batch_size]))
             if start == 0:
                 self._paths_shape = tuple(s.shape[1:])

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Seed, check_positive
 from baselines.linear import checked_classes
+from tangent.machine.bars import counted
 from tangent.machine.modes import ordinary_mode
 
 
@@ -70,7 +71,7 @@ class SelectedFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         out = np.empty((len(X), chosen.shape[1]), dtype=chosen.dtype)
         out[self.drawn_] = chosen
         rest = np.setdiff1d(np.arange(len(X)), self.drawn_, assume_unique=True)
-        for start in range(0, len(rest), self.batch_size):
+        for start in counted(range(0, len(rest), self.batch_size), "block of images"):
             rows = rest[start : start + self.batch_size]
             out[rows] = self.selector_.transform(self.features_.transform(X[rows]))
         return out

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from baselines.arguments import check_positive
 from baselines.linear import checked_classes, indicators
+from tangent.machine.bars import counted
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.statistics import column_statistics
 
@@ -63,7 +64,7 @@ def orthogonal_least_squares(
     products = x.T @ residuals
     basis = x.new_zeros(k, n, count)
     chosen = torch.zeros(k, count, dtype=torch.long)
-    for step in range(count):
+    for step in counted(range(count), "feature"):
         gain = torch.where(left > floor, products.square() / _positive(left), -1.0)
         best = gain.argmax(dim=0)
         chosen[:, step] = best

@@ -5,12 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable
 
-__all__ = ["UsageError", "one_of", "process_number", "say", "steps", "under_torchrun", "watched"]
-
-Item = TypeVar("Item")
+__all__ = ["UsageError", "one_of", "process_number", "say", "under_torchrun", "watched"]
 
 
 class UsageError(ValueError):
@@ -54,17 +51,3 @@ def say(message: str) -> None:
 def watched() -> bool:
     """Whether bars are shown: on a terminal, by the first process."""
     return sys.stderr.isatty() and not process_number()
-
-
-def steps(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Give the items of a loop, with a bar and the time that is left where bars are `watched`.
-
-    Parameters
-    ----------
-    items : sequence
-    what : str
-        What they are, in a word.
-    """
-    from tqdm import tqdm
-
-    yield from tqdm(items, desc=what, disable=not watched(), leave=False)

@@ -21,7 +21,7 @@ from experiments.open_question.rows import (
     fitted,
 )
 from experiments.runs.results import Context, Outcome
-from experiments.usage import steps
+from tangent.machine.bars import counted
 
 __all__ = ["compute"]
 
@@ -150,7 +150,7 @@ def _correct(
     """Whether each row is right on each test image; representations are made batch by batch."""
     predictors = {name: clock(name, row.predictor) for name, row in rows.items()}
     right: dict[str, list[Tensor]] = {name: [] for name in rows}
-    for start in steps(range(0, len(test), _TEST_BATCH), "batch of test images"):
+    for start in counted(range(0, len(test), _TEST_BATCH), "batch of test images"):
         views = made.views(test[start : start + _TEST_BATCH])
         for name, predictor in predictors.items():
             scores = clock(name, lambda p=predictor, v=views: p(v))

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
-from experiments.usage import steps
+from experiments.usage import watched
 from tangent import tangent_kernel
+from tangent.machine.bars import counted
 from tangent.nets import vgg11
 from tangent.solve.share_ridge import share_ridge
 
@@ -36,12 +37,12 @@ def compute_pixels(
     x, x_test = (train - mean) / deviation, (test - mean) / deviation
     model = _network(run, x)
     context.log(f"{run['lever']}: kernel of {len(x)} images with {len(x) + len(x_test)}")
-    kernel = tangent_kernel(model, x, outputs=0)
+    kernel = tangent_kernel(model, x, outputs=0, progress=watched())
     targets = torch.nn.functional.one_hot(y, int(y.max()) + 1).double()
     assert isinstance(kernel, Tensor)
     row = share_ridge([kernel.double()], targets, [(1.0,)], _RIDGES)
     parts = []
-    for some in steps(x_test.split(500), "batch of test images"):
+    for some in counted(x_test.split(500), "batch of test images"):
         cross = tangent_kernel(model, some, x, outputs=0)
         assert isinstance(cross, Tensor)
         parts.append(row.predict([cross]).argmax(1))

@@ -20,7 +20,7 @@ from torch import Tensor
 from experiments.open_question.frozen import Frozen, Views, frozen
 from experiments.open_question.rows import Convolution
 from experiments.runs.results import Context, Outcome
-from experiments.usage import steps
+from tangent.machine.bars import counted
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
 from tangent.training.checkpoint import digest
 
@@ -54,7 +54,7 @@ class _Features:
 
     def blocks(self, y: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """All blocks of features and targets from an image on."""
-        for first in steps(range(start, len(y), _BLOCK), "block of images"):
+        for first in counted(range(start, len(y), _BLOCK), "block of images"):
             yield self.block(first), y[first : first + _BLOCK]
 
 
@@ -182,7 +182,7 @@ def _solved(
 def _correct(features: _Features, solution: NormalSolution, test: Tensor, y: Tensor) -> Tensor:
     bits = []
     batches = list(zip(test.split(_BLOCK), y.split(_BLOCK), strict=True))
-    for images, labels in steps(batches, "batch of test images"):
+    for images, labels in counted(batches, "batch of test images"):
         hidden, last = features.convolution.features(features.made.views(images))
         phi = torch.cat([hidden * features.scales[0], last * features.scales[1]], dim=1)
         bits.append(solution.predict(phi).argmax(1) == labels)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.open_question.frozen import frozen
 from experiments.runs.results import Context, Outcome
-from experiments.usage import steps
+from tangent.machine.bars import counted
 
 __all__ = ["trained"]
 
@@ -101,7 +101,7 @@ def _accuracies(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
     found: list[float] = []
-    for epoch in steps(range(epochs), "epoch"):
+    for epoch in counted(range(epochs), "epoch"):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - epoch / (schedule or epochs))
         for some in torch.randperm(len(y), generator=generator).split(_BATCH):

@@ -10,7 +10,8 @@ import torch
 
 from experiments.precision.training import Problem
 from experiments.runs.results import Context, Outcome
-from experiments.usage import UsageError, steps
+from experiments.usage import UsageError
+from tangent.machine.bars import counted
 
 
 def compute(run: dict[str, Any], context: Context) -> Outcome:
@@ -19,7 +20,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     oracle = problem.trained("direct-float64")
     metrics: dict[str, Any] = {"lr": problem.lr, **oracle.metrics("oracle")}
     curves: dict[str, Any] = {"oracle": oracle.losses}
-    for method in steps(run["methods"], "method"):
+    for method in counted(run["methods"], "method"):
         with _tf32(method.endswith("tf32"), context.device):
             found = problem.trained(method)
         name = method.replace("-", "_")

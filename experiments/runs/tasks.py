@@ -23,7 +23,7 @@ from experiments.runs import claims
 from experiments.runs.experiment import Experiment
 from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import Context, Outcome, ResultError, read_arrays, write_result
-from experiments.usage import say
+from experiments.usage import say, watched
 
 __all__ = ["Done", "Task", "Work", "compute", "finished"]
 
@@ -201,6 +201,7 @@ def _computed(
     clock: Callable[[], float],
 ) -> Done:
     from experiments.runs.machine import PeakMemory, with_seed
+    from tangent.machine.bars import bars
 
     with_seed(int(task.run.get("seed", 0)))
     memory = PeakMemory(context.device)
@@ -210,7 +211,8 @@ def _computed(
     context = dataclasses.replace(context, checkpoint=checkpoint)
     before = _spent(checkpoint)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what estimators say is no result
+        # What estimators say is no result.
+        with contextlib.redirect_stdout(sys.stderr), bars(watched()):
             outcome = _resumed(module, task.run, context, checkpoint)
     except Exception as error:
         if not _of_kind(error, "DivergenceError"):  # by name: torch may not be loaded

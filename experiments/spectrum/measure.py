@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
-from experiments.usage import UsageError
+from experiments.usage import UsageError, watched
 from tangent.kernel.matrix import tangent_kernel
 from tangent.nets import resnet18, vgg11
 
@@ -22,7 +22,7 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Take the full kernel and its eigenvalues; the decomposition is in float64."""
     x = _inputs(run, context).to(context.device, getattr(torch, context.dtype))
     model = _network(run, tuple(x.shape[1:])).to(x)
-    kernel = tangent_kernel(model, x, outputs="full", accumulate=torch.float64)
+    kernel = tangent_kernel(model, x, outputs="full", accumulate=torch.float64, progress=watched())
     rows = kernel.shape[0] * kernel.shape[1]
     values = torch.linalg.eigvalsh(kernel.reshape(rows, rows)).flip(0).cpu().numpy()
     trace = float(values.sum())

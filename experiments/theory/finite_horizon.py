@@ -19,8 +19,8 @@ from experiments.theory.models import (
     two_layer,
     unit_rows,
 )
-from experiments.usage import steps
 from tangent.laziness.curvature import derivative
+from tangent.machine.bars import counted
 from tangent.theory.bounds import finite_horizon, square_loss_bound
 from tangent.theory.dynamics import gaps, square_loss
 
@@ -36,7 +36,7 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     step = descent_step(run, run["horizon"])
     rows = []
-    for alpha in steps(run["alphas"], "alpha"):
+    for alpha in counted(run["alphas"], "alpha"):
         flow, linear = (
             path(h, w0, loss, alpha, times, linearized=linearized, step=step)
             for linearized in (False, True)
@@ -65,7 +65,7 @@ def held_out_distances(run: dict[str, Any], device: str) -> Outcome:
     everywhere = two_layer(torch.cat([x, unit_rows(others)]), m, m**-0.5, run["model"])
     times = torch.tensor([0.0, run["horizon"]], dtype=torch.float64)
     rows = []
-    for alpha in steps(run["alphas"], "alpha"):
+    for alpha in counted(run["alphas"], "alpha"):
         u, linear = (
             path(h, w0, square_loss(y), alpha, times, linearized=which).displacement[-1]
             for which in (False, True)
@@ -82,8 +82,8 @@ def square_loss_distances(run: dict[str, Any], device: str) -> Outcome:
     radius = 0.5
     lipschitz = float(torch.linalg.matrix_norm(derivative(h, w0), ord=2)) + radius * lip
     rows = []
-    for k in steps(run["ks"], "K"):
-        for alpha in steps(run["alphas"], "alpha"):
+    for k in counted(run["ks"], "K"):
+        for alpha in counted(run["alphas"], "alpha"):
             bound = square_loss_bound(alpha, k, 1.0, lipschitz, lip, radius)
             times = torch.tensor([0.0, bound.horizon], dtype=torch.float64)
             step = descent_step(run, bound.horizon)

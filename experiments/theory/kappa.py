@@ -11,8 +11,8 @@ from torch.func import hessian, vmap
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import ACTIVATIONS, Draws, columns, two_layer, unit_rows
-from experiments.usage import steps
 from tangent.laziness.curvature import Curvature, derivative_norm
+from tangent.machine.bars import counted
 
 
 def kappa_by_width(run: dict[str, Any], device: str) -> Outcome:
@@ -27,7 +27,7 @@ def kappa_by_width(run: dict[str, Any], device: str) -> Outcome:
     x = unit_rows(draws.normal(n, d))
     y = draws.normal(n).sign() / n**0.5
     rows = []
-    for m in steps(run["widths"], "width"):
+    for m in counted(run["widths"], "width"):
         b, a = draws.normal(m, d) / d**0.5, draws.normal(m).sign()
         w0 = torch.cat([b.flatten(), a])
         second = _unit_curvature(x, b, a, ACTIVATIONS[run["model"]], draws) / n**0.5

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import columns, path, small_model
-from experiments.usage import steps
 from tangent.laziness.curvature import derivative
+from tangent.machine.bars import counted
 from tangent.theory.bounds import over_parameterized
 from tangent.theory.dynamics import gaps, square_loss
 
@@ -34,7 +34,7 @@ def over_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     times = torch.linspace(0, 4 / rate, 161, dtype=torch.float64, device=device)
     step = 0.05 / (run["condition"] * constants["largest"] ** 2) if run["model"] == "relu" else None
     rows, curves = [], {"time": times.tolist()}
-    for multiple in steps(run["multiples"], "alpha"):
+    for multiple in counted(run["multiples"], "alpha"):
         alpha = multiple * threshold
         flow, linear = (
             path(

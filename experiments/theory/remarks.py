@@ -10,8 +10,8 @@ from torch.func import grad
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import Draws, centred, columns, two_layer, unit_rows
-from experiments.usage import steps
 from tangent.laziness.curvature import Curvature, derivative_norm, second_derivative_norm
+from tangent.machine.bars import counted
 from tangent.theory.arccosine import population_loss, tangent_population_minimum
 from tangent.theory.dynamics import gaps, gradient_flow, square_loss
 
@@ -39,7 +39,7 @@ def blind_curvature(run: dict[str, Any], device: str) -> Outcome:
     times = torch.linspace(0, run["horizon"], 101, dtype=torch.float64)
     start = torch.cat([w0, w0.new_zeros(1)])
     rows = []
-    for c in steps(run["curvatures"], "curvature"):
+    for c in counted(run["curvatures"], "curvature"):
 
         def curved(w: Tensor, c: float = c) -> Tensor:
             return h(w[:-1]) + c * w[-1] ** 2 * g / 2
@@ -68,7 +68,7 @@ def mean_field(run: dict[str, Any], device: str) -> Outcome:
     d, draws = run["inputs"], Draws.of(run, device).normal
     teacher, signs = unit_rows(draws(_TEACHERS, d)), draws(_TEACHERS).sign()
     rows = []
-    for m in steps(run["widths"], "width"):
+    for m in counted(run["widths"], "width"):
         hidden, output = unit_rows(draws(m // 2, d)), draws(m // 2).sign()
         b, a = torch.cat([hidden, hidden]), torch.cat([output, -output])
         null = float(population_loss(0 * a, b, signs, teacher))

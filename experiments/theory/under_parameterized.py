@@ -12,8 +12,8 @@ from torch.func import grad, hessian
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import ACTIVATIONS, Draws, centred, columns, path, two_layer
-from experiments.usage import steps
 from tangent.laziness.curvature import WeightFunction, derivative, derivative_rank
+from tangent.machine.bars import counted
 from tangent.theory.dynamics import ConvexLoss, gradient_flow, square_loss
 
 _STARTS = 8  # of the search for a lower loss than the linearized model's
@@ -44,7 +44,7 @@ def under_parameterized_path(run: dict[str, Any], device: str) -> Outcome:
     step = 0.02 / float(values[0]) ** 2 if run["model"] == "relu-unit" else None
     curves: dict[str, Any] = {"time": times.tolist()}
     rows = []
-    for alpha in steps(run["alphas"], "alpha"):
+    for alpha in counted(run["alphas"], "alpha"):
         flow = path(h, w0, loss, alpha, times, step=step, atol=1e-13)
         above = (flow.loss - flow.loss[-1]).clamp(min=1e-300)
         # slope where the loss above its limit has fallen a thousandfold and more

@@ -12,8 +12,8 @@ from torch.nn.utils import parameters_to_vector
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import ACTIVATIONS, Draws, columns, unit_rows
-from experiments.usage import steps
 from tangent import tangent_kernel
+from tangent.machine.bars import counted
 from tangent.nets import vgg11
 
 __all__ = ["wide"]
@@ -38,7 +38,7 @@ def _perceptrons(run: dict[str, Any], draws: Draws) -> Outcome:
     y = d**0.5 * x[:, 0]  # of mean square one; chosen after labels at random had failed the verdict
     phi = ACTIVATIONS[run["model"]]
     rows = []
-    for m in steps(run["widths"], "width"):
+    for m in counted(run["widths"], "width"):
         shapes = [(m, d), (m, m), (1, m)]
         sizes = [a * b for a, b in shapes]
         w0 = torch.cat([draws.normal(*s).flatten() / s[1] ** 0.5 for s in shapes])
@@ -82,7 +82,7 @@ def _vgg11(run: dict[str, Any], draws: Draws) -> Outcome:
     """
     x, y = (t.to(draws.device) for t in _zeros_and_ones(draws.generator))
     rows = []
-    for width in steps(run["widths"], "width"):
+    for width in counted(run["widths"], "width"):
         model = vgg11(1, in_channels=1, width=width, gain=2**0.5, generator=draws.generator)
         model = model.double().to(draws.device)
         kernel = tangent_kernel(model, x, outputs=0)

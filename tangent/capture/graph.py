@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+
+from tangent.operations.arguments import flattened, leaves_of
 
 __all__ = ["Call", "Custom", "Graph", "Value"]
 
@@ -58,7 +59,7 @@ class Call:
     def flattened(self) -> tuple[list[Any], Any]:
         """Its arguments, positional and by name, as leaves and their structure."""
         if self.flat is None:
-            self.flat = tree_flatten((self.args, self.kwargs))
+            self.flat = flattened((self.args, self.kwargs))
         return self.flat
 
     def __str__(self) -> str:
@@ -123,7 +124,7 @@ def last_uses(calls: Iterable[Call], output: Value) -> dict[int, list[Value]]:
 
 def values_in(arguments: Any) -> list[Value]:
     """The values among the arguments of a call."""
-    return [a for a in tree_leaves(arguments) if isinstance(a, Value)]
+    return [a for a in leaves_of(arguments) if isinstance(a, Value)]
 
 
 def geometry(tensor: Tensor) -> tuple[Any, ...]:

@@ -8,12 +8,12 @@ views are resolved here: the record is that of a network without either.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tangent.capture.graph import (
     Call,
@@ -27,6 +27,8 @@ from tangent.capture.graph import (
     values_in,
 )
 from tangent.capture.writes import functional, written_by
+from tangent.operations.arguments import flattened, leaves_of, rebuilt
+from tangent.operations.batched import tensors_in
 from tangent.operations.writing import gathered, scattered
 
 __all__ = ["Recorder"]
@@ -55,6 +57,8 @@ _TURNED = {
     aten.unsqueeze_.default: aten.unsqueeze.default,
 }
 _RANDOM_TAG = torch.Tag.nondeterministic_seeded
+_MASKS = {torch.bool, torch.uint8}
+_INDEX = aten.index.Tensor
 _READING_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 
 
@@ -164,15 +168,15 @@ class Recorder(TorchDispatchMode):
         return self._run(func, args, kwargs)
 
     def _run(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        tags = func.tags
-        turned = _TURNED.get(func)  # in place, but of the tensor's axes alone
-        written = [] if turned is not None else written_by(func, args, kwargs)
-        flat, structure = tree_flatten((args, kwargs))
+        known = _known(func)
+        turned = known.turned  # in place, but of the tensor's axes alone
+        written = written_by(func, args, kwargs) if known.writes else []
+        flat, structure = flattened((args, kwargs))
         tensors = [i for i, a in enumerate(flat) if isinstance(a, Tensor)]
         tracked = [storage_id(flat[i]) in self.memories for i in tensors]
         if not any(tracked):
             result = func(*args, **kwargs)
-            if _draws(func):
+            if known.draws:
                 self._drawn(result)
             return result
         self.suspect |= not torch.is_grad_enabled()
@@ -180,15 +184,15 @@ class Recorder(TorchDispatchMode):
             self._prepare(written)
         values = {i: self.value(flat[i]) for i in tensors}
         live = any(v.data or v.weights for v in values.values())
-        random = _draws(func) or any(v.random for v in values.values())
+        random = known.draws or any(v.random for v in values.values())
         if random and live and self.random is None:
             self.random = f"{operation_name(func)}{self._place()}"
         data = any(v.data for v in values.values())
-        if data and (_READING_TAGS.intersection(tags) or _by_mask(func, flat)):
+        if data and (known.reads or (func is _INDEX and _by_mask(flat))):
             self.reads = True
             self.read += [v for v in values.values() if _decides(v, func)]
         result = func(*args, **kwargs)
-        outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        outputs = tensors_in(result)
         if not outputs:
             self.reads |= data
             self.read += [v for v in values.values() if v.data]
@@ -210,7 +214,7 @@ class Recorder(TorchDispatchMode):
 
     def _drawn(self, result: Any) -> None:
         """Remember that a constant was drawn at random."""
-        for t in tree_flatten(result)[0]:
+        for t in leaves_of(result):
             if isinstance(t, Tensor):
                 self._remember(t, Value("constant", tensor=t.detach(), random=True))
 
@@ -246,14 +250,14 @@ class Recorder(TorchDispatchMode):
     def _write(self, op: Any, flat: Any, outputs: Any, written: Any) -> None:
         inputs = [a for a in flat[0] if isinstance(a, Value)]
         data, weights = any(v.data for v in inputs), any(v.weights for v in inputs)
-        args, kwargs = tree_unflatten(*flat)
+        args, kwargs = rebuilt(*flat)
         call = Call(op, args, kwargs, [], *self._here())
         call.inputs, call.flat = inputs, flat
         if data:
             self.largest = max(self.largest, *(t.numel() for t in outputs))
         self.calls.append(call)
         for t in outputs:
-            value = Value("call", data, weights, call=call, mask=t.dtype == torch.bool)
+            value = Value("call", data, weights, call=call, mask=t.dtype in _MASKS)
             call.outputs.append(value)
             if self.keep:
                 value.tensor = t.detach().clone() if written else t.detach()
@@ -286,17 +290,17 @@ class Recorder(TorchDispatchMode):
 
     def custom_call(self, custom: Custom, args: tuple, kwargs: dict) -> Any:
         """Run an operation as a whole and write it down as one call."""
-        flat, structure = tree_flatten((args, kwargs))
+        flat, structure = flattened((args, kwargs))
         values = [self.value(a) if isinstance(a, Tensor) else a for a in flat]
         self.paused = True
         try:
             result = custom.function(*args, **kwargs)
         finally:
             self.paused = False
-        outputs = [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+        outputs = [t for t in leaves_of(result) if isinstance(t, Tensor)]
         # what the user's rule is told apart: constants stay plain tensors
         values = [v.tensor if isinstance(v, Value) and v.kind == "constant" else v for v in values]
-        call_args, call_kwargs = tree_unflatten(values, structure)
+        call_args, call_kwargs = rebuilt(values, structure)
         inputs = values_in((call_args, call_kwargs))
         inputs += [v for _, v in custom.weights if v is not None]
         call = Call(custom, call_args, call_kwargs, [], *self._here())
@@ -315,17 +319,29 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-def _draws(func: Any) -> bool:
-    return _RANDOM_TAG in func.tags and not func._schema.name.endswith("rrelu_with_noise")
+class _Known(NamedTuple):
+    """What is known of an operation, whatever it is called with."""
+
+    turned: Any  # what it stands for, where it writes to a tensor's axes alone
+    writes: bool
+    draws: bool
+    reads: bool  # whether the shape of what it returns depends on values
+
+
+@cache
+def _known(func: Any) -> _Known:
+    turned = _TURNED.get(func)
+    draws = _RANDOM_TAG in func.tags and not func._schema.name.endswith("rrelu_with_noise")
+    # Of `index` that is so with masks only.
+    reads = not _READING_TAGS.isdisjoint(func.tags) and func is not _INDEX
+    return _Known(turned, turned is None and func._schema.is_mutable, draws, reads)
 
 
 def _decides(value: Value, func: Any) -> bool:
     """Whether a value decides about shapes: not the entries that a mask chooses from."""
-    return value.data and (func is not aten.index.Tensor or value.mask)
+    return value.data and (func is not _INDEX or value.mask)
 
 
-def _by_mask(func: Any, arguments: list[Any]) -> bool:
+def _by_mask(arguments: list[Any]) -> bool:
     """Whether entries are chosen by a mask: how many is known from its values only."""
-    if func is not aten.index.Tensor:
-        return False
-    return any(isinstance(a, Tensor) and a.dtype == torch.bool for a in arguments[1:])
+    return any(isinstance(a, Tensor) and a.dtype in _MASKS for a in arguments[1:])

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tangent.capture.graph import Custom
 from tangent.capture.recorder import Recorder
@@ -24,7 +23,7 @@ _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
-class Functions(TorchFunctionMode):
+class Functions(SubsampledPointwise):
     """Above the recorder: functions with a user's rule, and calls that have to be led around."""
 
     def __init__(self, recorder: Recorder):
@@ -36,7 +35,7 @@ class Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         recorder = self.recorder
         if recorder.paused:
-            return func(*args, **kwargs)
+            return super().__torch_function__(func, types, args, kwargs)
         if name in _CUTS or func is _DATA:
             recorder.suspect = True
         if name in _READERS:
@@ -46,7 +45,7 @@ class Functions(TorchFunctionMode):
                 return func(*args, **kwargs)
         elif recorder.custom and (target := _user_target(func, name)) is not None:
             return recorder.custom_call(Custom(target, func), args, kwargs)
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _user_target(func: Any, name: str) -> Any:
@@ -76,7 +75,6 @@ def recording(recorder: Recorder, model: nn.Module) -> Iterator[Any]:
             torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
             recorder,
             Functions(recorder),
-            SubsampledPointwise(),
         ):
             warnings.simplefilter("ignore")
             yield

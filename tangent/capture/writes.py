@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from tangent.capture.graph import operation_name
+from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.writing import copied, filled
 
 __all__ = ["functional", "written_by"]
@@ -26,7 +26,7 @@ def written_by(func: Any, args: tuple, kwargs: dict) -> list[Tensor]:
     for position, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+            found += [t for t in leaves_of(value) if isinstance(t, Tensor)]
     return found
 
 
@@ -58,7 +58,7 @@ class _Cloned:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         written = {id(t) for t in written_by(self.func, args, kwargs)}
-        args, kwargs = tree_map(
+        args, kwargs = over_leaves(
             lambda a: a.clone() if isinstance(a, Tensor) and id(a) in written else a,
             (args, kwargs),
         )

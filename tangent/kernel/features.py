@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.functional import check_inputs, selected_parameters
-from tangent.capture.outputs import output_shape
-from tangent.capture.separate import gives_rows
 from tangent.kernel.engine.gradients import gradient_batches
 from tangent.kernel.engine.plan import network_of
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
@@ -86,8 +84,6 @@ def tangent_features(
     x = ordinary_tensor(check_inputs(model, x))
     params = selected_parameters(model, parameters)
     _check_options(batch_size, project, sketch)
-    if not gives_rows(model, x):
-        output_shape(model, x)
     seed = _seed(generator) if project is not None else 0
     seeds = {name: seed + index for index, name in enumerate(params)}
     network = network_of(model, "full", parameters)

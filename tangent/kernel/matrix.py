@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.functional import check_inputs
-from tangent.capture.outputs import output_shape
-from tangent.capture.separate import gives_rows
 from tangent.kernel.engine.blocks import (
     FactorCache,
     Reporter,
@@ -142,8 +140,6 @@ def tangent_kernel(
     x1 = ordinary_tensor(check_inputs(model, x1, "x1"))
     x2 = x2 if x2 is None else ordinary_tensor(check_inputs(model, x2, "x2"))
     check_outputs(outputs)
-    if not gives_rows(model, x1):
-        output_shape(model, x1)
     dtype = _factor_dtype(model) if dtype is None else dtype
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     problem = Problem(n1, n2, symmetric=x2 is None, full=outputs == "full")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tangent.capture import Call, Custom, Graph, Value
 from tangent.capture.rewrite import gate_names, pooled_before_relu
 from tangent.operations import families  # noqa: F401  (fills the table)
+from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair, gate_for, rule_for
 from tangent.operations.table import bases, entry, executed, is_pair, moves
@@ -67,7 +67,7 @@ class Program:
         values: dict[Value, Tensor] = dict(zip(graph.inputs, inputs, strict=True))
         values.update({value: weights[name] for name, value in graph.weights.items()})
         for position, call in enumerate(graph.calls):
-            args, kwargs = tree_map(
+            args, kwargs = over_leaves(
                 lambda a: (
                     a if not isinstance(a, Value) else values[a] if a.tensor is None else a.tensor
                 ),
@@ -93,7 +93,7 @@ class Program:
                 return argument
             return Pair(argument.tensor) if argument.tensor is not None else values[argument]
 
-        args, kwargs = tree_map(given, (call.args, call.kwargs))
+        args, kwargs = over_leaves(given, (call.args, call.kwargs))
         try:
             results = self._called(call, args, kwargs, values, alpha, on_gate)
         except ValueError as error:
@@ -127,11 +127,11 @@ class Program:
             out = generic_difference(call.op, alpha, args, kwargs)
         else:
             out = found.difference(alpha, *args, **kwargs, _op=call.op)
-        return [p for p in tree_leaves(out, is_leaf=is_pair) if is_pair(p)]
+        return [p for p in leaves_of(out) if is_pair(p)]
 
 
 def _tensors(out: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    return [t for t in leaves_of(out) if isinstance(t, Tensor)]
 
 
 def _turns(pair: Pair) -> bool:
@@ -160,7 +160,5 @@ def _custom(
     assert rule is not None
     out = rule(alpha, *args, **kwargs)
     return [
-        p if is_pair(p) else Pair(p)
-        for p in tree_leaves(out, is_leaf=is_pair)
-        if is_pair(p) or isinstance(p, Tensor)
+        p if is_pair(p) else Pair(p) for p in leaves_of(out) if is_pair(p) or isinstance(p, Tensor)
     ]

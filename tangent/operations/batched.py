@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from tangent.operations.arguments import flattened, leaves_of, over_leaves, rebuilt
 from tangent.operations.table import entry, operation
 
 __all__ = ["Many", "elementwise", "is_many", "run_batched", "tensors_in"]
@@ -39,7 +39,7 @@ class Many:
 
 def is_many(value: Any) -> bool:
     """Whether ``value`` has an axis of inputs."""
-    return isinstance(value, Many)
+    return type(value) is Many
 
 
 def run_batched(op: Any, args: tuple, kwargs: dict) -> list[Tensor]:
@@ -59,7 +59,7 @@ def tensors_in(result: Any) -> list[Tensor]:
     """The tensors that an operation returned, in their order."""
     if isinstance(result, Tensor):
         return [result]
-    return [t for t in tree_flatten(result)[0] if isinstance(t, Tensor)]
+    return [t for t in leaves_of(result) if isinstance(t, Tensor)]
 
 
 def elementwise(op: Any) -> bool:
@@ -73,7 +73,7 @@ _ELEMENTWISE = {aten.hardswish, aten.hardsigmoid, aten._to_copy}
 
 def aligned(args: tuple) -> tuple:
     """Arguments of an elementwise operation, so that they broadcast behind the axis of inputs."""
-    leaves = tree_flatten(args)[0]
+    leaves = leaves_of(args)
     dims = max((_dims(a) for a in leaves if is_many(a) or isinstance(a, Tensor)), default=0)
 
     def plain(a: Any) -> Any:
@@ -83,7 +83,7 @@ def aligned(args: tuple) -> tuple:
             return a.t
         return a.t.reshape(len(a.t), *(1,) * (dims - a.dims), *a.t.shape[1:])
 
-    return tree_map(plain, args)
+    return over_leaves(plain, args)
 
 
 def _dims(a: Any) -> int:
@@ -92,14 +92,14 @@ def _dims(a: Any) -> int:
 
 def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
     """By vmap; input by input where that has no rule."""
-    leaves, structure = tree_flatten((args, kwargs))
+    leaves, structure = flattened((args, kwargs))
     many = [i for i, a in enumerate(leaves) if is_many(a)]
 
     def one(*values: Tensor) -> Any:
         given = list(leaves)
         for i, value in zip(many, values, strict=True):
             given[i] = value
-        a, k = tree_unflatten(given, structure)
+        a, k = rebuilt(given, structure)
         return op(*a, **k)
 
     tensors = [leaves[i].t for i in many]
@@ -109,12 +109,12 @@ def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             return vmap(one)(*tensors)
     except (RuntimeError, NotImplementedError, ValueError):
         results = [one(*(t[i] for t in tensors)) for i in range(len(tensors[0]))]
-        flat = [tree_flatten(r)[0] for r in results]
+        flat = [leaves_of(r) for r in results]
         stacked = [
             torch.stack(column) if isinstance(column[0], Tensor) else column[0]
             for column in zip(*flat, strict=True)
         ]
-        return tree_unflatten(stacked, tree_flatten(results[0])[1])
+        return rebuilt(stacked, flattened(results[0])[1])
 
 
 def batched(*ops: Any) -> Callable[[Callable], Callable]:
@@ -250,7 +250,7 @@ def _merged(*ops: Any) -> None:
                 return None
             n = len(x.t)
             out = _op(x.t.flatten(0, 1), *args, **kwargs)
-            return tree_map(lambda t: t.unflatten(0, (n, -1)), out)
+            return over_leaves(lambda t: t.unflatten(0, (n, -1)), out)
 
         operation(op).batched = rule
 

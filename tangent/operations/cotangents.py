@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tangent.operations.batched import aligned, elementwise, is_many
+from tangent.operations.arguments import leaves_of, rebuilt
+from tangent.operations.batched import Many, aligned, elementwise, is_many
 from tangent.operations.table import entry, operation
 
 __all__ = ["SEVERAL", "Pull", "Rule", "cotangent", "makes_new_memory", "pulled", "reduced"]
@@ -59,7 +59,7 @@ class Pull:
 
     def _given(self) -> tuple[tuple, dict]:
         if "given" not in self.made:
-            self.made["given"] = tree_unflatten(self.leaves, self.structure)
+            self.made["given"] = rebuilt(self.leaves, self.structure)
         return self.made["given"]
 
     @property
@@ -70,8 +70,11 @@ class Pull:
     @property
     def complex(self) -> bool:
         """Whether complex numbers take part: their conventions are torch's."""
-        plain = (a.t if is_many(a) else a for a in (*self.leaves, *self.results))
-        return any(isinstance(t, Tensor) and t.is_complex() for t in plain)
+        for a in (*self.leaves, *self.results):
+            t = a.t if type(a) is Many else a
+            if isinstance(t, Tensor) and t.is_complex():
+                return True
+        return False
 
     def result(self, position: int = 0) -> Tensor:
         """A result with axes for the inputs and the outputs, (n or 1, 1, *shape)."""
@@ -140,15 +143,15 @@ def reduced(d: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _elementwise(pull: Pull) -> dict[int, Tensor]:
     """Of any elementwise operation: cotangents times its partial derivatives."""
-    args, kwargs = tree_unflatten(pull.leaves, pull.structure)
-    plain = list(tree_flatten((aligned(args), kwargs))[0])
+    args, kwargs = rebuilt(pull.leaves, pull.structure)
+    plain = list(leaves_of((aligned(args), kwargs)))
     shape = pull.result().squeeze(1).shape
     at = {}
     for i in pull.wanted:
         value = plain[i] if is_many(pull.leaves[i]) else plain[i].expand(shape[1:])
         at[i] = plain[i] = value.expand(shape).detach().requires_grad_()
     with torch.enable_grad():
-        given, named = tree_unflatten(plain, pull.structure)
+        given, named = rebuilt(plain, pull.structure)
         out = pull.op(*given, **named)
         first = out if isinstance(out, Tensor) else out[0]
         slopes = torch.autograd.grad(
@@ -182,8 +185,8 @@ def _generic(pull: Pull) -> dict[int, Tensor]:
             leaves = list(fixed)
             for i, t in zip(pull.wanted, wanted, strict=True):
                 leaves[i] = t
-            a, k = tree_unflatten(leaves, pull.structure)
-            out = [t for t in tree_flatten(pull.op(*a, **k))[0] if isinstance(t, Tensor)]
+            a, k = rebuilt(leaves, pull.structure)
+            out = [t for t in leaves_of(pull.op(*a, **k)) if isinstance(t, Tensor)]
             return tuple(out[i] for i in given)
 
         _, pullback = vjp(forward, *(fixed[i] for i in pull.wanted))
@@ -211,8 +214,8 @@ def _one_by_one(pull: Pull, positions: Any, many: Any, values: Any, given: Any) 
             leaves[i] = leaves[i].detach().requires_grad_()
             at.append(leaves[i])
         with torch.enable_grad():
-            a, k = tree_unflatten(leaves, pull.structure)
-            out = [t for t in tree_flatten(pull.op(*a, **k))[0] if isinstance(t, Tensor)]
+            a, k = rebuilt(leaves, pull.structure)
+            out = [t for t in leaves_of(pull.op(*a, **k)) if isinstance(t, Tensor)]
         per_output = []
         for b in range(o):
             cots = [pull.cotangents[i][j, b] for i in given]  # type: ignore[index]

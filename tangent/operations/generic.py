@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tangent.operations.arguments import flattened, leaves_of, rebuilt
 from tangent.operations.registry import Pair
 from tangent.operations.table import is_pair
 
@@ -29,11 +29,11 @@ _WIDE = {
 
 def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs: dict) -> Any:
     """Return the pairs of any operation's results, in the structure of the results."""
-    leaves, structure = tree_flatten((args, kwargs), is_leaf=is_pair)
+    leaves, structure = flattened((args, kwargs))
     moving = [i for i, v in enumerate(leaves) if is_pair(v) and v.difference is not None]
 
     def call(values: list[Any]) -> Any:
-        given, named = tree_unflatten(values, structure)
+        given, named = rebuilt(values, structure)
         return op(*given, **named)
 
     plain = [v.base if is_pair(v) else v for v in leaves]
@@ -42,8 +42,8 @@ def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs
         moved = _derivative(call, plain, leaves, moving, base)
     else:
         moved = _divided(call, leaves, moving, base, alpha)
-    out, shape = tree_flatten(base)
-    return tree_unflatten(
+    out, shape = flattened(base)
+    return rebuilt(
         [Pair(b, d) if isinstance(b, Tensor) else b for b, d in zip(out, moved, strict=True)],
         shape,
     )
@@ -56,10 +56,10 @@ def _divided(call: Any, leaves: list, moving: list[int], base: Any, alpha: float
         shifted[i] = _moved(leaves[i], alpha)
     wide, shifted = ([_dtype(a) for a in values] for values in (wide, shifted))
     with torch.no_grad():
-        before = tree_flatten(call(wide))[0]
-    after = tree_flatten(call(shifted))[0]
+        before = leaves_of(call(wide))
+    after = leaves_of(call(shifted))
     out: list[Tensor | None] = []
-    for b, w, a in zip(tree_flatten(base)[0], before, after, strict=True):
+    for b, w, a in zip(leaves_of(base), before, after, strict=True):
         if not isinstance(b, Tensor):
             out.append(None)
         elif _smooth(b):
@@ -92,7 +92,7 @@ def _moved(pair: Pair, alpha: float) -> Tensor:
 
 def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: Any) -> list:
     at = [i for i in moving if _smooth(leaves[i].base)]
-    floating = [isinstance(t, Tensor) and _smooth(t) for t in tree_flatten(base)[0]]
+    floating = [isinstance(t, Tensor) and _smooth(t) for t in leaves_of(base)]
     if not at or not any(floating):
         return [None] * len(floating)
 
@@ -100,7 +100,7 @@ def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: A
         given = list(plain)
         for i, value in zip(at, values, strict=True):
             given[i] = value
-        found = tree_flatten(call(given))[0]
+        found = leaves_of(call(given))
         return tuple(t for t, keep in zip(found, floating, strict=True) if keep)
 
     primals = tuple(plain[i] for i in at)

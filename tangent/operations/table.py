@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.registry import Pair
 
 __all__ = [
@@ -99,7 +99,7 @@ def is_pair(value: Any) -> bool:
 
 def bases(values: Any) -> Any:
     """The same arguments at w0."""
-    return tree_map(lambda v: v.base if is_pair(v) else v, values, is_leaf=is_pair)
+    return over_leaves(lambda v: v.base if is_pair(v) else v, values)
 
 
 def differences(values: Any) -> Any:
@@ -114,10 +114,10 @@ def differences(values: Any) -> Any:
         floating = base.is_floating_point() or base.is_complex()
         return base.new_zeros(()).expand(base.shape) if floating else base
 
-    return tree_map(difference, values, is_leaf=is_pair)
+    return over_leaves(difference, values)
 
 
 def moves(values: Any) -> bool:
     """Whether anything among the arguments moves."""
-    leaves = tree_leaves(values, is_leaf=is_pair)
+    leaves = leaves_of(values)
     return any(is_pair(v) and v.difference is not None for v in leaves)

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.drawing.tables import Table, write_table
 from experiments.runs.results import Outcome
 from experiments.usage import UsageError
+from tangent.machine.bars import counted
 
 SUMMARY = "squares of numbers"
 
@@ -58,13 +59,14 @@ def compute(run, context):
     if run["number"] == 14:
         raise DivergenceError("loss is inf at step 3")
     print("a word about this run")
+    powers = [run["number"] ** k for k in counted(range(4), "power")]
     time.sleep(run["seconds"])
     if run["number"] >= int(os.environ.get("TOY_HOLD_FROM", "1000")):
         threading.Event().wait()  # until it is interrupted or killed
     noise = float(np.random.rand())  # noqa: NPY002
     return Outcome(
         {"square": run["number"] ** 2, "noise": noise, "nothing": float("nan")},
-        curves={"powers": [run["number"] ** k for k in range(4)]},
+        curves={"powers": powers},
         arrays={"ramp": np.arange(run["number"])},
     )
 

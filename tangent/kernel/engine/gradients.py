@@ -23,6 +23,7 @@ def gradient_batches(
     once as have gradients of ``held`` numbers in ``budget`` bytes.
     """
     x = network.cast(x)
+    network.records.of(x)  # which checks what two inputs give
     start, o = 0, 1
     opaque: set[str] = set()
     while start < len(x):

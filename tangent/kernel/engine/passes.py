@@ -43,7 +43,7 @@ def planned_factors(
     keep_freed_memory(network.device)
     rates = rates or calibrated(network.device, network.kept)
     working = working or network.working
-    record = network.records.of(x[:1])
+    record = network.records.of(x)
     if network.outputs == "diagonal":
         problem = replace(problem, groups=record.outputs)
     layers: dict[str, Layer] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import sys
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -71,6 +73,15 @@ def test_runs_are_written_with_all_that_is_recorded(go):
     assert sorted(p.name for p in plan.paths[0].parent.iterdir()) == sorted(
         [plan.paths[0].name, plan.paths[0].with_suffix(".npz").name]
     )
+
+
+def test_a_run_shows_how_far_it_is_on_a_terminal_only(go, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    go(1)
+    assert "power" not in sys.stderr.getvalue()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    go(2)
+    assert "power:" in sys.stderr.getvalue()
 
 
 def test_a_finished_run_is_not_computed_again_unless_forced(go, computed):

@@ -418,3 +418,29 @@ def test_a_copy_asks_the_class_shares_what_is_shared_and_nothing_else():
     assert twin.notes[1].data_ptr() != model.notes[1].data_ptr()
     twin[1].register_forward_hook(lambda module, args, output: 0 * output)
     assert not model[1]._forward_hooks
+
+
+class _Chosen(nn.Module):
+    """The hidden layer at places that the input says, by number or by a mask."""
+
+    def __init__(self, masked: bool):
+        super().__init__()
+        self.hidden, self.last, self.masked = nn.Linear(4, 6), nn.Linear(3, 2), masked
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.hidden(x))
+        if self.masked:
+            largest = h >= h.sort(1).values[:, 3:4]
+            return self.last(h[largest].reshape(len(x), 3))
+        rows = torch.arange(len(x))[:, None]
+        return self.last(h[rows, (x[:, :3] > 0).long() + torch.arange(3)])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_places_by_number_are_no_reading_and_masks_are(masked):
+    torch.manual_seed(0)
+    model, x = _Chosen(masked).double(), torch.randn(7, 4).double()
+    assert describe(model, x).reads == masked
+    phi = torch.cat(list(naive_features(model, x).values()), dim=2).flatten(0, 1)
+    kernel = tangent_kernel(model, x).flatten(2).flatten(0, 1)
+    assert torch.allclose(kernel, phi @ phi.T, rtol=1e-10)
