@@ -19,12 +19,12 @@ from tangent.estimators._ensemble import (
     EnsembleKernel,
     check_kernel_memory,
     feature_dtype,
-    members,
 )
 from tangent.estimators._primal import Iterated, PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
 from tangent.estimators.candidates import Perceptron, candidates
 from tangent.estimators.common import (
+    built_networks,
     check_takes,
     checked_rows,
     finite_outputs,
@@ -271,7 +271,7 @@ class TangentModel(BaseEstimator):
 
     def _kernel(self, model: Any, k: int, generator: torch.Generator) -> EnsembleKernel:
         enough = _PERCEPTRON_OUTPUTS if isinstance(model, Perceptron) else _OUTPUTS
-        networks = members(
+        networks = built_networks(
             model,
             self.n_ensemble,
             self.input_shape_,
