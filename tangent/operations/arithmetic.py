@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
+from tangent.operations.relu import bent
 from tangent.operations.table import exact, gate, is_pair
 
 __all__ = ["multilinear"]
@@ -228,16 +229,13 @@ def _compared(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
 
 def _choice(alpha: float, x: Any, y: Any, larger: bool, op: Any) -> Pair:
     """max(x, y) = x + relu(y - x), and the minimum alike."""
-    from tangent.operations.activations import relu_pair
-
     x = as_pair(x, y.base if is_pair(y) else None)
     y = as_pair(y, x.base)
     base = op(x.base, y.base)
     gap: Any = _sub(alpha, y, x, _op=aten.sub.Tensor)
     if not larger:
         gap = Pair(-gap.base, -gap.difference)
-    bent: Any = relu_pair(gap, alpha).difference
-    moved = bent if larger else -bent
+    moved = bent(gap, alpha) if larger else -bent(gap, alpha)
     return Pair(base, moved if x.difference is None else x.difference + moved)
 
 
