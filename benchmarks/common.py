@@ -69,9 +69,15 @@ def machine(device: str | torch.device = "cpu", threads: int | None = None) -> d
     return found
 
 
-def write(record: dict[str, Any], path: Path | None, *, shown: Any = None) -> None:
-    """Write ``record`` as JSON, print it or ``shown``, and warn where the tree was changed."""
-    warning = record.get("machine", {}).get("warning")
+def write(
+    record: dict[str, Any] | list[dict[str, Any]], path: Path | None, *, shown: Any = None
+) -> None:
+    """Write ``record`` as JSON, print it or ``shown``, and warn where the tree was changed.
+
+    Of a list of records, which grows by one a run, the last one is this run's.
+    """
+    last = record[-1] if isinstance(record, list) else record
+    warning = last.get("machine", {}).get("warning")
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     if path is not None:

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import machine
+from common import machine, write
 from lazy_methods import operations, peak_rate
 
 from experiments.data.datasets import load_dataset
@@ -135,9 +135,7 @@ def main():
         "machine": machine(options.device),
     }
     lines = json.loads(options.out.read_text()) if options.out.exists() else []
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([*lines, line], indent=1) + "\n")
-    print(json.dumps(line, indent=1))
+    write([*lines, line], options.out, shown=line)
 
 
 if __name__ == "__main__":

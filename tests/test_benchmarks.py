@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import common
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def test_a_time_is_the_median_of_the_calls_after_the_first():
@@ -49,6 +54,43 @@ def test_commit_processor_threads_and_load_are_written_and_a_changed_tree_is_sai
     else:
         assert words in kept["warning"]
         assert words in error
+
+
+def test_the_last_of_several_records_is_the_one_that_is_warned_of(tmp_path, capsys):
+    old, new = ({"machine": {"warning": word}} for word in ("old", "new"))
+    common.write([old, new], tmp_path / "it.json", shown="shown")
+    assert capsys.readouterr() == ('"shown"\n', "warning: new\n")
+    assert json.loads((tmp_path / "it.json").read_text()) == [old, new]
+
+
+def writes_files(tree: ast.Module) -> bool:
+    """Whether a benchmark takes a place for its figures."""
+    return any(isinstance(n, ast.Constant) and n.value == "--out" for n in ast.walk(tree))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_whatever_a_benchmark_writes_says_commit_processor_threads_and_load(path):
+    tree = ast.parse(path.read_text())
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call)
+              and isinstance(n.func, ast.Name)}  # fmt: skip
+    assert not writes_files(tree) or {"machine", "write"} <= called
+    dumped = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "write_text"]
+    own = {"common": 1, "scale": 1, "tangent_kernel": 1}  # what all write by; Markdown
+    assert len(dumped) == own.get(path.stem, 0)
+
+
+def test_a_benchmark_run_writes_its_machine(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # as where it is run as a script
+    import random_features
+
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    words = ["--images", "2", "--filters", "4", "--repeats", "1", "--out", str(tmp_path / "a.json")]
+    monkeypatch.setattr("sys.argv", ["random_features.py", *words])
+    random_features.main()
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert {"commit", "cpu", "threads", "load_average", "statistic"} <= found["machine"].keys()
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert found["cpu_seconds"]["median"] == found["cpu_seconds"]["all"][0]
 
 
 def test_the_table_takes_medians_shows_first_calls_and_says_what_belongs_to_no_commit(tmp_path):

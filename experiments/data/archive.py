@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from experiments.data.datasets import DataError
 
-__all__ = ["SUFFIXES", "archives_in", "files", "is_archive"]
+__all__ = ["LARGEST_IN_ALL", "SUFFIXES", "archives_in", "files", "is_archive"]
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 _LARGEST = 64 * 2**20  # bytes of one entry: a batch of CIFAR-10 has 31 MB
-_LARGEST_IN_ALL = 4 * 2**30  # bytes: CIFAR-10 has 0.2 GB, in files of whatever kind
+LARGEST_IN_ALL = 4 * 2**30  # bytes: CIFAR-10 has 0.2 GB, in files of whatever kind
 _BROKEN = (
     tarfile.TarError,
     EOFError,
@@ -54,8 +54,8 @@ def files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     total = 0
     for name, content in _of_folder(source) if source.is_dir() else _of_archive(source):
         total += len(content)
-        if total > _LARGEST_IN_ALL:
-            raise DataError(f"{source} holds more than {_LARGEST_IN_ALL} bytes, too many")
+        if total > LARGEST_IN_ALL:
+            raise DataError(f"{source} holds more than {LARGEST_IN_ALL} bytes, too many")
         yield name, content
 
 

@@ -346,7 +346,7 @@ def steps_figure(results: pd.DataFrame) -> Figure:
     return fig
 
 
-_TABLE_PARTS = ("table", "roto-translation", "primal")
+_TABLE_PARTS = ("table", "roto-translation", "primal", "dual")
 
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:

@@ -49,6 +49,10 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
         from experiments.open_question.primal import primal
 
         return primal(run, context, train, y, test, y_test)
+    if part == "dual":
+        from experiments.open_question.dual import dual
+
+        return dual(run, context, train, y, test, y_test)
     from experiments.open_question.pixels import compute_pixels
 
     return compute_pixels(run, context, train, y, test, y_test)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from experiments.open_question.frozen import Frozen, Views, frozen
 from experiments.open_question.rows import Convolution
+from experiments.open_question.stored import stored
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
-from tangent.training.checkpoint import digest
 
 __all__ = ["primal"]
 
@@ -44,7 +43,7 @@ class _Features:
 
     def block(self, start: int) -> Float[Tensor, "b p"]:
         """Features of the images from ``start`` on."""
-        maps = _stored(self.folder / f"maps-{start}.npy", lambda: self._maps(start))
+        maps = stored(self.folder / f"maps-{start}.npy", lambda: self._maps(start))
         nothing = maps.new_zeros(len(maps), maps.shape[1], 0)
         hidden, last = self.convolution.features(Views(maps, nothing, None))
         return torch.cat([hidden * self.scales[0], last * self.scales[1]], dim=1)
@@ -187,18 +186,3 @@ def _correct(features: _Features, solution: NormalSolution, test: Tensor, y: Ten
         phi = torch.cat([hidden * features.scales[0], last * features.scales[1]], dim=1)
         bits.append(solution.predict(phi).argmax(1) == labels)
     return torch.cat(bits)
-
-
-def _stored(path: Path, make: Any) -> Tensor:
-    """An array from its file where its digest is right; made and written where it is not."""
-    beside = path.with_suffix(".sha256")
-    if path.exists() and beside.exists():
-        # Damage takes any form: headers of .npy files are read as Python, for one.
-        with contextlib.suppress(Exception):
-            array = torch.from_numpy(np.load(path, allow_pickle=False))
-            if digest([array]) == beside.read_text(encoding="ascii"):
-                return array
-    array = make().contiguous()
-    np.save(path, array.numpy())
-    beside.write_text(digest([array]), encoding="ascii")
-    return array

@@ -16,7 +16,16 @@ from experiments.usage import UsageError, one_of
 SUMMARY = "The open question: a linearized CNN against random patches and scattering"
 
 
-PARTS = ("table", "roto-translation", "waterfall", "wide", "infinite", "trained", "primal")
+PARTS = (
+    "table",
+    "roto-translation",
+    "waterfall",
+    "wide",
+    "infinite",
+    "trained",
+    "primal",
+    "dual",
+)
 
 
 _ORDER = (
@@ -27,6 +36,7 @@ _ORDER = (
     "trained",
     "roto-translation",
     "primal",
+    "dual",
 )
 
 
@@ -49,10 +59,10 @@ class Settings:
     dataset: str = "digits"
     """digits (comes with scikit-learn), cifar10, or your own: folder:PATH[@SIDE], a tree of images
     with a folder a class, or npz:PATH"""
-    parts: tuple[str, ...] = PARTS[:-1]
+    parts: tuple[str, ...] = PARTS[:-2]
     """table; roto-translation (a row of it, with features selected by labels); waterfall; wide (A
     ever wider); infinite (A's infinite-width kernel); trained (A at alpha = 1); primal (A by its
-    normal equations)"""
+    normal equations); dual (A and B on many images, kernels in blocks on disk)"""
     n_train: tuple[int, ...] = (100, 300)
     """training images of the table, a run each"""
     n_test: int = 500
@@ -96,6 +106,19 @@ class Settings:
     """its width: it takes the features of waterfall_channels channels, squared, in memory"""
     primal_ridges: tuple[float, ...] = (0.1, 0.03, 0.01)
     """its ridges, in units of the kernel's centred diagonal"""
+    dual_n: int = 1_000
+    """training images of the part dual: 4 bytes times their square in memory, as much on disk"""
+    dual_rows: tuple[str, ...] = ("A", "B")
+    """its rows, one after the other"""
+    dual_channels: int = 64
+    """its whitened channels"""
+    dual_width: int = 64
+    """its channels of the linearized convolution"""
+    dual_block: int = 500
+    """images of a block of its kernel, whose tangent features are held twice"""
+    dual_ridges: tuple[float, ...] = (0.3, 0.1, 0.03)
+    """its ridges, tried from the largest until a smaller one is worse; A's have mean centred
+    diagonal 1.25, B's 1.85"""
 
 
 PRESETS = {
@@ -119,6 +142,10 @@ PRESETS = {
         selected=2,
         primal_n=60,
         primal_width=2,
+        dual_n=60,
+        dual_channels=6,
+        dual_width=3,
+        dual_block=25,
     ),
     "laptop": Settings(),
     "laptop/cifar10": Settings(
@@ -168,17 +195,22 @@ PRESETS = {
         epochs=40,
         selected=200,
     ),
-    # A on all images: some hours of two cores, 16 GB, resumable.
+    # A and B on all images: some hours of two cores, 16 GB, 26 GB of disk, resumable.
     "full": Settings(
         dataset="cifar10",
         mirror=True,
-        parts=("primal",),
+        parts=("dual",),
         n_test=10_000,
         seeds=(1,),
         filters=1_024,
         waterfall_channels=64,
         primal_n=50_000,
         primal_width=64,
+        units=2_048,
+        dual_n=50_000,
+        dual_channels=96,
+        dual_width=128,
+        dual_block=5_000,
     ),
 }
 
@@ -262,4 +294,12 @@ def _steps(settings: Settings) -> list[dict[str, Any]]:
         own = {"n_train": settings.primal_n, "n_test": settings.n_test}
         own |= {"width": settings.primal_width, "ridges": settings.primal_ridges}
         found.append({**network, **own, "part": "primal"})
+    if "dual" in settings.parts:
+        for row in settings.dual_rows:
+            one_of("row", row, ("A", "B"))
+        own = {"n_train": settings.dual_n, "n_test": settings.n_test, "part": "dual"}
+        own |= {"rows": settings.dual_rows, "ridges": settings.dual_ridges}
+        own |= {"channels": settings.dual_channels, "width": settings.dual_width}
+        own |= {"units": settings.units, "block": settings.dual_block}
+        found.append({**network, **own})
     return found

@@ -23,6 +23,9 @@ class ResultError(ValueError):
     """A result file that cannot be read; the message names it."""
 
 
+_NO_RUNS = (ValueError, TypeError, AttributeError, RecursionError)  # JSON of another kind
+
+
 def pack_of(path: Path) -> Path:
     """The packed file that the run of this path may be in."""
     return path.parent.parent / f"{path.parent.name}.jsonl.xz"
@@ -75,8 +78,8 @@ def pack(folder: Path) -> int:
     Raises
     ------
     ResultError
-        When a file would not come back as it is, byte for byte, or the pack is damaged; nothing
-        is removed then.
+        When a file cannot be read or would not come back as it is, byte for byte, or the pack is
+        damaged; nothing is removed then.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
@@ -84,7 +87,7 @@ def pack(folder: Path) -> int:
     target = pack_of(files[0])
     lines = dict(_lines(target))
     for path in files:
-        lines[path.name] = path.read_text(encoding="utf-8")
+        lines[path.name] = _packable(path)
     content = "".join(_line(name, text) for name, text in sorted(lines.items()))
     compressed = lzma.compress(content.encode(), check=lzma.CHECK_SHA256, preset=9)
     write_file(target, compressed)
@@ -95,11 +98,20 @@ def pack(folder: Path) -> int:
     return len(files)
 
 
+def _packable(path: Path) -> str:
+    """Text of a file that comes back from a line as it is."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        alike = _text(dict(json.loads(text))) == text
+    except (OSError, *_NO_RUNS) as error:
+        raise ResultError(f"{path} cannot be read as a result ({error}); remove it") from error
+    if not alike:
+        raise ResultError(f"{path} is not laid out as this version writes it; left as it is")
+    return text
+
+
 def _line(name: str, text: str) -> str:
-    document = json.loads(text)
-    if _text(document) != text:
-        raise ResultError(f"{name} is not laid out as this version writes it; left as it is")
-    return json.dumps({"name": name, **document}, allow_nan=False) + "\n"
+    return json.dumps({"name": name, **json.loads(text)}, allow_nan=False) + "\n"
 
 
 def _text(document: object) -> str:
@@ -122,7 +134,7 @@ def _read(packed: Path, changed: int, size: int) -> dict[str, str]:
         with lzma.open(packed, "rt", encoding="utf-8") as lines:
             documents = [json.loads(line) for line in lines]
         return {document.pop("name"): _text(document) for document in documents}
-    except (lzma.LZMAError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (lzma.LZMAError, OSError, EOFError, LookupError, *_NO_RUNS) as error:
         raise ResultError(
             f"{packed} is damaged ({error}); remove it, and the same commands compute its runs "
             "again"

@@ -240,7 +240,7 @@ def _wide(results: pd.DataFrame) -> Figure:
 def _mean_field(results: pd.DataFrame) -> Figure:
     """1/m, 1/sqrt(m) and the least loss of the linearized network against the width."""
     some = series(results, "mean-field")
-    fig, ax = plots.figure(size=(4.6, 3.2))
+    fig, ax = plots.figure(size=(4.6, 3.6))
     m = np.array(some[0]["curves"]["m"])
     for name, label, style in (
         ("minimum", "linearized network, least of all", "s--"),
@@ -255,5 +255,5 @@ def _mean_field(results: pd.DataFrame) -> Figure:
     ax.set_ylabel("population loss, share of the zero function's\n(mean and range over seeds)")
     ax.set_xticks(m, [f"{value:g}" for value in m])
     ax.minorticks_off()
-    ax.legend(fontsize=7)
+    fig.legend(loc="outside lower center", ncols=2, fontsize=7)
     return fig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tangent.capture import picking
 from tangent.capture.functional import selected_parameters
 from tangent.capture.outputs import output_shape
+from tangent.machine.copies import copied
 from tangent.machine.statistics import column_statistics
 from tangent.nets import network
 from tangent.solve.system import allocations_of
@@ -322,7 +322,7 @@ def _built(
     generator: torch.Generator,
 ) -> nn.Module:
     if isinstance(model, nn.Module):
-        return copy.deepcopy(model)
+        return copied(model)
     if callable(model):
         with allocations_of("model: the factory", "make the network smaller"):
             built = model(shape, k, generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from tangent.laziness.second import SecondNorm, second_norm
 from tangent.laziness.spectrum import SpectrumHead, whole_spectrum
 from tangent.laziness.trainings import Trained, short_training
 from tangent.laziness.words import text, verdict
+from tangent.machine.copies import copied
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.solve.lanczos import lanczos, ritz_values, upper_bound
 
@@ -186,7 +186,7 @@ def laziness(
     >>> found.kappa_centred > 0 and found.spectrum.exact
     True
     """
-    model = copy.deepcopy(ordinary_network(model)).eval().requires_grad_(True)
+    model = copied(ordinary_network(model)).eval().requires_grad_(True)
     X, y = (ordinary_tensor(t) if isinstance(t, Tensor) else t for t in (X, y))
     x, targets, start = _checked(model, X, y)
     generator = torch.Generator().manual_seed(random_state)

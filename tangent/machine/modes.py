@@ -7,7 +7,6 @@ gradients are on, and tensors are ordinary ones.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from tangent.machine.copies import copied
 
 __all__ = ["ordinary", "ordinary_mode", "ordinary_network", "ordinary_tensor"]
 
@@ -48,4 +49,4 @@ def ordinary_tensor(x: Tensor) -> Tensor:
 def ordinary_network(model: nn.Module) -> nn.Module:
     """Return ``model``, or a copy of it where some of its tensors were made in inference mode."""
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model) if any(t.is_inference() for t in tensors) else model
+    return copied(model) if any(t.is_inference() for t in tensors) else model

@@ -7,7 +7,6 @@ numbers at w it rounds away.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from tangent.machine.copies import copied
 from tangent.models import ScaledDifference
 from tangent.models.losses import Loss
 from tangent.operations.pointwise import called
@@ -56,8 +56,8 @@ class DirectScaling(nn.Module):
                 f"parametrization='difference' takes any alpha, infinity included"
             )
         self.alpha = float(alpha)
-        self.moving = copy.deepcopy(model)
-        self.network = copy.deepcopy(model).requires_grad_(False)
+        self.moving = copied(model)
+        self.network = copied(model).requires_grad_(False)
         if not any(p.requires_grad for p in self.moving.parameters()):
             raise ValueError("model has no parameter with requires_grad=True: nothing can move")
 
@@ -87,10 +87,10 @@ class DirectScaling(nn.Module):
 
 
 def _trainable_like(network: nn.Module, model: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(network)
-    for parameter, other in zip(copied.parameters(), model.parameters(), strict=True):
+    twin = copied(network)
+    for parameter, other in zip(twin.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(other.requires_grad)
-    return copied
+    return twin
 
 
 Scaled = ScaledDifference | DirectScaling

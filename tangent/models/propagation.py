@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from tangent.capture import captured, picked, unwrapped
 from tangent.capture.functional import selected_parameters
 from tangent.capture.separate import check_separate
+from tangent.machine.copies import copied
 from tangent.models.program import GateObserver, OtherWay, Program
 from tangent.operations.registry import Pair
 
@@ -96,7 +96,7 @@ class ScaledDifference(nn.Module):
             moving = list(selected_parameters(model, parameters))
         if not moving:
             raise ValueError("model has no parameter with requires_grad=True: nothing can move")
-        self.network = _copied(model).requires_grad_(False)
+        self.network = copied(model).requires_grad_(False)
         self.names = tuple(moving)
         weights = dict(self.network.named_parameters())
         self.delta = nn.ParameterList(nn.Parameter(torch.zeros_like(weights[n])) for n in moving)
@@ -160,7 +160,7 @@ class ScaledDifference(nn.Module):
         alpha: float,
     ) -> Pair:
         """By the subtraction, in float64: what no rule follows, a network on another way."""
-        network = copy.deepcopy(self.network).double().eval()
+        network = copied(self.network).double().eval()
         args, kwargs = tree_map(_doubled, (inputs, keywords))
         weights = dict(network.named_parameters())
         moved = {n: weights[n] + d.double() / alpha for n, d in delta.items()}
@@ -179,7 +179,7 @@ class ScaledDifference(nn.Module):
         """Return a copy of the network at w0 + delta/alpha (in the weights' own precision)."""
         if math.isinf(self.alpha):
             raise ValueError("alpha is inf: the linearization is not a network at other weights")
-        model = copy.deepcopy(self.network)
+        model = copied(self.network)
         weights = dict(model.named_parameters())
         for name, delta in zip(self.names, self.delta, strict=True):
             weights[name].add_(delta, alpha=1 / self.alpha)
@@ -213,17 +213,6 @@ class ScaledDifference(nn.Module):
                 self._graphs.pop(next(iter(self._graphs)))
             self._graphs[key] = program
         return program
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """A copy with weights of its own; tensors made by an earlier call are constants in it."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in module.__dict__.values():
-            for t in tree_leaves(value) if not isinstance(value, nn.Module) else ():
-                if isinstance(t, Tensor) and not t.is_leaf:
-                    memo[id(t)] = t.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def _check_mode(network: nn.Module) -> None:

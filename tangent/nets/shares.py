@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["ShareConv2d", "ShareLinear", "conv_features", "dense_shares", "spread_matrix"]
+__all__ = [
+    "ShareConv2d",
+    "ShareLinear",
+    "conv_features",
+    "dense_shares",
+    "dense_sides",
+    "shares_of_sides",
+    "spread_matrix",
+]
+
+Sides = tuple[Tensor, Tensor, Tensor]
 
 _ROWS = 1024  # of a block of a dense branch's kernel
 
@@ -176,10 +186,39 @@ def dense_shares(
     -----
     ``views^2 n m (p + 2 units)`` multiply-adds, in blocks of 1,024 rows beside the result.
     """
+    left = dense_sides(hidden, head, x1, output)
+    right = None if x2 is None else dense_sides(hidden, head, x2, output)
+    return shares_of_sides(hidden, head, left, right)
+
+
+@torch.no_grad()
+def dense_sides(
+    hidden: ShareLinear, head: ShareLinear, x: Float[Tensor, "views n p"], output: int = 0
+) -> Sides:
+    """What the kernel needs of inputs: themselves, gates times the head's weights, activations.
+
+    Parameters
+    ----------
+    hidden, head, x, output
+        As `dense_shares` takes them.
+
+    Returns
+    -------
+    x, gates, activations : Tensor of shape (views, n, p), then (views, n, units) twice
+    """
+    before = hidden(x)
     given = head.weight[output] * head.scale
-    symmetric = x2 is None
-    left = _sides(hidden, given, x1)
-    right = left if x2 is None else _sides(hidden, given, x2)
+    return x, (before > 0).to(x) * given, before.clamp_min(0)
+
+
+@torch.no_grad()
+def shares_of_sides(
+    hidden: ShareLinear, head: ShareLinear, left: Sides, right: Sides | None = None
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """`dense_shares` of inputs whose `dense_sides` are there."""
+    symmetric = right is None
+    right = left if right is None else right
+    x1 = left[0]
     n, m = x1.shape[1], right[0].shape[1]
     first, last = x1.new_zeros(n, m), x1.new_zeros(n, m)
     for start in range(0, n, _ROWS):
@@ -198,12 +237,6 @@ def dense_shares(
                 share[start + _ROWS :, some] = share[some, start + _ROWS :].T
     each = len(x1) * len(right[0])
     return first.mul_(hidden.scale**2 / each), last.div_(each).add_(1).mul_(head.scale**2)
-
-
-def _sides(hidden: ShareLinear, given: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is read, gates times the head's weights, and activations, views first."""
-    before = hidden(x)
-    return x, (before > 0).to(x) * given, before.clamp_min(0)
 
 
 def _add_views(total: Tensor, product: Tensor) -> None:

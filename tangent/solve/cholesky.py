@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from tangent.machine.bars import counted
+
 BLOCK = 1024
 
 
@@ -30,9 +32,26 @@ def factor_in_place(lower: Float64[np.ndarray, "n n"], *, block: int = BLOCK) ->
     numpy.linalg.LinAlgError
         If a leading minor is not positive; the matrix is then partly overwritten.
     """
-    upper = torch.from_numpy(lower.T)  # in C order: rows of the upper factor
+    factor_upper(torch.from_numpy(lower.T), block=block)  # in C order: rows of the upper factor
+
+
+def factor_upper(upper: Float[Tensor, "n n"], *, block: int = BLOCK) -> None:
+    """Write U with U^T U = A over the upper triangle of A, the only part that is read.
+
+    Parameters
+    ----------
+    upper : Tensor of shape (n, n)
+        float32 or float64. What lies below the triangle is left undefined.
+    block : int
+        Rows eliminated at once.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        As `factor_in_place`.
+    """
     n = len(upper)
-    for start in range(0, n, block):
+    for start in counted(range(0, n, block), "rows of the factor"):
         stop = min(start + block, n)
         corner, info = torch.linalg.cholesky_ex(upper[start:stop, start:stop], upper=True)
         if info > 0:
@@ -48,6 +67,30 @@ def factor_in_place(lower: Float64[np.ndarray, "n n"], *, block: int = BLOCK) ->
         for top in range(stop, n, block):
             rows = rest[:, top - stop : top - stop + block]
             upper[top : top + block, top:].addmm_(rows.T, rest[:, top - stop :], alpha=-1)
+
+
+def solve_transposed(
+    upper: Float[Tensor, "n n"], right: Float[Tensor, "n k"], *, block: int = BLOCK
+) -> Float[Tensor, "n k"]:
+    """Solve U^T x = right, which is overwritten; a block of U at a time."""
+    for start in range(0, len(upper), block):
+        stop = min(start + block, len(upper))
+        corner = upper[start:stop, start:stop]
+        right[start:stop] = torch.linalg.solve_triangular(corner.T, right[start:stop], upper=False)
+        right[stop:] -= upper[start:stop, stop:].T @ right[start:stop]
+    return right
+
+
+def solve_upper(
+    upper: Float[Tensor, "n n"], right: Float[Tensor, "n k"], *, block: int = BLOCK
+) -> Float[Tensor, "n k"]:
+    """Solve U x = right, which is overwritten; a block of U at a time."""
+    for start in reversed(range(0, len(upper), block)):
+        stop = min(start + block, len(upper))
+        corner = upper[start:stop, start:stop]
+        rest = right[start:stop] - upper[start:stop, stop:] @ right[stop:]
+        right[start:stop] = torch.linalg.solve_triangular(corner, rest, upper=True)
+    return right
 
 
 def inverse_diagonal(

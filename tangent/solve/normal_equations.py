@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.solve.cholesky import factor_upper, solve_transposed, solve_upper
+
 __all__ = ["NormalEquations", "NormalSolution"]
 
 _BLOCK = 2048
@@ -181,7 +183,7 @@ class NormalEquations:
         self._centre(mean)
         penalty = ridge * float(square - mean @ mean)
         self.moments.diagonal().add_(penalty)
-        _factor_in_place(self.moments)
+        _factored(self.moments)
         weight = self._solved(right)
         residual = torch.full_like(right, torch.nan)
         if blocks is not None:
@@ -192,7 +194,7 @@ class NormalEquations:
         leverage = torch.zeros(0)
         if rows is not None:
             away = (rows.double() - mean).to(self.moments.dtype)
-            half = _forward(self.moments, away.T.contiguous())
+            half = solve_transposed(self.moments, away.T.contiguous())
             leverage = half.double().square().sum(0) + 1 / self.n
         return NormalSolution(
             weight,
@@ -212,8 +214,8 @@ class NormalEquations:
         size = right.norm()
         if size == 0:
             return right
-        half = _forward(self.moments, (right / size).to(self.moments.dtype))
-        return _backward(self.moments, half).double() * size
+        half = solve_transposed(self.moments, (right / size).to(self.moments.dtype))
+        return solve_upper(self.moments, half).double() * size
 
     def _residual(
         self, weight: Tensor, right: Tensor, mean: Tensor, penalty: float, blocks: Blocks
@@ -226,43 +228,13 @@ class NormalEquations:
         return right - product
 
 
-def _factor_in_place(upper: Float[Tensor, "p p"]) -> None:
-    """Write U with U^T U = A over the upper triangle of A, block by block."""
-    n = len(upper)
-    for start in range(0, n, _BLOCK):
-        stop = min(start + _BLOCK, n)
-        corner, info = torch.linalg.cholesky_ex(upper[start:stop, start:stop], upper=True)
-        if info:
-            raise ValueError(
-                "the moments plus ridge are not positive definite in float32; take a larger ridge"
-            )
-        upper[start:stop, start:stop] = corner
-        rest = upper[start:stop, stop:]
-        if rest.shape[1]:
-            rest.copy_(torch.linalg.solve_triangular(corner.T, rest, upper=False))
-        for top in range(stop, n, _BLOCK):
-            some = rest[:, top - stop : top - stop + _BLOCK]
-            upper[top : top + _BLOCK, top:].addmm_(some.T, rest[:, top - stop :], alpha=-1)
-
-
-def _forward(upper: Float[Tensor, "p p"], right: Float[Tensor, "p k"]) -> Float[Tensor, "p k"]:
-    """Solve U^T x = right, which is overwritten; a block of U at a time."""
-    for start in range(0, len(upper), _BLOCK):
-        stop = min(start + _BLOCK, len(upper))
-        corner = upper[start:stop, start:stop]
-        right[start:stop] = torch.linalg.solve_triangular(corner.T, right[start:stop], upper=False)
-        right[stop:] -= upper[start:stop, stop:].T @ right[start:stop]
-    return right
-
-
-def _backward(upper: Float[Tensor, "p p"], right: Float[Tensor, "p k"]) -> Float[Tensor, "p k"]:
-    """Solve U x = right, which is overwritten; a block of U at a time."""
-    for start in reversed(range(0, len(upper), _BLOCK)):
-        stop = min(start + _BLOCK, len(upper))
-        corner = upper[start:stop, start:stop]
-        rest = right[start:stop] - upper[start:stop, stop:] @ right[stop:]
-        right[start:stop] = torch.linalg.solve_triangular(corner, rest, upper=True)
-    return right
+def _factored(upper: Float[Tensor, "p p"]) -> None:
+    try:
+        factor_upper(upper)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "the moments plus ridge are not positive definite in float32; take a larger ridge"
+        ) from error
 
 
 def _digest(array: Tensor) -> str:

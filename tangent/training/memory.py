@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tangent.machine.copies import copied
 from tangent.models import ScaledDifference
 from tangent.models.direct import DirectScaling
 
@@ -110,7 +110,7 @@ def _without_values(model: nn.Module) -> nn.Module:
         memo[id(p)] = nn.Parameter(empty, requires_grad=p.requires_grad)
     for b in model.buffers():
         memo[id(b)] = torch.empty_like(b, device="meta")
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 class _Ledger(TorchDispatchMode):

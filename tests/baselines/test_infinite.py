@@ -158,6 +158,15 @@ def test_blocks_do_not_change_the_kernel_and_it_is_positive(n, batch_size):
         assert torch.linalg.eigvalsh(a).min() > -1e-9
 
 
+@pytest.mark.parametrize("unit", [1e-17, 1e17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolutional_kernels_are_the_same_in_any_unit(unit, dtype):
+    x = normal(3, 2, 4, 4).to(dtype)
+    found = convolutional_kernels(unit * x, depth=2)
+    for kernel, expected in zip(found, convolutional_kernels(x, depth=2), strict=True):
+        torch.testing.assert_close(kernel / unit / unit, expected)
+
+
 def test_an_image_of_one_pixel_is_a_vector_with_zeros_around():
     x = normal(4, 5)
     # of a window of nine only the middle is inside

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from baselines import scattering
 from baselines.rototranslation import RotoTranslation
 from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 
@@ -151,3 +154,12 @@ def test_kymatio_is_imported_only_where_it_is_asked_for_and_says_nothing():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_what_kymatio_s_import_warns_of_is_not_shown(monkeypatch):
+    def loud(module, purpose):
+        warnings.warn("a use of torch is deprecated", FutureWarning, stacklevel=2)
+        return SimpleNamespace(ScatteringTorch2D="the transform")
+
+    monkeypatch.setattr(scattering, "optional", loud)
+    assert scattering._kymatio() == "the transform"  # warnings are errors here

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -96,6 +98,64 @@ def test_what_is_wrong_with_arrays_is_said(tmp_path, case):
     np.savez(tmp_path / "own.npz", **arrays)
     with pytest.raises(DataError, match=words):
         load_dataset(f"npz:{tmp_path / 'own.npz'}")
+
+
+def archive_of(header: str) -> bytes:
+    """An .npz whose X has this header, with the checksum that belongs to it."""
+    text = header.encode("latin-1")
+    labels, packed = io.BytesIO(), io.BytesIO()
+    np.save(labels, np.arange(4))
+    with zipfile.ZipFile(packed, "w") as file:
+        start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little")
+        file.writestr("X.npy", start + text + bytes(36))
+        file.writestr("y.npy", labels.getvalue())
+    return packed.getvalue()
+
+
+_HEADERS = [
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 3, 3",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999,), }\n",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (100000000000000,), }\n",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (4,), }\n",
+    "{[]: 1}\n",
+    "(" * 5000 + "\n",
+]
+
+
+@pytest.mark.parametrize("header", _HEADERS, ids=range(len(_HEADERS)))
+def test_a_hostile_header_of_an_array_is_refused(tmp_path, header):
+    (tmp_path / "own.npz").write_bytes(archive_of(header))
+    with pytest.raises(
+        DataError, match=r"own\.npz cannot be read as an \.npz of arrays"
+    ) as refused:
+        load_dataset(f"npz:{tmp_path / 'own.npz'}")
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_every_flipped_byte_of_an_archive_of_arrays_is_refused_or_harmless(tmp_path, save):
+    x = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    path = tmp_path / "own.npz"
+    save(path, X=x, y=np.arange(4) % 2)
+    content = path.read_bytes()
+    for place in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            data = load_dataset(f"npz:{path}")
+        except DataError:
+            continue
+        assert {len(data.train_images), len(data.test_images)} == {2}
+
+
+def test_an_archive_of_arrays_larger_than_any_data_set_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, X=np.zeros((400, 8, 8), np.uint8), y=np.arange(400) % 2)
+    monkeypatch.setattr("experiments.data.archive.LARGEST_IN_ALL", 20_000)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match=r"own\.npz holds \d+ bytes, too many"):
+        load_dataset(f"npz:{path}")
 
 
 def test_what_is_not_there_or_no_data_set_is_said(tmp_path):

@@ -15,7 +15,7 @@ from experiments.command.registry import experiment
 from experiments.open_question import rows as rows_of
 from experiments.open_question.draw import paired_difference, steps_table
 from experiments.open_question.frozen import Views, frozen
-from experiments.open_question.primal import _accumulate, _stored, primal
+from experiments.open_question.primal import _accumulate, primal
 from experiments.open_question.rows import (
     Convolution,
     Dense,
@@ -63,7 +63,7 @@ def test_the_smoke_preset_measures_every_part_and_draws(tmp_path, capsys):
     results = load_results(tmp_path)
     parts = results["part"].value_counts()
     expected = {"table": 1, "roto-translation": 1, "pixels": 3, "waterfall": 7, "trained": 1}
-    assert parts.to_dict() == {**expected, "primal": 1, "infinite": 1}
+    assert parts.to_dict() == {**expected, "primal": 1, "dual": 1, "infinite": 1}
     table = results[results["part"] == "table"].iloc[0]
     for row in ("A", "B", "patches, Gaussian", "both Gaussians"):
         assert 0.3 < table[f"{row}: test accuracy"] <= 1
@@ -229,20 +229,6 @@ def test_the_normal_equations_predict_as_the_dual_does(images, y, tmp_path):
     assert outcome.metrics["A: left-out accuracy"] == pytest.approx(row.left_out)
     assert outcome.metrics["normal_residual"] < 1e-6
     assert not list(tmp_path.iterdir())
-
-
-def test_a_stored_array_that_is_damaged_is_made_again(tmp_path):
-    path, right = tmp_path / "maps-0.npy", torch.arange(6.0)
-    _stored(path, lambda: right)
-    content = path.read_bytes()
-    for place in range(8 * len(content)):
-        changed = bytearray(content)
-        changed[place // 8] ^= 1 << place % 8
-        path.write_bytes(bytes(changed))
-        found = _stored(path, lambda: right)
-        assert found.dtype == right.dtype
-        assert torch.equal(found, right)
-    assert torch.equal(_stored(path, lambda: torch.zeros(0)), right)
 
 
 @pytest.mark.parametrize("name", ["state.json", "moments-20.npy"])

@@ -97,6 +97,42 @@ def test_a_damaged_pack_is_named(tmp_path, capsys, position):
     assert run_of(tmp_path, 2).exists()
 
 
+@pytest.mark.parametrize("text", ["[1]", "7", '"a"', "[" * 10**5, '{"run": 1}', "\x00"])
+def test_a_pack_of_other_json_is_named(tmp_path, text):
+    path = run_of(tmp_path, 1)
+    pack(path.parent)
+    pack_of(path).write_bytes(lzma.compress(text.encode()))
+    with pytest.raises(ResultError, match=r"runs\.jsonl\.xz is damaged"):
+        kept(path)
+
+
+def test_a_folder_in_the_place_of_a_pack_is_named(tmp_path):
+    path = run_of(tmp_path, 1)
+    pack_of(path).mkdir()
+    path.unlink()
+    with pytest.raises(ResultError, match=r"runs\.jsonl\.xz is damaged"):
+        kept(path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["folder", "dangling link", "bytes", "cut short", "a list", "nested", "a number"]
+)
+def test_what_is_no_result_is_named_and_nothing_is_removed(tmp_path, capsys, kind):
+    path = run_of(tmp_path, 1)
+    odd = path.with_name("odd.json")
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "dangling link":
+        odd.symlink_to(tmp_path / "nowhere")
+    else:
+        content = {"bytes": b"\xff\xfe", "cut short": b"{", "a list": b"[1]", "a number": b"7\n"}
+        odd.write_bytes(content.get(kind, b"[" * 10**5))
+    assert cli.run(["pack", "--out", str(tmp_path)]) == 1
+    assert f"{odd} cannot be read as a result" in capsys.readouterr().err
+    assert path.exists()
+    assert not pack_of(path).exists()
+
+
 def test_a_file_laid_out_otherwise_stays(tmp_path):
     path = run_of(tmp_path, 1)
     path.write_text(path.read_text().replace("\n", "\n "))

@@ -141,6 +141,13 @@ def test_one_value_that_is_nan_fails_whichever_alpha_it_stands_at(part, tmp_path
             assert failed(tmp_path / f"{name}-{at}", run, broken), (name, at)
 
 
+@pytest.mark.parametrize("at", range(3))
+def test_a_distance_that_is_nan_is_no_distance_below_the_integrators_error(at, tmp_path):
+    run, curves = square_loss()
+    put(curves, "outputs_gap", at, math.nan)
+    assert "slope of the distance in alpha" in failed(tmp_path, run, curves)
+
+
 def tilt(curves, name, x, by):
     """Change the curve's exponent."""
     curves[name] = np.array(curves[name]) * (np.array(curves[x]) / 64) ** by

@@ -6,9 +6,9 @@ networks, or the central difference of a small step at infinity.
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
+import warnings
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from tangent import (
 )
 from tangent.capture import evaluated_copy
 from tangent.kernel.products import KernelProduct
+from tangent.machine.copies import copied
 from tests.tangent.naive import naive_features
 from tests.zoo.plain import NETWORKS, Net
 
@@ -87,6 +88,13 @@ def _residual(net: Net, x: Tensor) -> Tensor:
 def _same_layer_twice() -> nn.Module:
     layer = nn.Linear(3, 3)
     return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def _old_style(norm: str) -> nn.Module:
+    """A weight that a hook makes before every call, as torch did before parametrizations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is a newer way
+        return nn.Sequential(getattr(nn.utils, norm)(nn.Linear(4, 3)), nn.Tanh())
 
 
 def _scalar_mixture(net: Net, x: Tensor) -> Tensor:
@@ -151,6 +159,8 @@ CASES = {
         ),
         lambda: torch.randn(2, 3, 4),
     ),
+    "spectral norm of a hook": (lambda: _old_style("spectral_norm"), lambda: torch.randn(3, 4)),
+    "weight norm of a hook": (lambda: _old_style("weight_norm"), lambda: torch.randn(3, 4)),
     "cache": (Cached, lambda: torch.randn(3, 4)),
     "cache in advance": (CachedInAdvance, lambda: torch.randn(3, 4)),
     "decoder": (
@@ -178,7 +188,7 @@ class Outputs(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = copy.deepcopy(model).train() if "Cached" in type(model).__name__ else model
+        self.model = copied(model).train() if "Cached" in type(model).__name__ else model
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.model, Cached):
@@ -189,7 +199,7 @@ class Outputs(nn.Module):
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
     rows = []
-    outputs = Outputs(copy.deepcopy(model).requires_grad_(True))
+    outputs = Outputs(copied(model).requires_grad_(True))
     parameters = list(outputs.parameters())
     for one in x:
         row = []
@@ -233,7 +243,7 @@ def test_kernel_features_and_products_are_those_of_plain_autograd(name):
 @pytest.mark.parametrize("name", CASES)
 def test_differences_are_those_of_two_networks(name, alpha, dtype):
     wide, x = case(name)
-    model = copy.deepcopy(wide).to(dtype)
+    model = copied(wide).to(dtype)
     module = ScaledDifference(model, alpha)
     generator = torch.Generator().manual_seed(1)
     for delta in module.delta:
@@ -242,7 +252,7 @@ def test_differences_are_those_of_two_networks(name, alpha, dtype):
     weights = {n: p.detach().clone() for n, p in wide.named_parameters()}
 
     def outputs(step: float) -> Tensor:
-        moved = copy.deepcopy(wide)
+        moved = copied(wide)
         with torch.no_grad():
             for n, p in moved.named_parameters():
                 if n in moving:

@@ -75,6 +75,42 @@ def test_no_parameter_is_left_to_the_jacobian_but_where_gradients_are_cut():
         assert ("second.weight" in left) if name == "no_grad branch" else not left
 
 
+class ByHand(torch.nn.Module):
+    """A linear layer written as a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(3, 400))
+        self.b = torch.nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return x @ self.w.T + self.b
+
+
+class Masked(torch.nn.Module):
+    """An embedding whose padding is overwritten in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.head = torch.nn.Embedding(500, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, i):
+        h = self.w(i)
+        h.masked_fill_((i == 0)[..., None], 0.0)
+        return self.head(h.mean(1))
+
+
+@pytest.mark.parametrize("kind", [ByHand, Masked])
+def test_no_gradient_of_a_large_weight_is_written_out(kind):
+    model = kind().double()
+    x = torch.randn(6, 400).double() if kind is ByHand else torch.randint(0, 500, (6, 4))
+    plan, factors = planned_factors(network_of(model, "full"), Problem(6, 6, True, True), x)
+    assert not plan.opaque
+    (large,) = (factor for name, factor in factors.items() if name.startswith("w"))
+    assert large.gradients.numel() == 0
+    torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
+
+
 def test_a_path_that_differs_between_inputs_has_zeros_where_it_does_not_lead(generator):
     class Forked(torch.nn.Module):
         def __init__(self):

@@ -1,0 +1,32 @@
+"""Copies of a network, also of one that keeps what it computed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["copied"]
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a copy with weights of its own, in which tensors of an earlier call are constants.
+
+    ``copy.deepcopy`` refuses a network that keeps such a tensor with its graph, as those of
+    ``torch.nn.utils.spectral_norm`` and ``weight_norm`` do from their first call on.
+
+    Parameters
+    ----------
+    model : nn.Module
+    memo : dict, optional
+        From ``id`` to what is taken for the tensor in the copy, as of ``copy.deepcopy``.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in module.__dict__.values():
+            for t in tree_leaves(value) if not isinstance(value, nn.Module) else ():
+                if isinstance(t, Tensor) and not t.is_leaf and id(t) not in memo:
+                    memo[id(t)] = t.detach().clone()
+    return copy.deepcopy(model, memo)
