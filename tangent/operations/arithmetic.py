@@ -268,24 +268,17 @@ def _dropout(alpha: float, x: Any, p: Any, train: Any, *, _op: Any = None) -> An
 
 @exact(aten.linalg_vector_norm)
 def _norm(
-    alpha: float,
-    x: Any,
-    order: Any = 2,
-    dim: Any = None,
-    keepdim: bool = False,
-    *,
-    _op: Any = None,
-    **kwargs: Any,
-) -> Any:
-    if order != 2 or kwargs.get("dtype") is not None:
-        return generic_difference(_op, alpha, (x, order, dim, keepdim), kwargs)
-    base = _op(x.base, order, dim, keepdim)
-    if math.isinf(alpha) or not x.base.is_floating_point():
+    alpha: float, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False,
+    *, _op: Any = None, **kwargs: Any,
+) -> Any:  # fmt: skip
+    plain = order == 2 and kwargs.get("dtype") is None and x.base.is_floating_point()
+    if math.isinf(alpha) or not plain:
         return generic_difference(_op, alpha, (x, order, dim, keepdim), kwargs)
     # (|x'|^2 - |x|^2) / (|x'| + |x|)
     moved = x.moved(alpha)
     rise = (x.difference * (x.base + moved)).sum(
         list(range(x.base.dim())) if dim is None else dim, keepdim=keepdim
     )
+    base = _op(x.base, order, dim, keepdim)
     both = base + _op(moved, order, dim, keepdim)
     return Pair(base, torch.where(both == 0, 0.0, rise / both.where(both != 0, 1.0)))

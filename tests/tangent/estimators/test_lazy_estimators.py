@@ -279,7 +279,7 @@ class Interruption(Exception):
 
 
 def test_a_checkpoint_outlives_a_learning_rate_whose_last_bit_differs(tmp_path, monkeypatch):
-    from tangent.estimators import _lazy
+    from tangent.estimators import _trained
     from tangent.training.run import Run
 
     X, y = load_iris(return_X_y=True)
@@ -293,16 +293,16 @@ def test_a_checkpoint_outlives_a_learning_rate_whose_last_bit_differs(tmp_path, 
             run.keep(Checkpoint(path, measured=measured[0].measured))
             raise Interruption
 
-    measured, original, made = [], Run.end_epoch, _lazy.Checkpoint
+    measured, original, made = [], Run.end_epoch, _trained.Checkpoint
     with monkeypatch.context() as patch:
-        patch.setattr(_lazy, "Checkpoint", lambda p: measured.append(made(p)) or measured[0])
+        patch.setattr(_trained, "Checkpoint", lambda p: measured.append(made(p)) or measured[0])
         patch.setattr(Run, "end_epoch", interrupted)
         with pytest.raises(Interruption):
             model.fit(X, y)
     # As with another number of threads: the same measurement but for the last bit.
-    edge = _lazy.stability_edge
+    edge = _trained.stability_edge
     monkeypatch.setattr(
-        _lazy, "stability_edge", lambda *a, **k: np.nextafter(edge(*a, **k), np.inf)
+        _trained, "stability_edge", lambda *a, **k: np.nextafter(edge(*a, **k), np.inf)
     )
     resumed = model.fit(X, y)
     assert resumed.lr_ == whole.lr_
