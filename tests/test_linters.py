@@ -40,11 +40,13 @@ def test_mypy_refuses_an_undefined_name(tmp_path):
     assert 'Name "y" is not defined  [name-defined]' in found.stdout
 
 
-def test_no_room_is_let_off_undefined_names():
+def test_no_room_is_let_off_undefined_names_or_types():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    for rules in (settings["mypy"], *settings["mypy"].get("overrides", ())):
+    assert settings["mypy"]["disallow_untyped_defs"]
+    for rules in (settings["mypy"], *settings["mypy"].get("overrides", [])):
         assert "name-defined" not in rules.get("disable_error_code", [])
         assert not rules.get("ignore_errors")
+        assert rules.get("disallow_untyped_defs", True)
     lint = settings["ruff"]["lint"]
     for ignored in (lint["ignore"], *lint["per-file-ignores"].values()):
         assert not {"F", "F8", "F82", "F821"} & set(ignored)

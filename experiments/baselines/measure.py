@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 import baselines
-from experiments.baselines.settings import _FEW, COMPETITORS, _is_gaussian_machine
+from experiments.baselines.settings import COMPETITORS, FEW, is_gaussian_machine
 from experiments.runs.results import Context, Outcome
 
 
@@ -25,7 +25,7 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
         return make(run["size"], **competitor.options, **common)
     if competitor.sizes == "depths":
         return _infinite_width(run, image_shape)
-    if _is_gaussian_machine(method):
+    if is_gaussian_machine(method):
         # Widths as measured to do well: selected coordinates want a narrower kernel.
         head: Any = baselines.GaussianKernelHead(
             0.7 if method == "roto-translation" else 1.0,
@@ -40,7 +40,7 @@ def classifier(run: dict[str, Any], image_shape: tuple[int, int, int]) -> BaseEs
         )
     if method.startswith("scattering"):
         # What twice the transform costs is little beside two copies of many features.
-        stream = run["n_train"] > _FEW
+        stream = run["n_train"] > FEW
         return baselines.scattering_classifier(run["size"], head=head, stream=stream, **common)
     return baselines.roto_translation_classifier(
         run["size"], head=head, colours="yuv" if image_shape[0] == 3 else "rgb", **common

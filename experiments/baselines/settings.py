@@ -82,7 +82,7 @@ METHODS = tuple(COMPETITORS)
 FLIPS = ("none", "average", "double")
 
 
-_FEW = 12_000  # training rows up to which features are held twice, and no landmarks are taken
+FEW = 12_000  # training rows up to which features are held twice, and no landmarks are taken
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,11 @@ def _only_where_used(settings: Settings, method: str, n_train: int) -> dict[str,
         used["patch_size"] = settings.patch_size
     if method == "convolutional-ntk":
         used["convolutional_side"] = settings.convolutional_side
-    if settings.landmarks and _is_gaussian_machine(method) and n_train > _FEW:
+    if settings.landmarks and is_gaussian_machine(method) and n_train > FEW:
         used["landmarks"] = settings.landmarks
     return used
 
 
-def _is_gaussian_machine(method: str) -> bool:
+def is_gaussian_machine(method: str) -> bool:
+    """Whether a method ends in a machine with a Gaussian kernel, whose landmarks can be set."""
     return method in ("random-patches-gaussian", "scattering-gaussian", "roto-translation")

@@ -103,7 +103,7 @@ def _kernels(
     """Kernels of the network of the SGD row: same weights, same normalization."""
     import torch
 
-    from tangent.estimators._common import built_network, parameter_count, torch_generator
+    from tangent.estimators.common import built_network, parameter_count, torch_generator
     from tangent.kernel.matrix import tangent_kernel
 
     dtype = "float64" if context.dtype == "float64" else "float32"

@@ -95,7 +95,7 @@ def normalized(
     """Return ``rows`` as the networks see them: images, by mean and deviation of ``training``."""
     import torch
 
-    from tangent.estimators._common import normalization, normalized_inputs, torch_dtype
+    from tangent.estimators.common import normalization, normalized_inputs, torch_dtype
 
     mean, deviation = normalization(training, image_shape, True)
     place = (torch.device(device), torch_dtype(dtype))

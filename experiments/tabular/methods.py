@@ -53,7 +53,7 @@ def method(name: str, inner_folds: int, seed: int, n_features: int) -> Any:
 def _tuned(name: str, seed: int, n_features: int) -> tuple[Any, dict[str, Any]]:
     gammas = [gamma / n_features for gamma in _GAMMAS]
     if name == "tangent-kernel-svc":
-        from tangent.estimators._candidates import Perceptron
+        from tangent.estimators.candidates import Perceptron
         from tangent.estimators.kernel_function import TangentKernel
 
         kernels = [

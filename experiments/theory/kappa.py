@@ -11,7 +11,7 @@ from torch.func import hessian, vmap
 
 from experiments.runs.results import Outcome
 from experiments.theory.models import ACTIVATIONS, Draws, columns, two_layer, unit_rows
-from tangent.laziness.curvature import Curvature, derivative_norm
+from tangent.laziness.curvature import Curvature, derivative_norm, unit
 from tangent.machine.bars import counted
 
 
@@ -57,18 +57,14 @@ def _unit_curvature(
     each).
     """
     whole = vmap(hessian(lambda t: phi(x @ t[:-1]) * t[-1]))(torch.cat([b, a[:, None]], dim=1))
-    v, other = _unit_last(draws.normal(2, len(a), starts, b.shape[1] + 1))
+    v, other = unit(draws.normal(2, len(a), starts, b.shape[1] + 1))
     best = 0.0
     for _ in range(100):
         for _ in range(5):
-            f = _unit_last(torch.einsum("jqab,jsa,jsb->jsq", whole, v, other))
-            v, other = _unit_last(torch.einsum("jqab,jsq,jsb->jsa", whole, f, other)), v
+            f = unit(torch.einsum("jqab,jsa,jsb->jsq", whole, v, other))
+            v, other = unit(torch.einsum("jqab,jsq,jsb->jsa", whole, f, other)), v
         norms = torch.einsum("jqab,jsa,jsb->jsq", whole, v, other).norm(dim=-1)
         before, best = best, float(norms.max())
         if abs(best - before) <= 1e-6 * best:
             break
     return best
-
-
-def _unit_last(t: Tensor) -> Tensor:
-    return t / t.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(t.dtype).tiny)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tangent.operations.pointwise import called
 
-__all__ = ["check_inputs", "evaluating", "model_outputs", "one_input", "selected_parameters"]
+__all__ = ["check_inputs", "evaluating", "model_outputs", "selected_parameters"]
 
 
 @contextmanager
@@ -100,12 +100,3 @@ def model_outputs(
 ) -> Float[Tensor, "n k"]:
     """Outputs at the given parameters, flattened to one row an input."""
     return called(model, parameters, (x,)).reshape(len(x), -1)
-
-
-def one_input(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-    """Return the function (parameters, one input) -> (k,) that torch.func differentiates."""
-
-    def outputs(parameters: dict[str, Tensor], x_one: Tensor) -> Tensor:
-        return called(model, parameters, (x_one.unsqueeze(0),)).reshape(-1)
-
-    return outputs

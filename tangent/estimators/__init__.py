@@ -1,7 +1,7 @@
 """scikit-learn estimators of lazy, linearized and tangent-kernel models."""
 
-from tangent.estimators._candidates import Perceptron, SinCos
 from tangent.estimators._explain import Explanation
+from tangent.estimators.candidates import Perceptron, SinCos
 from tangent.estimators.features_transformer import TangentFeatures
 from tangent.estimators.kernel_classifier import TangentKernelClassifier
 from tangent.estimators.kernel_function import TangentKernel

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from tangent.capture import picking
 from tangent.capture.outputs import output_count
-from tangent.estimators._common import built_networks
 from tangent.kernel.matrix import tangent_kernel
 from tangent.solve.system import allocations_of, check_memory
 
-__all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype", "members"]
+__all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype"]
 
 _ROWS = 512  # new inputs whose kernel with the training inputs is held at once
 
@@ -58,33 +57,23 @@ class EnsembleKernel:
 
         With ``distributed`` its rows are shared by the processes, and each gets all of it.
         """
-        first = self.first(x1, x2, device, distributed=distributed)
-        return self.completed(first, x1, x2, device, distributed=distributed)
+        total = self._of(self.networks[0], x1, x2, device, distributed)
+        return self._mean(total, x1, x2, device, distributed)
 
-    def first(
-        self,
-        x1: Tensor,
-        x2: Tensor | None = None,
-        device: str | torch.device = "cpu",
-        *,
-        distributed: bool = False,
-    ) -> Tensor:
+    def first(self, x: Tensor, device: str | torch.device, *, distributed: bool) -> Tensor:
         """Return the kernel of the first network alone."""
-        return self._of(self.networks[0], x1, x2, device, distributed)
+        return self._of(self.networks[0], x, None, device, distributed)
 
     def completed(
-        self,
-        first: Tensor,
-        x1: Tensor,
-        x2: Tensor | None = None,
-        device: str | torch.device = "cpu",
-        *,
-        distributed: bool = False,
+        self, first: Tensor, x: Tensor, device: str | torch.device, *, distributed: bool
     ) -> Tensor:
         """Return the mean over all networks; ``first``, what `first` gave, becomes it."""
+        return self._mean(first, x, None, device, distributed)
+
+    def _mean(self, total: Tensor, *others: Any) -> Tensor:
         for network in self.networks[1:]:
-            first.add_(self._of(network, x1, x2, device, distributed))
-        return first.div_(len(self.networks))
+            total.add_(self._of(network, *others))
+        return total.div_(len(self.networks))
 
     def _of(
         self,
@@ -127,22 +116,6 @@ class EnsembleKernel:
         for start in range(0, len(x1), _ROWS):
             part = slice(start, start + _ROWS)
             yield part, self(x1[part], x2, device)
-
-
-def members(
-    model: Model,
-    count: int,
-    shape: tuple[int, ...],
-    k: int,
-    *,
-    width: float,
-    gain: float | None,
-    generator: torch.Generator,
-) -> list[nn.Module]:
-    """Return ``count`` independent initializations; a module passed in has only one."""
-    if isinstance(model, nn.Module):
-        count = 1
-    return built_networks(model, count, shape, k, width=width, gain=gain, generator=generator)
 
 
 def check_kernel_memory(n: int, k: int | None) -> None:

@@ -16,7 +16,7 @@ from tangent.solve.nystrom import NystromPreconditioner, nystrom_preconditioner
 from tangent.solve.system import available_bytes
 from tangent.training.distributed import ONE, Share
 
-__all__ = ["PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
+__all__ = ["Iterated", "PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
 
 _PASSES = 16  # of one product from which on the kernel is formed where it fits
 _SUBSET = 2000  # rows of the exact problem on which ridge and temperature are chosen
@@ -46,58 +46,69 @@ def subset_size(n: int, width: int) -> int:
     return min(n, max(50, _SUBSET // width))
 
 
+@dataclass(frozen=True)
+class Iterated:
+    """How a fit by conjugate gradients is made."""
+
+    tolerance: float
+    max_iterations: int
+    rank: int  # of the preconditioner; none at 0
+    batch_size: int
+    device: torch.device
+    share: Share = ONE  # of the inputs: each process multiplies with the features of its own
+
+
+@dataclass(frozen=True)
+class _Weighting:
+    """Weighted, centred features' coefficients, and those of the features themselves."""
+
+    root: Float[Tensor, " n"]
+    shares: Float[Tensor, " n"] | None  # None without an intercept
+
+    def by_input(self, v: Tensor) -> Tensor:
+        return v.reshape(len(self.root), -1, v.shape[-1])
+
+    def raw(self, v: Tensor) -> Tensor:
+        """Coefficients of the features from those of the weighted, centred ones."""
+        u = self.root[:, None, None] * self.by_input(v)
+        if self.shares is not None:
+            u = u - self.shares[:, None, None] * u.sum(0)
+        return u.reshape(v.shape)
+
+    def weighted(self, v: Tensor) -> Tensor:
+        """Outputs of the weighted, centred features from those of the features."""
+        u = self.by_input(v)
+        if self.shares is not None:
+            u = u - torch.tensordot(self.shares, u, dims=1)
+        return (self.root[:, None, None] * u).reshape(v.shape)
+
+
 def primal_fit(
     kernel: EnsembleKernel,
     x: Tensor,
     y: Float[Tensor, "n k"],
     weights: Float[Tensor, " n"],
     chosen: DualFit,
+    how: Iterated,
     *,
     intercept: bool,
-    tolerance: float,
-    max_iterations: int,
-    rank: int,
-    batch_size: int,
-    device: torch.device,
     generator: torch.Generator,
-    share: Share = ONE,
 ) -> PrimalFit:
     """Weighted kernel ridge regression with a free constant, at the ridge of ``chosen``.
 
     ``chosen`` is the exact fit on a subset; its ridge is taken in absolute units. Of several
-    processes each multiplies with the features of its ``share`` of the inputs; vectors are whole
-    in all of them.
+    processes each multiplies with the features of its share of the inputs; vectors are whole in
+    all of them.
     """
-    products = [
-        KernelProduct(
-            network.to(device),
-            share.of(x)[0].to(device),
-            outputs=kernel.outputs,
-            parameters=kernel.parameters,
-            batch_size=batch_size,
-            group=None if share.size == 1 else (share.group or "world"),
-        )
-        for network in kernel.networks
-    ]
+    products = _products(kernel, how.share.of(x)[0], how)
     n, width = len(x), products[0].width
     passes = products[0].k if kernel.outputs == "trace" else 1  # a column and product
-    divisor = len(products) * passes
     matrix = None
     if kernel.outputs != "full" and _cheaper_formed(n, y.shape[1] * passes):
-        matrix = kernel(x, device=device, distributed=share.size > 1)
+        matrix = kernel(x, device=how.device, distributed=how.share.size > 1)
     shares = weights / weights.sum()
-    root = weights.sqrt()
+    weighting = _Weighting(weights.sqrt(), shares if intercept else None)
     constant = shares @ y if intercept else torch.zeros(y.shape[1]).to(y)
-
-    def by_input(v: Tensor) -> Tensor:
-        return v.reshape(n, width, -1)
-
-    def raw(v: Tensor) -> Tensor:
-        """Coefficients of the features from those of the weighted, centred ones."""
-        u = root[:, None, None] * by_input(v)
-        if intercept:
-            u = u - shares[:, None, None] * u.sum(0)
-        return u.reshape(v.shape)
 
     def plain(v: Tensor) -> Tensor:
         if matrix is not None:
@@ -105,33 +116,30 @@ def primal_fit(
         total = products[0](v)
         for product in products[1:]:
             total = total + product(v)
-        return total / divisor
+        return total / (len(products) * passes)
 
     def system(v: Tensor) -> Tensor:
-        u = by_input(plain(raw(v)))
-        if intercept:
-            u = u - torch.tensordot(shares, u, dims=1)
-        return (root[:, None, None] * u).reshape(v.shape)
+        return weighting.weighted(plain(weighting.raw(v)))
 
     ridge = chosen.ridge * chosen.unit
-    target = (root[:, None] * (y - constant)).reshape(n * width, -1)
+    target = (weighting.root[:, None] * (y - constant)).reshape(n * width, -1)
     preconditioner = None
-    if rank:
+    if how.rank:
         preconditioner = nystrom_preconditioner(
-            system, len(target), rank=min(rank, len(target)), ridge=ridge, generator=generator
+            system, len(target), rank=min(how.rank, len(target)), ridge=ridge, generator=generator
         )
     solved = conjugate_gradients(
         system,
         target,
         ridge=ridge,
         preconditioner=preconditioner,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
+        tolerance=how.tolerance,
+        max_iterations=how.max_iterations,
         method="block" if target.shape[1] > 1 else "columns",
     )
-    coefficients = raw(solved.coefficients)
+    coefficients = weighting.raw(solved.coefficients)
     if intercept:
-        moved = by_input(plain(coefficients))
+        moved = weighting.by_input(plain(coefficients))
         constant = constant - torch.tensordot(shares, moved, dims=1).reshape(-1)
     displacements = None
     if kernel.outputs != "trace" and matrix is None:
@@ -155,6 +163,22 @@ def primal_fit(
         solved.log,
         displacements,
     )
+
+
+def _products(kernel: EnsembleKernel, x: Tensor, how: Iterated) -> list[KernelProduct]:
+    """Products with the kernel of every network; of the rows ``x`` of this process."""
+    share = how.share
+    return [
+        KernelProduct(
+            network.to(how.device),
+            x.to(how.device),
+            outputs=kernel.outputs,
+            parameters=kernel.parameters,
+            batch_size=how.batch_size,
+            group=None if share.size == 1 else (share.group or "world"),
+        )
+        for network in kernel.networks
+    ]
 
 
 def _cheaper_formed(n: int, passes: int) -> bool:

@@ -14,8 +14,17 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
-from tangent.estimators._candidates import Perceptron, candidates
-from tangent.estimators._common import (
+from tangent.estimators._dual import DualFit, dual_fit
+from tangent.estimators._ensemble import (
+    EnsembleKernel,
+    check_kernel_memory,
+    feature_dtype,
+)
+from tangent.estimators._primal import Iterated, PrimalFit, primal_fit, primal_outputs, subset_size
+from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
+from tangent.estimators.candidates import Perceptron, candidates
+from tangent.estimators.common import (
+    built_networks,
     check_takes,
     checked_rows,
     finite_outputs,
@@ -23,15 +32,6 @@ from tangent.estimators._common import (
     torch_device,
     torch_generator,
 )
-from tangent.estimators._dual import DualFit, dual_fit
-from tangent.estimators._ensemble import (
-    EnsembleKernel,
-    check_kernel_memory,
-    feature_dtype,
-    members,
-)
-from tangent.estimators._primal import PrimalFit, primal_fit, primal_outputs, subset_size
-from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
 from tangent.nets.designed import with_images
 from tangent.solve.system import available_bytes
 from tangent.training.distributed import share_of_fit
@@ -224,14 +224,16 @@ class TangentModel(BaseEstimator):
             targets,
             weights,
             self.fit_,
+            Iterated(
+                self.tolerance,
+                self.max_iterations,
+                self.rank,
+                _BATCH,
+                self._device(),
+                share_of_fit(self.distributed, self.random_state),
+            ),
             intercept=self.fit_intercept,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            rank=self.rank,
-            batch_size=_BATCH,
-            device=self._device(),
             generator=generator,
-            share=share_of_fit(self.distributed, self.random_state),
         )
 
     def _dual_fit(
@@ -269,7 +271,7 @@ class TangentModel(BaseEstimator):
 
     def _kernel(self, model: Any, k: int, generator: torch.Generator) -> EnsembleKernel:
         enough = _PERCEPTRON_OUTPUTS if isinstance(model, Perceptron) else _OUTPUTS
-        networks = members(
+        networks = built_networks(
             model,
             self.n_ensemble,
             self.input_shape_,

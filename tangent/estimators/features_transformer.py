@@ -12,9 +12,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from tangent.capture import picking
-from tangent.estimators._common import check_takes, checked_rows, row_shape, torch_device
-from tangent.estimators._ensemble import feature_dtype, members
+from tangent.estimators._ensemble import feature_dtype
 from tangent.estimators._rows import row_tensor, weighted_normalization
+from tangent.estimators.common import (
+    built_networks,
+    check_takes,
+    checked_rows,
+    row_shape,
+    torch_device,
+)
 from tangent.kernel.features import tangent_features
 from tangent.machine.modes import ordinary_mode
 
@@ -130,7 +136,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         random = check_random_state(self.random_state)
         self._sketch_seed = int(random.randint(np.iinfo(np.int32).max))
         seed = int(random.randint(np.iinfo(np.int32).max))
-        (network,) = members(
+        (network,) = built_networks(
             self.model,
             1,
             self.input_shape_,

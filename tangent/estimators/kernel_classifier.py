@@ -12,12 +12,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from tangent.estimators._common import also_takes, checked_rows
 from tangent.estimators._dual import DualFit
 from tangent.estimators._explain import Explanation, contributions, influences
 from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
+from tangent.estimators.common import also_takes, checked_rows
 from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernelClassifier"]

@@ -9,7 +9,9 @@ import torch
 from sklearn.gaussian_process.kernels import Kernel
 from sklearn.utils.validation import check_array
 
-from tangent.estimators._common import (
+from tangent.estimators._ensemble import EnsembleKernel
+from tangent.estimators.common import (
+    built_networks,
     check_takes,
     embeds,
     row_shape,
@@ -17,7 +19,6 @@ from tangent.estimators._common import (
     torch_device,
     torch_generator,
 )
-from tangent.estimators._ensemble import EnsembleKernel, members
 from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernel"]
@@ -179,7 +180,7 @@ class TangentKernel(Kernel):
                 "random_state must be an int, so that the kernels of two calls are of the same "
                 f"network; got {self.random_state!r}"
             )
-        networks = members(
+        networks = built_networks(
             self.model,
             self.n_ensemble,
             self._shape(n_features),

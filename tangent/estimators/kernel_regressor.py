@@ -9,9 +9,9 @@ import torch
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from tangent.estimators._common import checked_rows
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
+from tangent.estimators.common import checked_rows
 from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernelRegressor"]

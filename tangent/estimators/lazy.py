@@ -11,8 +11,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from tangent.estimators._common import INPUT_DTYPES, also_takes, checked_rows
-from tangent.estimators._lazy import Lazy
+from tangent.estimators._trained import Lazy
+from tangent.estimators.common import INPUT_DTYPES, also_takes, checked_rows
 from tangent.machine.modes import ordinary_mode
 from tangent.models.losses import loss_named
 

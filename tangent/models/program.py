@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -21,6 +21,14 @@ GateObserver = Callable[[str, Tensor], None]
 
 class OtherWay(Exception):
     """The moved network takes another way than the base: what it reads differs."""
+
+
+class _Way(NamedTuple):
+    """One run: the values so far, the scale, and who watches the gates."""
+
+    values: dict[Value, Pair]
+    alpha: float
+    on_gate: GateObserver | None
 
 
 class Program:
@@ -55,8 +63,9 @@ class Program:
         for name, value in graph.weights.items():
             values[value] = Pair(weights[name], delta.get(name))
 
+        way = _Way(values, alpha, on_gate)
         for position, call in enumerate(graph.calls):
-            self._step(call, values, alpha, on_gate)
+            self._step(call, way)
             for value in graph.last_use.get(position, ()):
                 values.pop(value, None)
         return values[graph.output]
@@ -81,13 +90,9 @@ class Program:
                 values.pop(value, None)
         return values[graph.output]
 
-    def _step(
-        self,
-        call: Call,
-        values: dict[Value, Pair],
-        alpha: float,
-        on_gate: GateObserver | None,
-    ) -> None:
+    def _step(self, call: Call, way: _Way) -> None:
+        values = way.values
+
         def given(argument: Any) -> Any:
             if not isinstance(argument, Value):
                 return argument
@@ -95,26 +100,21 @@ class Program:
 
         args, kwargs = over_leaves(given, (call.args, call.kwargs))
         try:
-            results = self._called(call, args, kwargs, values, alpha, on_gate)
+            results = self._called(call, args, kwargs, way)
         except ValueError as error:
             raise ValueError(f"{call}: {error}") from error
         for value, result in zip(call.outputs, results, strict=True):
             if value is not None:
                 values[value] = result
-                if id(value) in self.read and not math.isinf(alpha) and _turns(result):
+                if id(value) in self.read and not math.isinf(way.alpha) and _turns(result):
                     raise OtherWay
 
     def _called(
-        self,
-        call: Call,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        values: dict[Value, Pair],
-        alpha: float,
-        on_gate: GateObserver | None,
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], way: _Way
     ) -> list[Pair]:
+        alpha, on_gate = way.alpha, way.on_gate
         if isinstance(call.op, Custom):
-            return _custom(call, call.op, args, kwargs, values, alpha, on_gate)
+            return _custom(call, call.op, args, kwargs, way)
         if not moves((args, kwargs)):
             out = executed(call.op, bases(args), bases(kwargs))
             return [Pair(t) for t in _tensors(out)]
@@ -144,12 +144,11 @@ def _custom(
     custom: Custom,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    values: dict[Value, Pair],
-    alpha: float,
-    on_gate: GateObserver | None,
+    way: _Way,
 ) -> list[Pair]:
+    alpha, on_gate = way.alpha, way.on_gate
     if custom.module is not None:
-        own = {name: None if v is None else values[v] for name, v in custom.weights}
+        own = {name: None if v is None else way.values[v] for name, v in custom.weights}
         args = (custom.module, own, *args)
     gate = None if on_gate is None else gate_for(custom.target)
     if gate is not None and on_gate is not None:

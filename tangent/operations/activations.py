@@ -1,7 +1,7 @@
-"""Rules for activations: alpha (phi(z + v/alpha) - phi(z)) without the cancellation.
+"""Rules for smooth activations: alpha (phi(z + v/alpha) - phi(z)) without the cancellation.
 
-Piecewise linear ones are exact in any precision. Smooth ones are products of factors that do not
-cancel (expm1, log1p), or v times the mean of phi' between z and z + v/alpha.
+They are products of factors that do not cancel (expm1, log1p), or v times the mean of phi' between
+z and z + v/alpha.
 """
 
 from __future__ import annotations
@@ -18,184 +18,13 @@ from torch import Tensor
 from tangent.operations.arithmetic import multilinear
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
-from tangent.operations.table import exact, gate, operation
+from tangent.operations.relu import bent, negative_part
+from tangent.operations.table import exact, operation
 
-__all__ = ["breaks_of", "relu_pair", "smooth_rule", "stable_signs"]
-
-Elementwise = Callable[[Tensor], Tensor]
-
-
-def stable_signs(z: Pair, alpha: float) -> Tensor:
-    """Return where the pre-activation keeps its sign pattern: (z > 0) == (z + v/alpha > 0).
-
-    Compared as v > -alpha z, which does not round away a small v. True everywhere at alpha = inf.
-    """
-    if z.difference is None or math.isinf(alpha):
-        return torch.ones_like(z.base, dtype=torch.bool)
-    return (z.base > 0) == (z.difference > -alpha * z.base)
-
-
-class _ReLUDifference(torch.autograd.Function):
-    """max(v, -alpha z) where z > 0, max(v + alpha z, 0) elsewhere; saves one mask."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Any, z: Any, alpha: float) -> Any:
-        if math.isinf(alpha):
-            mask = z > 0
-            ctx.save_for_backward(mask)
-            return v * mask
-        # In one expression: max(v, -alpha z) - max(-alpha z, 0); the second term is zero on the
-        # active side, and on the other the sum is exact where the unit stays off.
-        edge = z * -alpha
-        ctx.save_for_backward(v > edge)
-        return torch.maximum(v, edge).sub_(edge.relu_())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (mask,) = ctx.saved_tensors
-        return grads[0] * mask, None, None
-
-
-def relu_pair(z: Pair, alpha: float) -> Pair:
-    """The pair of max(z, 0)."""
-    v = z.difference
-    return Pair(F.relu(z.base), None if v is None else _ReLUDifference.apply(v, z.base, alpha))
-
+__all__ = ["smooth_rule"]
 
 aten = torch.ops.aten
-
-
-def _bent(z: Pair, alpha: float) -> Any:
-    """Difference of max(z, 0), where z moves."""
-    return relu_pair(z, alpha).difference
-
-
-@exact(aten.relu)
-def _relu(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
-    return relu_pair(z, alpha)
-
-
-@gate(aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs)
-def _sign_gate(alpha: float, z: Pair, *args: Any, _op: Any = None, **kwargs: Any) -> Tensor:
-    return stable_signs(z, alpha)
-
-
-@exact(aten.leaky_relu)
-def _leaky_relu(alpha: float, z: Pair, slope: Any = 0.01, *, _op: Any = None) -> Pair:
-    # phi(z) = slope z + (1 - slope) relu(z)
-    bent = _bent(z, alpha)
-    return Pair(F.leaky_relu(z.base, slope), slope * z.difference + (1 - slope) * bent)
-
-
-def _negative_part(z: Pair, alpha: float) -> Pair:
-    """min(z, 0) = z - relu(z)."""
-    if z.difference is None:
-        return Pair(z.base.clamp(max=0))
-    return Pair(z.base.clamp(max=0), z.difference - _bent(z, alpha))
-
-
-@exact(aten._prelu_kernel)
-def _prelu(alpha: float, z: Pair, weight: Any, *, _op: Any = None) -> Pair:
-    bent: Any = multilinear(torch.mul, alpha, weight, _negative_part(z, alpha)).difference
-    if z.difference is not None:
-        bent = bent + _bent(z, alpha)
-    return Pair(_op(z.base, weight.base), bent.expand_as(z.base))
-
-
-@exact(aten.abs)
-def _abs(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
-    if math.isinf(alpha) or not z.base.is_floating_point():
-        return generic_difference(_op, alpha, (z,), {})
-    return Pair(z.base.abs(), 2 * _bent(z, alpha) - z.difference)
-
-
-def _between(z: Pair, low: Any, high: Any, alpha: float) -> Any:
-    """Difference of z clamped: relu(z - low) - relu(z - high)."""
-    parts: list[Any] = []
-    for at, sign in ((low, 1), (high, -1)):
-        if at is not None:
-            parts.append(sign * _bent(Pair(z.base - at, z.difference), alpha))
-    if low is None:  # min(z, high) = z - relu(z - high)
-        parts.append(z.difference)
-    return sum(parts[1:], parts[0])
-
-
-@exact(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
-def _clamp(alpha: float, z: Pair, *limits: Any, _op: Any = None, **kwargs: Any) -> Pair:
-    low, high = _limits(_op, limits, kwargs)
-    plain = all(v is None or isinstance(v, int | float) for v in (low, high))
-    if math.isinf(alpha) or not plain or not z.base.is_floating_point():
-        return generic_difference(_op, alpha, (z, *limits), kwargs)
-    return Pair(_op(z.base, *limits, **kwargs), _between(z, low, high, alpha))
-
-
-def _limits(op: Any, limits: tuple, kwargs: dict) -> tuple:
-    packet = op.overloadpacket
-    if packet == aten.clamp_min:
-        return limits[0], None
-    if packet == aten.clamp_max:
-        return None, limits[0]
-    default = -1.0 if packet == aten.hardtanh else None
-    low = limits[0] if limits else kwargs.get("min", kwargs.get("min_val", default))
-    default = 1.0 if packet == aten.hardtanh else None
-    high = limits[1] if len(limits) > 1 else kwargs.get("max", kwargs.get("max_val", default))
-    return low, high
-
-
-@gate(aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max)
-def _clamp_gate(
-    alpha: float, z: Pair, *limits: Any, _op: Any = None, **kwargs: Any
-) -> Tensor | None:
-    found = [v for v in _limits(_op, limits, kwargs) if isinstance(v, int | float)]
-    return _same_side(z, found, alpha) if found else None
-
-
-def _same_side(z: Pair, breaks: Any, alpha: float) -> Tensor:
-    stable = torch.ones_like(z.base, dtype=torch.bool)
-    for at in breaks:
-        stable &= stable_signs(Pair(z.base - at, z.difference), alpha)
-    return stable
-
-
-@gate(aten.hardsigmoid, aten.hardswish)
-def _hard_gate(alpha: float, z: Pair, *, _op: Any = None) -> Tensor:
-    return _same_side(z, (-3.0, 3.0), alpha)
-
-
-@gate(aten.softshrink, aten.hardshrink)
-def _shrink_gate(alpha: float, z: Pair, at: Any = 0.5, *, _op: Any = None) -> Tensor:
-    return _same_side(z, (-at, at), alpha)
-
-
-@gate(aten.threshold)
-def _threshold_gate(alpha: float, z: Pair, at: Any, value: Any, *, _op: Any = None) -> Tensor:
-    return _same_side(z, (at,), alpha)
-
-
-@gate(aten.rrelu_with_noise)
-def _rrelu_gate(alpha: float, z: Pair, *args: Any, _op: Any = None, **kwargs: Any) -> Tensor:
-    return stable_signs(z, alpha)
-
-
-def _hard_sigmoid_pair(z: Pair, alpha: float) -> Pair:
-    return Pair(F.hardsigmoid(z.base), _between(z, -3.0, 3.0, alpha) / 6)
-
-
-@exact(aten.hardsigmoid)
-def _hardsigmoid(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
-    if math.isinf(alpha):
-        assert z.difference is not None
-        inside = (z.base > -3) & (z.base < 3)
-        return Pair(_op(z.base), z.difference * inside / 6)
-    return _hard_sigmoid_pair(z, alpha)
-
-
-@exact(aten.hardswish)
-def _hardswish(alpha: float, z: Pair, *, _op: Any = None) -> Pair:
-    if math.isinf(alpha):
-        return generic_difference(_op, alpha, (z,), {})
-    product = multilinear(torch.mul, alpha, z, _hard_sigmoid_pair(z, alpha))
-    return Pair(_op(z.base), product.difference)
+Elementwise = Callable[[Tensor], Tensor]
 
 
 class _SmoothDifference(torch.autograd.Function):
@@ -404,17 +233,17 @@ def _elu(
     *,
     _op: Any = None,
 ) -> Pair:
-    below = _negative_part(z, alpha)
+    below = negative_part(z, alpha)
     below = _exp(Pair(below.base * input_scale, below.difference * input_scale), alpha)
-    v = scale * (_bent(z, alpha) + rate * below.difference)
+    v = scale * (bent(z, alpha) + rate * below.difference)
     return Pair(_op(z.base, rate, scale, input_scale), v)
 
 
 @exact(aten.celu)
 def _celu(alpha: float, z: Pair, rate: Any = 1.0, *, _op: Any = None) -> Pair:
-    below = _negative_part(z, alpha)
+    below = negative_part(z, alpha)
     below = _exp(Pair(below.base / rate, below.difference / rate), alpha)
-    return Pair(_op(z.base, rate), _bent(z, alpha) + rate * below.difference)
+    return Pair(_op(z.base, rate), bent(z, alpha) + rate * below.difference)
 
 
 @exact(aten.glu)
@@ -423,27 +252,3 @@ def _glu(alpha: float, z: Pair, dim: int = -1, *, _op: Any = None) -> Pair:
     halves = zip(z.base.chunk(2, dim), z.difference.chunk(2, dim), strict=True)
     a, b = (Pair(*half) for half in halves)
     return multilinear(torch.mul, alpha, a, _sigmoid(b, alpha))
-
-
-# Where they break: unit by unit, at these places.
-_BREAKS = {
-    **dict.fromkeys((aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.abs), (0.0,)),
-    aten.rrelu_with_noise: (0.0,),
-    **dict.fromkeys((aten.hardsigmoid, aten.hardswish), (-3.0, 3.0)),
-}
-
-
-def breaks_of(op: Any, args: tuple, kwargs: dict) -> tuple[float, ...] | None:
-    """Where an operation on single units has its kinks; None for one that chooses among units."""
-    packet = getattr(op, "overloadpacket", op)
-    if packet in _BREAKS:
-        return _BREAKS[packet]
-    if packet in (aten.hardtanh, aten.clamp, aten.clamp_min, aten.clamp_max):
-        limits = _limits(op, args, kwargs)
-        return tuple(v for v in limits if isinstance(v, int | float))
-    if packet == aten.threshold:
-        return (args[0],)
-    if packet in (aten.softshrink, aten.hardshrink):
-        at = args[0] if args else 0.5
-        return (-at, at)
-    return None

@@ -104,20 +104,8 @@ aten = torch.ops.aten
 
 
 @exact(aten.convolution)
-def _convolution_pair(
-    alpha: float,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: Any,
-    output_padding: Any,
-    groups: Any,
-    *,
-    _op: Any,
-) -> Pair:
+def _convolution_pair(alpha: float, x: Any, weight: Any, bias: Any, *how: Any, _op: Any) -> Pair:
+    stride, padding, dilation, transposed, output_padding, groups = how
     spatial = weight.base.dim() - 2
     stride, padding, dilation = (_full(v, spatial) for v in (stride, padding, dilation))
     db = None if bias is None else bias.difference

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
+from tangent.operations.relu import bent
 from tangent.operations.table import exact, gate, is_pair
 
 __all__ = ["multilinear"]
@@ -228,16 +229,13 @@ def _compared(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
 
 def _choice(alpha: float, x: Any, y: Any, larger: bool, op: Any) -> Pair:
     """max(x, y) = x + relu(y - x), and the minimum alike."""
-    from tangent.operations.activations import relu_pair
-
     x = as_pair(x, y.base if is_pair(y) else None)
     y = as_pair(y, x.base)
     base = op(x.base, y.base)
     gap: Any = _sub(alpha, y, x, _op=aten.sub.Tensor)
     if not larger:
         gap = Pair(-gap.base, -gap.difference)
-    bent: Any = relu_pair(gap, alpha).difference
-    moved = bent if larger else -bent
+    moved = bent(gap, alpha) if larger else -bent(gap, alpha)
     return Pair(base, moved if x.difference is None else x.difference + moved)
 
 
@@ -270,24 +268,17 @@ def _dropout(alpha: float, x: Any, p: Any, train: Any, *, _op: Any = None) -> An
 
 @exact(aten.linalg_vector_norm)
 def _norm(
-    alpha: float,
-    x: Any,
-    order: Any = 2,
-    dim: Any = None,
-    keepdim: bool = False,
-    *,
-    _op: Any = None,
-    **kwargs: Any,
-) -> Any:
-    if order != 2 or kwargs.get("dtype") is not None:
-        return generic_difference(_op, alpha, (x, order, dim, keepdim), kwargs)
-    base = _op(x.base, order, dim, keepdim)
-    if math.isinf(alpha) or not x.base.is_floating_point():
+    alpha: float, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False,
+    *, _op: Any = None, **kwargs: Any,
+) -> Any:  # fmt: skip
+    plain = order == 2 and kwargs.get("dtype") is None and x.base.is_floating_point()
+    if math.isinf(alpha) or not plain:
         return generic_difference(_op, alpha, (x, order, dim, keepdim), kwargs)
     # (|x'|^2 - |x|^2) / (|x'| + |x|)
     moved = x.moved(alpha)
     rise = (x.difference * (x.base + moved)).sum(
         list(range(x.base.dim())) if dim is None else dim, keepdim=keepdim
     )
+    base = _op(x.base, order, dim, keepdim)
     both = base + _op(moved, order, dim, keepdim)
     return Pair(base, torch.where(both == 0, 0.0, rise / both.where(both != 0, 1.0)))

@@ -9,6 +9,7 @@ from tangent.operations import (
     normalization,
     partial,
     pooling,
+    rectifiers,
     shape,
     writing,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "normalization",
     "partial",
     "pooling",
+    "rectifiers",
     "shape",
     "writing",
 ]

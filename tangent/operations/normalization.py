@@ -66,19 +66,8 @@ def _viewed(pair: Pair, shape: Any) -> Pair:
 
 
 @exact(aten.native_batch_norm)
-def _batch_norm(
-    alpha: float,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    variance: Any,
-    training: Any,
-    momentum: Any,
-    eps: Any,
-    *,
-    _op: Any,
-) -> list[Pair]:
+def _batch_norm(alpha: float, x: Any, weight: Any, bias: Any, *how: Any, _op: Any) -> list[Pair]:
+    mean, variance, training, _, eps = how
     shape = (-1,) + (1,) * (x.base.dim() - 2)
     if training:  # of instance norm: every input's channels are channels of their own
         dims = (0, *range(2, x.base.dim()))
@@ -86,8 +75,7 @@ def _batch_norm(
         out = _scaled_and_shifted(alpha, n, weight, bias, shape)
         return [out, _viewed(m, (-1,)), _viewed(r, (-1,))]
     if any(p.difference is not None for p in (mean, variance)):
-        args = (x, weight, bias, mean, variance, training, momentum, eps)
-        return generic_difference(_op, alpha, args, {})
+        return generic_difference(_op, alpha, (x, weight, bias, *how), {})
     scale = (variance.base + eps).rsqrt().view(shape)
     v = x.difference
     n = Pair((x.base - mean.base.view(shape)) * scale, None if v is None else v * scale)
@@ -97,16 +85,9 @@ def _batch_norm(
 
 @exact(aten.native_layer_norm)
 def _layer_norm(
-    alpha: float,
-    x: Any,
-    normalized_shape: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    *,
-    _op: Any = None,
+    alpha: float, x: Any, shape: Any, weight: Any, bias: Any, eps: float, *, _op: Any = None
 ) -> list[Pair]:
-    shape = tuple(normalized_shape)
+    shape = tuple(shape)
     dims = tuple(range(x.base.dim() - len(shape), x.base.dim()))
     n, mean, r = _standardized(alpha, x, dims, eps)
     return [_scaled_and_shifted(alpha, n, weight, bias, shape), mean, r]
@@ -114,18 +95,9 @@ def _layer_norm(
 
 @exact(aten.native_group_norm)
 def _group_norm(
-    alpha: float,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    n: Any,
-    c: Any,
-    positions: Any,
-    groups: Any,
-    eps: Any,
-    *,
-    _op: Any = None,
+    alpha: float, x: Any, weight: Any, bias: Any, *how: Any, _op: Any = None
 ) -> list[Pair]:
+    n, _, _, groups, eps = how
     shape = x.base.shape
     plain, mean, r = _standardized(alpha, _viewed(x, (n, groups, -1)), (2,), eps)
     out = _viewed(plain, shape)

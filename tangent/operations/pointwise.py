@@ -70,16 +70,10 @@ class SubsampledPointwise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _without_stride(
-    dims: int,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: Any = 1,
-) -> Any:
+def _without_stride(  # named as torch's convolutions name them
+    dims: int, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: Any = 1,
+) -> Any:  # fmt: skip
     part = subsampled(input, weight, stride, padding, dims)
     if part is None:
         return (input, weight, bias, stride, padding, dilation, groups), {}

@@ -127,21 +127,12 @@ aten = torch.ops.aten
 
 @exact(aten.max_pool2d_with_indices)
 def _max_pool_rule(
-    alpha: float,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    *,
-    _op: Any = None,
+    alpha: float, x: Any, kernel: Any, stride: Any = (), *rest: Any, _op: Any = None
 ) -> list[Pair]:
     if x.base.dim() != 4:
-        args = (x, kernel, stride, padding, dilation, ceil_mode)
-        return generic_difference(_op, alpha, args, {})
+        return generic_difference(_op, alpha, (x, kernel, stride, *rest), {})
     stride = list(stride) or None
-    pair, winner, _ = _max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode)
+    pair, winner, _ = _max_pool2d(alpha, x, kernel, stride, *rest)
     assert winner is not None  # something moves
     return [pair, Pair(winner)]
 
@@ -151,20 +142,12 @@ operation(aten.max_pool2d_with_indices).only_first = True
 
 @gate(aten.max_pool2d_with_indices)
 def _max_pool_gate(
-    alpha: float,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    *,
-    _op: Any = None,
+    alpha: float, x: Any, kernel: Any, stride: Any = (), *rest: Any, _op: Any = None
 ) -> Tensor | None:
     if x.base.dim() != 4:
-        return _changed_indices(alpha, x, kernel, stride, padding, dilation, ceil_mode, _op=_op)
+        return _changed_indices(alpha, x, kernel, stride, *rest, _op=_op)
     stride = list(stride) or None
-    return _stable(_max_pool2d(alpha, x, kernel, stride, padding, dilation, ceil_mode))
+    return _stable(_max_pool2d(alpha, x, kernel, stride, *rest))
 
 
 @gate(

@@ -156,24 +156,16 @@ def _constant(alpha: float, x: Any, *args: Any, _op: Any = None, **kwargs: Any) 
 
 @exact(aten._embedding_bag)
 def _embedding_bag(
-    alpha: float,
-    weight: Any,
-    indices: Any,
-    offsets: Any,
-    by_frequency: bool = False,
-    mode: Any = 0,
-    *rest: Any,
-    _op: Any = None,
+    alpha: float, weight: Any, indices: Any, offsets: Any, *how: Any, _op: Any = None
 ) -> Any:
+    by_frequency, mode, *rest = (*how, *(False, 0)[len(how) :])
     base = _op(weight.base, indices.base, offsets.base, by_frequency, mode, *bases(rest))
     rows = [Pair(t) for t in base[1:]]
     per_sample = rest[1] if len(rest) > 1 else None
     if mode == 2:  # the largest of the bag
         if alpha == float("inf"):
             return [Pair(base[0], weight.difference.gather(0, base[3])), *rows]
-        return generic_difference(
-            _op, alpha, (weight, indices, offsets, by_frequency, mode, *rest), {}
-        )
+        return generic_difference(_op, alpha, (weight, indices, offsets, *how), {})
 
     def bags(w: Tensor, *samples: Tensor) -> Tensor:
         given = (rest[0], *samples, *rest[2:]) if samples else rest

@@ -123,10 +123,10 @@ def conjugate_gradients(
     residual = target if initial is None else target - system(start)
     scale = target.norm(dim=0)
     scale = torch.where(scale > 0, scale, 1.0)
-    check = _Check(system, target, scale, tolerance, max_iterations)
     log = _Log(callback)
+    check = _Check(system, target, scale, tolerance, max_iterations, preconditioner, log)
     run = _columns if method == "columns" else _block
-    x, products = run(start, residual, check, preconditioner, log)
+    x, products = run(start, residual, check)
     end = log.lines[-1]
     if not end.residual <= tolerance:
         _warn(end, check)
@@ -211,6 +211,8 @@ class _Check:
     scale: Float[Tensor, " r"]
     tolerance: float
     max_iterations: int
+    preconditioner: NystromPreconditioner | None
+    log: _Log
     last: float = float("inf")
     stalled: bool = False
 
@@ -231,16 +233,14 @@ class _Check:
 
 
 def _columns(
-    x: Float[Tensor, "m r"],
-    r: Float[Tensor, "m r"],
-    check: _Check,
-    preconditioner: NystromPreconditioner | None,
-    log: _Log,
+    x: Float[Tensor, "m r"], r: Float[Tensor, "m r"], check: _Check
 ) -> tuple[Float[Tensor, "m r"], int]:
     """Preconditioned conjugate gradients, every column on its own but multiplied together.
 
     A column that is done is left out of the products until the end is checked.
     """
+
+    preconditioner = check.preconditioner
 
     def precondition(v: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
         return v if preconditioner is None else preconditioner.of_columns(active).power(v, -1.0)
@@ -250,7 +250,7 @@ def _columns(
     z = precondition(r)
     p, rho, step, products = z, (r * z).sum(0), 0, 0
     relative = check.relative(r)
-    log(0, relative)
+    check.log(0, relative)
     while relative > check.tolerance and step < check.max_iterations and not check.stalled:
         q = check.system(p, active)
         step, products = step + 1, products + p.shape[1]
@@ -271,16 +271,12 @@ def _columns(
         new = (r * z).sum(0)
         p = z + torch.where(rho > 0, new / rho, 0.0) * p
         rho = new
-        log(step, relative)
+        check.log(step, relative)
     return x, products
 
 
 def _block(
-    x: Float[Tensor, "m r"],
-    r: Float[Tensor, "m r"],
-    check: _Check,
-    preconditioner: NystromPreconditioner | None,
-    log: _Log,
+    x: Float[Tensor, "m r"], r: Float[Tensor, "m r"], check: _Check
 ) -> tuple[Float[Tensor, "m r"], int]:
     """Block conjugate gradients on the symmetrically preconditioned system.
 
@@ -288,13 +284,15 @@ def _block(
     dependent, as those of one-hot targets are from the start.
     """
 
+    preconditioner = check.preconditioner
+
     def root(v: Tensor, exponent: float) -> Tensor:
         return v if preconditioner is None else preconditioner.power(v, exponent)
 
     q, c = torch.linalg.qr(root(r, -0.5))
     s, moved, step, products = q, torch.zeros_like(x), 0, 0
     relative = check.relative(r)
-    log(0, relative)
+    check.log(0, relative)
     while relative > check.tolerance and step < check.max_iterations and not check.stalled:
         image = root(check.system(root(s, -0.5)), -0.5)
         step, products = step + 1, products + s.shape[1]
@@ -310,5 +308,5 @@ def _block(
             r, products = check.residual(x), products + x.shape[1]
             q, c = torch.linalg.qr(root(r, -0.5))
             s, relative = q, check.last
-        log(step, relative)
+        check.log(step, relative)
     return x + root(moved, -0.5), products

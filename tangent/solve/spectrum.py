@@ -24,7 +24,7 @@ Filter = Callable[[Float[Tensor, " m"]], Float[Tensor, " m"]]
 
 @dataclass(frozen=True)
 class FilterFit:
-    """A fit by one filter of the eigenvalues: an entry of what `RidgePath` holds for several."""
+    """A fit by one filter of the eigenvalues; `RidgePath` holds those of several."""
 
     coefficients: Tensor
     train_predictions: Tensor
@@ -35,7 +35,7 @@ class FilterFit:
 
 
 @dataclass(frozen=True)
-class RidgePath:
+class RidgePath(FilterFit):
     """Kernel ridge regression at several ridge values.
 
     Attributes
@@ -51,12 +51,6 @@ class RidgePath:
     """
 
     ridges: Tensor
-    coefficients: Tensor
-    train_predictions: Tensor
-    leave_one_out: Tensor
-    loo_error: Tensor
-    gcv_error: Tensor
-    effective_dimension: Tensor
 
     @property
     def best(self) -> int:
@@ -138,7 +132,7 @@ class Spectrum:
             field.name: torch.stack([getattr(path, field.name) for path in paths])
             for field in fields(FilterFit)
         }
-        return RidgePath(torch.tensor(values, dtype=torch.float64), **stacked)
+        return RidgePath(**stacked, ridges=torch.tensor(values, dtype=torch.float64))
 
     def _ridge_filter(self, ridge: float) -> tuple[Tensor, Tensor]:
         lam = self.eigenvalues.clamp(min=0)

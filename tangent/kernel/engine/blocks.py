@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tangent.kernel.engine.passes import Factors, bytes_of, factors_of
+from tangent.kernel.engine.passes import Factors, factors_of
 from tangent.kernel.engine.plan import Plan
 from tangent.solve.system import available_bytes
 
@@ -79,7 +79,8 @@ def fitting_size(plan: Plan, one: Factors, n1: int, n2: int, budget: int) -> int
     ValueError
         If not even one pair of inputs fits.
     """
-    each = bytes_of(one.values())
+    # The factors of an input, and what the widest layer takes besides.
+    each = sum(f.bytes for f in one.values()) + max(f.working_bytes for f in one.values())
     # Besides factors: slices of gradients, buffers, and the backward pass of one batch.
     free = budget - 4 * plan.working
     both = n1 if plan.problem.symmetric else n1 + n2

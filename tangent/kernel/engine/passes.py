@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,6 @@ from tangent.operations.pieces import Piece
 __all__ = [
     "Factors",
     "backward",
-    "bytes_of",
     "factors_of",
     "plain_jacobians",
     "planned_factors",
@@ -191,10 +190,3 @@ def plain_jacobians(network: Network, names: Collection[str], x: Tensor) -> dict
                 j = j[:, outputs].unsqueeze(1)
             parts[name].append(j.to(network.kept))
     return {name: torch.cat(js) for name, js in parts.items()}
-
-
-def bytes_of(factors: Iterable[Factor]) -> int:
-    """Memory that factors take, and what the widest layer takes besides."""
-    factors = list(factors)
-    kept = sum(factor.bytes for factor in factors)
-    return kept + max((factor.working_bytes for factor in factors), default=0)

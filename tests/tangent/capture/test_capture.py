@@ -454,3 +454,8 @@ def test_places_by_number_are_no_reading_and_masks_are(masked):
     phi = torch.cat(list(naive_features(model, x).values()), dim=2).flatten(0, 1)
     kernel = tangent_kernel(model, x).flatten(2).flatten(0, 1)
     assert torch.allclose(kernel, phi @ phi.T, rtol=1e-10)
+
+
+def test_torch_still_asks_a_mode_whether_to_import_its_compiler():
+    # A name of torch's own: were it another, the first record would take seconds more.
+    assert hasattr(torch.utils._python_dispatch.TorchDispatchMode, "_should_skip_dynamo")

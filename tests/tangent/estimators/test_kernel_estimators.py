@@ -16,8 +16,8 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from tangent.estimators._candidates import Perceptron, SinCos
 from tangent.estimators._ensemble import EnsembleKernel
+from tangent.estimators.candidates import Perceptron, SinCos
 from tangent.estimators.features_transformer import TangentFeatures
 from tangent.estimators.kernel_classifier import TangentKernelClassifier
 from tangent.estimators.kernel_function import TangentKernel

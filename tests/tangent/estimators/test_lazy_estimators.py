@@ -260,15 +260,15 @@ def test_the_memory_is_said_before_training(capsys):
 
 def test_a_network_larger_than_the_machine_is_refused_before_training(monkeypatch):
     X, y = load_iris(return_X_y=True)
-    monkeypatch.setattr("tangent.estimators._lazy._LARGE", 0)
-    monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 1000.0)
+    monkeypatch.setattr("tangent.estimators._trained._LARGE", 0)
+    monkeypatch.setattr("tangent.estimators._trained.available_bytes", lambda: 1000.0)
     with pytest.raises(MemoryError, match="micro_batch_size"):
         LazyClassifier(small_mlp, epochs=1, random_state=0).fit(X, y)
 
 
 def test_a_wide_network_is_refused_before_its_weights_are_allocated(monkeypatch):
     X, y = np.zeros((4, 3 * 32 * 32), dtype=np.float32), np.arange(4) % 2
-    monkeypatch.setattr("tangent.estimators._lazy.available_bytes", lambda: 2.0**30)
+    monkeypatch.setattr("tangent.estimators._trained.available_bytes", lambda: 2.0**30)
     model = LazyClassifier("vgg11", width=1000.0, image_shape=(3, 32, 32), batch_size=2)
     with pytest.raises(MemoryError, match=r"training needs .* GiB are free; take a smaller"):
         model.fit(X, y)  # 9 million million weights
@@ -279,7 +279,7 @@ class Interruption(Exception):
 
 
 def test_a_checkpoint_outlives_a_learning_rate_whose_last_bit_differs(tmp_path, monkeypatch):
-    from tangent.estimators import _lazy
+    from tangent.estimators import _trained
     from tangent.training.run import Run
 
     X, y = load_iris(return_X_y=True)
@@ -293,16 +293,16 @@ def test_a_checkpoint_outlives_a_learning_rate_whose_last_bit_differs(tmp_path, 
             run.keep(Checkpoint(path, measured=measured[0].measured))
             raise Interruption
 
-    measured, original, made = [], Run.end_epoch, _lazy.Checkpoint
+    measured, original, made = [], Run.end_epoch, _trained.Checkpoint
     with monkeypatch.context() as patch:
-        patch.setattr(_lazy, "Checkpoint", lambda p: measured.append(made(p)) or measured[0])
+        patch.setattr(_trained, "Checkpoint", lambda p: measured.append(made(p)) or measured[0])
         patch.setattr(Run, "end_epoch", interrupted)
         with pytest.raises(Interruption):
             model.fit(X, y)
     # As with another number of threads: the same measurement but for the last bit.
-    edge = _lazy.stability_edge
+    edge = _trained.stability_edge
     monkeypatch.setattr(
-        _lazy, "stability_edge", lambda *a, **k: np.nextafter(edge(*a, **k), np.inf)
+        _trained, "stability_edge", lambda *a, **k: np.nextafter(edge(*a, **k), np.inf)
     )
     resumed = model.fit(X, y)
     assert resumed.lr_ == whole.lr_

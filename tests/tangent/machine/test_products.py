@@ -37,3 +37,9 @@ def test_a_batch_of_products_is_that_of_torch(p, given):
     found = products.batched_product(a, b, out)
     torch.testing.assert_close(found, torch.bmm(a, b), rtol=1e-4, atol=1e-4)
     assert out is None or found is out
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_torch_still_has_the_operation_that_is_not_public():
+    # Without it all is right and slower, which nobody would notice.
+    assert products._has_onednn()

@@ -266,21 +266,9 @@ def normalized_inputs(
     return Inputs(x, statistic(mean), statistic(scale), dtype)
 
 
-def built_network(
-    model: Model,
-    shape: tuple[int, ...],
-    k: int,
-    *,
-    width: float,
-    gain: float | None,
-    generator: torch.Generator,
-) -> nn.Module:
-    """Return the network of an estimator's ``model``: a name, a factory or a module.
-
-    A factory is called as ``model(input_shape, n_outputs, generator)``; a module is copied, and
-    ``width`` and ``gain`` do not concern either.
-    """
-    (built,) = built_networks(model, 1, shape, k, width=width, gain=gain, generator=generator)
+def built_network(model: Model, shape: tuple[int, ...], k: int, **options: Any) -> nn.Module:
+    """The one network of `built_networks`, whose ``width``, ``gain`` and ``generator`` it takes."""
+    (built,) = built_networks(model, 1, shape, k, **options)
     return built
 
 
@@ -294,12 +282,18 @@ def built_networks(
     gain: float | None,
     generator: torch.Generator,
 ) -> list[nn.Module]:
-    """Return so many networks, built as `built_network` does, one after the other."""
+    """Return so many networks of an estimator's ``model``: a name, a factory or a module.
+
+    A factory is called as ``model(input_shape, n_outputs, generator)``; a module is copied, and
+    has one initialization only: ``count``, ``width`` and ``gain`` do not concern it.
+    """
+    if isinstance(model, nn.Module):
+        count = 1
     with _global_state_kept(generator):
-        return [
-            _built(model, shape, k, width=width, gain=gain, generator=generator)
-            for _ in range(count)
-        ]
+        if isinstance(model, str):
+            options: dict[str, Any] = {"width": width, "gain": gain, "generator": generator}
+            return [network(model, shape, k, **options) for _ in range(count)]
+        return [_built(model, shape, k, generator) for _ in range(count)]
 
 
 @contextmanager
@@ -322,16 +316,11 @@ def _global_state_kept(generator: torch.Generator) -> Iterator[None]:
 
 
 def _built(
-    model: Model,
+    model: nn.Module | Callable[..., nn.Module],
     shape: tuple[int, ...],
     k: int,
-    *,
-    width: float,
-    gain: float | None,
     generator: torch.Generator,
 ) -> nn.Module:
-    if isinstance(model, str):
-        return network(model, shape, k, width=width, gain=gain, generator=generator)
     if isinstance(model, nn.Module):
         return copied(model)
     if callable(model):

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
-from tangent.estimators._common import (
+from tangent.estimators.common import (
     INPUT_DTYPES,
     built_network,
     check_takes,
