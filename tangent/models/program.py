@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tangent.capture import Call, Custom, Graph, Value
-from tangent.capture.rewrite import gate_names, pooled_before_relu
+from tangent.capture.rewrite import folded_products, gate_names, pooled_before_relu
 from tangent.operations import families  # noqa: F401  (fills the table)
+from tangent.operations.affine import plain_call
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair, gate_for, rule_for
 from tangent.operations.table import bases, entry, executed, is_pair, moves
@@ -27,7 +28,7 @@ class Program:
     """A record, ready to be run on pairs."""
 
     def __init__(self, graph: Graph):
-        self.graph = graph
+        self.graph = graph = folded_products(graph)
         self.names = gate_names(graph.calls)
         self.fast = pooled_before_relu(graph)
         self.read = {id(v) for v in graph.read}
@@ -73,7 +74,7 @@ class Program:
                 ),
                 (call.args, call.kwargs),
             )
-            out = executed(call.op, args, kwargs)
+            out = plain_call(call.op, args, kwargs)
             for value, t in zip(call.outputs, _tensors(out), strict=True):
                 if value is not None:
                     values[value] = t

@@ -88,6 +88,35 @@ def test_products_of_the_second_derivative_are_those_of_the_hessians():
     torch.testing.assert_close(torch.cat([t.flatten() for t in second.hessian(f, v)]), expected)
 
 
+@pytest.mark.parametrize("fault", ["missing", "wrong"])
+def test_the_second_derivative_does_without_forward_mode(fault, monkeypatch):
+    """Where an operation lacks it, or where it disagrees with two backward passes."""
+    model, (x, _) = _tanh(), _data(6)
+    expected = second_norm(model, x, generator=torch.Generator().manual_seed(0))
+
+    def faulty(self, v):
+        if fault == "missing":
+            raise NotImplementedError
+        return right(self, v) * torch.linspace(1, 3, 12, dtype=torch.float64)
+
+    right = SecondDerivative._values_forwards
+    monkeypatch.setattr(SecondDerivative, "_values_forwards", faulty)
+    found = second_norm(model, x, generator=torch.Generator().manual_seed(0))
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_values_are_those_of_the_whole_second_derivative_either_way(forward):
+    model, (x, _) = _tanh(), _data(4)
+    h, w = weight_function(model, x)
+    second = SecondDerivative(model, x)
+    second.forward = forward
+    v = second.random(torch.Generator().manual_seed(0))
+    flat = torch.cat([t.flatten() for t in v])
+    torch.testing.assert_close(second.values(v), torch.func.hessian(h)(w) @ flat @ flat)
+    assert second.forward is forward
+
+
 def test_a_network_linear_in_its_weights_has_no_second_derivative():
     model = nn.Linear(3, 2).double()
     found = laziness(model, *_data(), epochs=1)
