@@ -289,9 +289,11 @@ def _report(**trained) -> LazinessReport:
 def test_the_verdict_follows_the_measured_distance():
     said = verdict(_report(far={1.0: 0.5, 100.0: 0.05, math.inf: 0.0}))
     assert "not lazy at its own scale" in said
+    assert "alpha below 1" not in said
     assert "LazyClassifier(alpha=100)" in said
     said = verdict(_report(far={1.0: 0.05, math.inf: 0.0}))
-    assert "The network is lazy at its own scale" in said
+    assert "The network, its first outputs subtracted, is lazy at its own scale" in said
+    assert "alpha below 1" in said
     said = verdict(_report(far={1.0: 0.5, 100.0: 0.2, math.inf: 0.0}))
     assert "take alphas above 100" in said
 
