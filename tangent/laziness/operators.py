@@ -30,6 +30,8 @@ def batches(x: Tensor, size: int) -> list[Tensor]:
 class NormalizedKernel:
     """v -> K v / n for the tangent kernel K of the n inputs, (n k) x (n k), on float64 vectors.
 
+    Columns of a matrix at once spare runs of the network.
+
     Parameters
     ----------
     model : nn.Module
@@ -42,8 +44,8 @@ class NormalizedKernel:
         self.n, self.size = len(x), self.product.rows
         self.like = next(model.parameters()).detach()
 
-    def __call__(self, v: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
-        """Return the kernel times ``v``."""
+    def __call__(self, v: Float[Tensor, " q *r"]) -> Float[Tensor, " q *r"]:
+        """Return the kernel times ``v``, or times the columns of a matrix."""
         return self.product(v.to(self.like)).double().cpu() / self.n
 
 

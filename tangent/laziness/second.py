@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from tangent.laziness.operators import SecondDerivative, inner, unit
 
 __all__ = ["SecondNorm", "second_norm"]
 
-_AGREE = 1e-2  # of <v, Hess<f, h> v> with |D^2 h(v, v)|, f its direction, in any dtype
+_AGREE = 1e-3  # of <v, Hess<f, h> v> with |D^2 h(v, v)|, f its direction, over |Hess<f, h> v|
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def second_norm(
             if size == 0 or change < 1e-4:
                 break
             pulled = second.hessian(values / size, v)
-            if second.forward and abs(float(inner(pulled, v)) - size) > _AGREE * size:
+            gap = abs(float(inner(pulled, v)) - size)
+            if second.forward and gap > _AGREE * math.sqrt(float(inner(pulled, pulled))):
                 second.forward = False  # an operation's two derivatives disagree: backwards alone
                 values = second.values(v)
                 best = size = float(values.norm())

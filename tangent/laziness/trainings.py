@@ -156,10 +156,9 @@ def _kernel_change(
     if not moves:
         return None, None
     after = NormalizedKernel(displaced, x, batch_size)
-    top, bottom = [], []
-    for z, old in probed:
-        top.append(float((after(z) - old).square().sum()))
-        bottom.append(float(old.square().sum()))
+    old = torch.stack([image for _, image in probed], 1)
+    moved = after(torch.stack([z for z, _ in probed], 1)) - old
+    top, bottom = moved.square().sum(0).tolist(), old.square().sum(0).tolist()
     ratio = math.sqrt(sum(top) / sum(bottom))
     return ratio, _jackknife_error(top, bottom)
 
