@@ -63,7 +63,7 @@ def _eigenvalues(axes: Any, curves: dict[str, Any], metrics: dict[str, Any]) -> 
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     how = "all" if exact else "by Lanczos: one within every bar"
-    axes.set_title(f"{how}; effective rank {metrics['effective_rank']:.3g}", fontsize=8)
+    axes.set_title(f"{how}; effective rank {metrics['effective_rank']:.3g}", fontsize=8, pad=9)
 
 
 def _whole_decades(axes: Any, values: list[float]) -> None:

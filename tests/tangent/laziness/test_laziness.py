@@ -293,6 +293,7 @@ def test_the_verdict_follows_the_measured_distance():
     assert "LazyClassifier(alpha=100)" in said
     said = verdict(_report(far={1.0: 0.05, math.inf: 0.0}))
     assert "The network, its first outputs subtracted, is lazy at its own scale" in said
+    assert "at 50% of the first loss" in said
     assert "alpha below 1" in said
     said = verdict(_report(far={1.0: 0.5, 100.0: 0.2, math.inf: 0.0}))
     assert "take alphas above 100" in said
