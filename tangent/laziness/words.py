@@ -69,8 +69,8 @@ def _at(trained: Trained, where: str, epochs: int) -> str:
     word = "lazy" if _lazy(trained) else "not lazy"
     return (
         f"The network, its first outputs subtracted, is {word} {where}: after "
-        f"{_epochs(epochs)}, at {trained.loss:.0%} of the first loss, its outputs are {trained.from_linearized:.1%} away from those of its "
-        f"linearization{gates}."
+        f"{_epochs(epochs)}, at {trained.loss:.0%} of the first loss, its outputs are "
+        f"{trained.from_linearized:.1%} away from those of its linearization{gates}."
     )
 
 
