@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["text", "verdict"]
 
 NEAR = 0.1  # relative distance to the linearized path up to which a training was lazy
+LEFT = 0.5  # share of the first loss above which a training says little of longer ones
 
 
 def verdict(report: LazinessReport) -> str:
@@ -26,7 +27,12 @@ def verdict(report: LazinessReport) -> str:
     if own is not None:
         parts.append(_at(own, "at its own scale (alpha = 1)", report.epochs))
     lazy = [a for a, t in sorted(finite.items()) if _lazy(t)]
-    if own is not None and _lazy(own):
+    if own is not None and _lazy(own) and own.loss > LEFT:
+        parts.append(
+            "Most of the loss was still there, and longer trainings move further: take more epochs "
+            "before you rely on it."
+        )
+    elif own is not None and _lazy(own):
         parts.append(
             "Training it is close to solving its tangent kernel, which TangentKernelClassifier "
             "does at once; for features that move, take a smaller scale (LazyClassifier with "

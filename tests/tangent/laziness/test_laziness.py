@@ -299,6 +299,14 @@ def test_the_verdict_follows_the_measured_distance():
     assert "take alphas above 100" in said
 
 
+def test_a_training_that_left_most_of_the_loss_is_not_relied_on():
+    found = _report(far={1.0: 0.05, math.inf: 0.0})
+    hardly = dataclasses.replace(found.trainings[0], loss=0.9)
+    found = dataclasses.replace(found, trainings=(hardly, found.trainings[1]))
+    assert "take more epochs" in verdict(found)
+    assert "alpha below 1" not in verdict(found)
+
+
 def test_a_training_that_diverges_is_said():
     found = _report(far={1.0: None, math.inf: 0.0})
     lost = dataclasses.replace(found.trainings[0], loss=math.inf)
