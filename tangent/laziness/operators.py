@@ -16,6 +16,7 @@ from torch.func import jvp
 
 from tangent.kernel.products import KernelProduct
 from tangent.models import ScaledDifference
+from tangent.operations.affine import FasterLinear
 from tangent.operations.elementary import ElementaryEmbeddingBag
 from tangent.operations.pointwise import called
 
@@ -87,8 +88,10 @@ class SecondDerivative:
     def hessian(self, f: Tensor, v: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of <f, h> times ``v``."""
         with torch.enable_grad():
+            with FasterLinear():
+                outputs = self._outputs()
             first = torch.autograd.grad(
-                self._outputs() @ f, self.weights, create_graph=True, materialize_grads=True
+                outputs @ f, self.weights, create_graph=True, materialize_grads=True
             )
             along = inner(first, v)
             if not along.requires_grad:

@@ -28,7 +28,7 @@ LAZY_KAPPA = 0.1  # kappa from which on the criterion calls a network lazy
 _WHOLE_ROWS = 600  # rows of a kernel that is computed whole ...
 _WHOLE_ENTRIES = 40_000_000  # ... where the Jacobian would have no more entries
 _LARGE_ENTRIES = 1_000_000_000  # entries of the Jacobian from which passes over the data are dear
-_PRODUCTS, _FEW_PRODUCTS = 10, 6
+_PRODUCTS, _FEW_PRODUCTS = 10, 5
 _EPOCHS, _FEW_EPOCHS = 5, 2
 
 
@@ -150,7 +150,7 @@ def laziness(
         Jacobian would have more than 1e9 entries (inputs times outputs times parameters).
     batch_size : int
     products : int, optional
-        With the kernel, for the head of its spectrum, where it is too large to be held: 10, or 6
+        With the kernel, for the head of its spectrum, where it is too large to be held: 10, or 5
         where the Jacobian would have more than 1e9 entries.
     probes : int
         Random products for the change of the kernel and for Frobenius norms and the trace.

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from tangent.machine.products import add_product, product
 from tangent.operations import winograd
@@ -23,7 +24,7 @@ from tangent.operations.arithmetic import multilinear
 from tangent.operations.registry import Pair
 from tangent.operations.table import exact, executed
 
-__all__ = ["matrix_product", "plain_call"]
+__all__ = ["FasterLinear", "matrix_product", "plain_call"]
 
 aten = torch.ops.aten
 
@@ -119,6 +120,18 @@ def matrix_product(x: Tensor, m: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return _Product.apply(x, m, bias)
     return product(x, m.t(), bias)
+
+
+class FasterLinear(TorchFunctionMode):
+    """Within it, linear layers in float32 are `matrix_product`s."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.linear and not kwargs and _real(tuple(args[:2])):
+            x, weight, *bias = args
+            out = matrix_product(x.reshape(-1, x.shape[-1]), weight.t(), *bias)
+            return out.view(*x.shape[:-1], len(weight))
+        return func(*args, **kwargs)
 
 
 def plain_call(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
