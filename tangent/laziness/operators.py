@@ -17,7 +17,7 @@ from torch.func import jvp
 from tangent.kernel.products import KernelProduct
 from tangent.models import ScaledDifference
 from tangent.operations.affine import FasterLinear
-from tangent.operations.elementary import ElementaryEmbeddingBag
+from tangent.operations.elementary import ElementaryEmbeddingBag, ElementaryLayerNorm
 from tangent.operations.pointwise import called
 
 __all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
@@ -113,7 +113,7 @@ class SecondDerivative:
         def slope(weights: tuple[Tensor, ...]) -> Tensor:
             return jvp(lambda w: self._outputs(w), (weights,), along)[1]
 
-        with torch.no_grad():
+        with torch.no_grad(), ElementaryLayerNorm():
             return jvp(slope, at, along)[1]
 
     def _values_backwards(self, v: Sequence[Tensor]) -> Tensor:

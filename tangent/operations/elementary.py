@@ -1,4 +1,4 @@
-"""Bags of embeddings in operations that torch differentiates more than once.
+"""Bags of embeddings and layer norms in operations that torch differentiates more than once.
 
 torch 2.14.1 has no derivative of the gradient of ``embedding_bag``. Rows that are looked up and
 then summed, averaged or compared are the same function.
@@ -6,11 +6,12 @@ then summed, averaged or compared are the same function.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ElementaryEmbeddingBag"]
+__all__ = ["ElementaryEmbeddingBag", "ElementaryLayerNorm"]
 
 
 class ElementaryEmbeddingBag(TorchFunctionMode):
@@ -40,3 +41,23 @@ def _bags(
     if mode == "max":
         return rows.amax(1)
     return rows.mean(1) if mode == "mean" else rows.sum(1)
+
+
+class ElementaryLayerNorm(TorchFunctionMode):
+    """Within it, layer norms are sums and products: torch 2.14.1 derives its own wrongly twice.
+
+    ``jvp`` of ``jvp`` of ``layer_norm`` is off by a fifth on random inputs.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.layer_norm:
+            return _layer_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = input - input.mean(dims, keepdim=True)
+    out = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias

@@ -119,6 +119,16 @@ def test_float32_products_of_the_second_derivative_are_near_those_in_float64():
         torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-4 * float(other.norm()))
 
 
+def test_values_of_a_network_with_layer_norm_are_right_forwards():
+    """torch's own layer norm is wrong in forward mode twice."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 2)).double()
+    x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    second = SecondDerivative(model, x)
+    v = second.random(generator)
+    torch.testing.assert_close(second._values_forwards(v), second._values_backwards(v))
+
+
 @pytest.mark.parametrize("forward", [True, False])
 def test_values_are_those_of_the_whole_second_derivative_either_way(forward):
     model, (x, _) = _tanh(), _data(4)
