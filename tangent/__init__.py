@@ -11,7 +11,6 @@ from tangent.capture.description import (
     describe,
 )
 from tangent.kernel import (
-    TangentOperator,
     stored_tangent_kernel,
     tangent_features,
     tangent_kernel,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         TangentKernelClassifier,
         TangentKernelRegressor,
     )
+    from tangent.kernel import TangentOperator
 
 __all__ = [  # noqa: RUF022 (in groups, as the page of the reference shows them)
     # models
@@ -77,13 +77,13 @@ __all__ = [  # noqa: RUF022 (in groups, as the page of the reference shows them)
 
 
 def __getattr__(name: str) -> Any:
-    """Estimators are imported where they are asked for: scikit-learn takes longer than the rest."""
+    """Import where it is asked for what needs scikit-learn or SciPy, which take longer than all."""
     from importlib import import_module
 
-    estimators = import_module("tangent.estimators") if name in __all__ else None
-    if not hasattr(estimators, name):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(estimators, name)
+    room = "tangent.kernel" if name == "TangentOperator" else "tangent.estimators"
+    globals()[name] = found = getattr(import_module(room), name)
     return found
 
 

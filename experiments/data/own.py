@@ -147,7 +147,8 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray) -> _Rows:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(
             f"{path}: images must be uint8 of shape (n, h, w), (n, h, w, c) or (n, c, h, w) with "
-            f"one or three channels; got {images.dtype} of shape {images.shape}"
+            f"one or three channels; got {images.dtype} of shape {images.shape}; for "
+            "values from 0 to 1 take (255 * images).round().astype(np.uint8)"
         )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iuUS" or not len(labels):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,34 +33,61 @@ _COLUMNS = {
 
 def laziness_figure(document: dict[str, Any]) -> Figure:
     """Spectrum, distance to the linearization against alpha, and stability gate by gate."""
-    curves, metrics = document["curves"], document["metrics"]
-    fig, (spectrum, distance, gates) = plots.figure(1, 3, size=(9.6, 3.0))
-    values, errors = curves["eigenvalues"], curves["eigenvalue_errors"]
-    # a value that its error could swallow says nothing of a spectrum
-    pairs = enumerate(zip(values, errors, strict=True), 1)
-    shown = [(rank, value, error) for rank, (value, error) in pairs if value > 2 * error]
-    rank, height, error = zip(*shown, strict=True)
-    spectrum.errorbar(rank, height, error, fmt="o-", ms=3, capsize=2)
-    spectrum.set(yscale="log", xlabel="rank", ylabel="eigenvalue of the kernel / n")
-    if len(rank) > 20:
-        spectrum.set_xscale("log")
-    how = "all eigenvalues" if metrics["exact_spectrum"] else "the first few, by Lanczos"
-    spectrum.set_title(f"{how}; effective rank {metrics['effective_rank']:.3g}", fontsize=8)
+    curves, metrics, run = document["curves"], document["metrics"], document["run"]
+    fig, (spectrum, distance, gates) = plots.figure(1, 3, size=(9.6, 3.1))
+    _eigenvalues(spectrum, curves, metrics)
     _distances(distance, curves)
     _stabilities(gates, curves)
-    fig.suptitle(f"{document['run']['model']}, {metrics['inputs']} inputs", fontsize=9)
+    epochs = f"{run['epochs']} epoch{'s' * (run['epochs'] != 1)}"
+    fig.suptitle(
+        f"{run['model']} on {metrics['inputs']} inputs of {run['dataset']}; trained for {epochs}",
+        fontsize=9,
+    )
     return fig
 
 
+def _eigenvalues(axes: Any, curves: dict[str, Any], metrics: dict[str, Any]) -> None:
+    values, errors = curves["eigenvalues"], curves["eigenvalue_errors"]
+    exact = metrics["exact_spectrum"]
+    # What its error could swallow says nothing of a spectrum, nor does what follows it.
+    count = next(
+        (i for i, (v, e) in enumerate(zip(values, errors, strict=True)) if v <= 4 * e), None
+    )
+    shown = values[: max(1, len(values) if count is None else count)]
+    line = "o-" if exact else "o"  # between values by Lanczos others may lie
+    axes.errorbar(range(1, len(shown) + 1), shown, errors[: len(shown)], fmt=line, ms=3, capsize=2)
+    axes.set(yscale="log", xlabel="in order", ylabel="eigenvalue of the kernel / n")
+    _whole_decades(axes, shown)
+    if len(shown) > 20:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    how = "all" if exact else "by Lanczos: one within every bar"
+    axes.set_title(f"{how}; effective rank {metrics['effective_rank']:.3g}", fontsize=8, pad=9)
+
+
+def _whole_decades(axes: Any, values: list[float]) -> None:
+    """Limits at powers of ten, which alone are labelled, two of them at least."""
+    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    positive = [v for v in values if v > 0]
+    if positive:
+        low = math.floor(math.log10(min(positive) / 1.1))
+        axes.set_ylim(10.0**low, 10.0 ** max(low + 1, math.ceil(math.log10(max(positive) * 1.1))))
+
+
 def _distances(axes: Any, curves: dict[str, Any]) -> None:
+    from tangent.laziness.words import NEAR
+
     rows = zip(curves["trained_alpha"], curves["trained_from_linearized"], strict=True)
     known = [(a, d) for a, d in rows if a is not None and d is not None and d > 0]
     if known:
-        axes.loglog(*zip(*known, strict=True), "o-")
+        axes.loglog(*zip(*known, strict=True), "o-", ms=4)
+        _whole_decades(axes, [NEAR, *(d for _, d in known)])
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     else:
         axes.text(0.5, 0.5, "no finite scale was measured", ha="center", transform=axes.transAxes)
-    axes.axhline(0.1, color="0.6", lw=0.8, ls="--")
-    axes.set(xlabel=r"$\alpha$", ylabel="distance of outputs\nfrom the linearization")
+    axes.axhline(NEAR, color="0.4", lw=0.8, ls="--")
+    axes.set(xlabel=r"scale $\alpha$", ylabel="distance of outputs\nfrom the linearization")
     axes.set_title("below the dashed line: called lazy", fontsize=8)
 
 
@@ -73,6 +101,7 @@ def _stabilities(axes: Any, curves: dict[str, Any]) -> None:
             label = rf"$\alpha$ = {alpha:.3g}"
             axes.plot(range(1, len(kept) + 1), [100 * k for k in kept], "o-", ms=3, label=label)
     axes.set(xlabel="gate, from the input on", ylabel="decisions kept (%)")
+    axes.set_title("what the training left as it was", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=7)
 

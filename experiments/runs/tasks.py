@@ -23,7 +23,7 @@ from experiments.runs import claims
 from experiments.runs.experiment import Experiment
 from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import Context, Outcome, ResultError, read_arrays, write_result
-from experiments.usage import say, watched
+from experiments.usage import UsageError, say, watched
 
 __all__ = ["Done", "Task", "Work", "compute", "finished"]
 
@@ -214,6 +214,8 @@ def _computed(
         # What estimators say is no result.
         with contextlib.redirect_stdout(sys.stderr), bars(watched()):
             outcome = _resumed(module, task.run, context, checkpoint)
+    except UsageError as error:  # the user's own file or weights: no place in our code to show
+        return Done("failed", str(error))
     except Exception as error:
         if not _of_kind(error, "DivergenceError"):  # by name: torch may not be loaded
             context.log(traceback.format_exc())

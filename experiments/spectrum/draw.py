@@ -31,6 +31,8 @@ _NUMBERS = {
 
 
 def _label(row: Any) -> str:
+    if ":" in row.variant:  # of a library or of the user's own, as it is made there
+        return row.variant
     return f"{row.variant}, width {row.width:g}, gain {row.gain:.3g}"
 
 

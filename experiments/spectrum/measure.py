@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.networks import named as networks
 from experiments.networks.classifiers import channel_statistics
 from experiments.runs.results import Context, Outcome
+from experiments.spectrum.settings import VARIANTS
 from experiments.usage import UsageError, watched
 from tangent.kernel.matrix import tangent_kernel
 from tangent.nets import resnet18, vgg11
@@ -21,7 +23,8 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Take the full kernel and its eigenvalues; the decomposition is in float64."""
     x = _inputs(run, context).to(context.device, getattr(torch, context.dtype))
-    model = _network(run, tuple(x.shape[1:])).to(x)
+    classes = len(context.load(run["dataset"]).class_names)
+    model = _network(run, tuple(x.shape[1:]), classes).to(x)
     kernel = tangent_kernel(model, x, outputs="full", accumulate=torch.float64, progress=watched())
     rows = kernel.shape[0] * kernel.shape[1]
     values = torch.linalg.eigvalsh(kernel.reshape(rows, rows)).flip(0).cpu().numpy()
@@ -61,7 +64,11 @@ def _inputs(run: dict[str, Any], context: Context) -> Tensor:
     return (images - mean) / deviation
 
 
-def _network(run: dict[str, Any], image_shape: tuple[int, ...]) -> nn.Module:
+def _network(run: dict[str, Any], image_shape: tuple[int, ...], classes: int = 10) -> nn.Module:
+    """The network: ours at the run's width and gain, or another by its name."""
+    if run["variant"] not in VARIANTS:
+        make = networks.factory(run["variant"], width=run["width"], source=run.get("source"))
+        return make(image_shape, classes, torch.Generator().manual_seed(run["seed"])).eval()
     options: dict[str, Any] = {
         "in_channels": image_shape[0],
         "image_size": image_shape[1],

@@ -145,29 +145,42 @@ class TangentModel(BaseEstimator):
     def _choose(
         self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
     ) -> None:
-        """Set ``fit_``, ``kernel_`` and ``chosen_model_`` to those of least leave-one-out error."""
+        """Set ``fit_``, ``kernel_`` and ``chosen_model_`` to those of least leave-one-out error.
+
+        Networks race with the first loss, by one member of each and coarsely; the winner is then
+        fitted in full. Of several losses the first is the cheapest: with the others only networks
+        race that came near the best with the first, and none where that has no error left.
+        """
         on: dict[str, Any] = {"device": self._device(), "distributed": self.distributed}
-        best: tuple[Any, _Runner] | None = None
-        winners = self._race(x, targets, weights, generator)
-        for runner in dict.fromkeys(runner for runner, _ in winners.values()):
-            whole = runner.kernel.completed(runner.matrix, x, **on)
-            for loss, (winner, near) in winners.items():
-                if winner is not runner:
-                    continue
-                fit = self._fit_of(loss, whole, targets, weights, near=near)
-                if best is None or fit.error < best[0].error:
-                    best = fit, runner
-        assert best is not None
-        self.fit_, runner = best
-        self.kernel_, self.chosen_model_ = runner.kernel, runner.model
+        runners, losses = self._race(x, targets, weights, generator)
+        first = min(runners, key=lambda runner: runner.error)
+        own = first.matrix.clone() if len(losses) > 1 and len(runners) > 1 else first.matrix
+        whole = {first: first.kernel.completed(own, x, **on)}
+        best = self._fit_of(losses[0], whole[first], targets, weights), first
+        near = [runner for runner in runners if runner.error <= _NEAR * first.error] or [first]
+        for loss in losses[1:] if best[0].error > 0 else ():
+            ridge, winner = None, first
+            if len(runners) > 1:
+                fits = [
+                    self._fit_of(loss, runner.matrix, targets, weights, racing=True)
+                    for runner in near
+                ]
+                least = min(range(len(near)), key=lambda i: fits[i].error)
+                ridge, winner = fits[least].ridge, near[least]
+            if winner not in whole:
+                whole[winner] = winner.kernel.completed(winner.matrix, x, **on)
+            fit = self._fit_of(loss, whole[winner], targets, weights, near=ridge)
+            if fit.error < best[0].error:
+                best = fit, winner
+        self.fit_, chosen = best
+        self.kernel_, self.chosen_model_ = chosen.kernel, chosen.model
 
     def _race(
         self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> dict[str, tuple[_Runner, float | None]]:
-        """For every loss the network of least error and its ridge, by one member of each.
+    ) -> tuple[list[_Runner], tuple[str, ...]]:
+        """The networks with their errors with the first loss, and all losses.
 
-        Of several losses the first is the cheapest: for the others only networks race that come
-        near the best with the first.
+        Of one loss the best network alone is kept; an only network does not race.
         """
         on: dict[str, Any] = {"device": self._device(), "distributed": self.distributed}
         models = self._models(self.input_shape_)
@@ -177,22 +190,13 @@ class TangentModel(BaseEstimator):
             kernel = self._kernel(model, targets.shape[1], generator)
             matrix = kernel.first(x, **on)
             losses = self._losses(matrix, targets)
-            if len(models) == 1:
-                return dict.fromkeys(losses, (_Runner(model, kernel, matrix, 0.0), None))
-            error = self._fit_of(losses[0], matrix, targets, weights, racing=True).error
+            error = 0.0
+            if len(models) > 1:
+                error = self._fit_of(losses[0], matrix, targets, weights, racing=True).error
             runners.append(_Runner(model, kernel, matrix, error))
             if len(losses) == 1:  # the others' memory
                 runners = [min(runners, key=lambda runner: runner.error)]
-        first = min(runners, key=lambda runner: runner.error)
-        near = [runner for runner in runners if runner.error <= _NEAR * first.error] or [first]
-        winners: dict[str, tuple[_Runner, float | None]] = {losses[0]: (first, None)}
-        for loss in losses[1:]:
-            fits = [
-                self._fit_of(loss, runner.matrix, targets, weights, racing=True) for runner in near
-            ]
-            best = min(range(len(near)), key=lambda i: fits[i].error)
-            winners[loss] = near[best], fits[best].ridge
-        return winners
+        return runners, losses
 
     def _losses(self, matrix: Tensor, targets: Tensor) -> tuple[str, ...]:
         """Losses to fit with; of equals the first is kept."""

@@ -27,6 +27,9 @@ __all__ = ["KernelProduct"]
 
 Displacement = dict[str, Tensor]
 
+_TOGETHER = 8  # displacements that one run of the network serves ...
+_NUMBERS = 2**27  # ... while they have no more numbers
+
 
 class KernelProduct:
     """The tangent kernel of a network on fixed inputs, as a function of columns.
@@ -110,9 +113,13 @@ class KernelProduct:
         columns = ordinary_tensor(columns).detach()
         image = torch.zeros_like(columns)
         own = slice(self.start, self.start + len(self.x) * self.width)
-        for j in range(columns.shape[1]):
-            for read in self._reads():
-                delta = self._pulled(columns[:, j], read)
+        reads = list(self._reads())
+        jobs = [(j, read) for j in range(columns.shape[1]) for read in reads]
+        together = max(1, min(_TOGETHER, _NUMBERS // self._parameters()))
+        for first in range(0, len(jobs), together):
+            some = jobs[first : first + together]
+            moved = self._pulled([(columns[:, j], read) for j, read in some])
+            for (j, read), delta in zip(some, moved, strict=True):
                 image[own, j] += self._pushed(delta, self.x, read).to(image)
         if self.group is not None:
             # On the weights' device: NCCL reduces nothing else.
@@ -133,7 +140,7 @@ class KernelProduct:
         if self.outputs == "trace":
             raise ValueError("outputs='trace' has no one displacement; take 'pseudo' or 'full'")
         (read,) = self._reads()
-        return self._pulled(v, read)
+        return self._pulled([(v, read)])[0]
 
     @ordinary_mode
     def linear_outputs(self, delta: Displacement, x: Tensor) -> Tensor:
@@ -159,24 +166,39 @@ class KernelProduct:
             index = int(self.outputs)
             yield lambda f: f[:, index].unsqueeze(1)
 
-    def _pulled(self, v: Tensor, read: Callable[[Tensor], Tensor]) -> Displacement:
+    def _parameters(self) -> int:
+        own = dict(self.model.named_parameters())
+        return max(1, sum(own[name].numel() for name in self.names))
+
+    def _pulled(self, jobs: list[tuple[Tensor, Callable[[Tensor], Tensor]]]) -> list[Displacement]:
+        """``J^T v`` of every v and what it reads, the network run once for all of them."""
         linear = self._linearized()
         own = dict(linear.network.named_parameters())
         leaves = {name: own[name].detach().requires_grad_() for name in self.names}
+        totals = [{name: torch.zeros_like(p) for name, p in leaves.items()} for _ in jobs]
         start = self.start
         with torch.inference_mode(False), torch.enable_grad():
             for x in self.x.split(self.batch_size):
-                f = read(linear.network_output(x, leaves).reshape(len(x), -1))
-                part = v[start : start + len(x) * self.width].to(f)
-                start += len(part)
-                f.backward(part.reshape(len(x), self.width))
-        total = {
-            name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()
-        }
+                out = linear.network_output(x, leaves).reshape(len(x), -1)
+                rows = slice(start, start + len(x) * self.width)
+                start = rows.stop
+                for last, ((v, read), total) in enumerate(zip(jobs, totals, strict=True), 1):
+                    f = read(out)
+                    found = torch.autograd.grad(
+                        f,
+                        list(leaves.values()),
+                        v[rows].to(f).reshape(len(x), self.width),
+                        retain_graph=last < len(jobs),
+                        allow_unused=True,
+                    )
+                    for d, g in zip(total.values(), found, strict=True):
+                        if g is not None:
+                            d.add_(g)
         if self.group is not None:
-            for d in total.values():
-                dist.all_reduce(d, group=self.group)
-        return total
+            for total in totals:
+                for d in total.values():
+                    dist.all_reduce(d, group=self.group)
+        return totals
 
     def _pushed(
         self, delta: Displacement, x: Tensor, read: Callable[[Tensor], Tensor]

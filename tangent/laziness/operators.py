@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import jvp
 
 from tangent.kernel.products import KernelProduct
 from tangent.models import ScaledDifference
-from tangent.operations.elementary import ElementaryEmbeddingBag
+from tangent.operations.affine import FasterLinear
+from tangent.operations.elementary import ElementaryEmbeddingBag, ElementaryLayerNorm
 from tangent.operations.pointwise import called
 
 __all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
@@ -29,6 +31,8 @@ def batches(x: Tensor, size: int) -> list[Tensor]:
 class NormalizedKernel:
     """v -> K v / n for the tangent kernel K of the n inputs, (n k) x (n k), on float64 vectors.
 
+    Columns of a matrix at once spare runs of the network.
+
     Parameters
     ----------
     model : nn.Module
@@ -41,8 +45,8 @@ class NormalizedKernel:
         self.n, self.size = len(x), self.product.rows
         self.like = next(model.parameters()).detach()
 
-    def __call__(self, v: Float[Tensor, " q"]) -> Float[Tensor, " q"]:
-        """Return the kernel times ``v``."""
+    def __call__(self, v: Float[Tensor, " q *r"]) -> Float[Tensor, " q *r"]:
+        """Return the kernel times ``v``, or times the columns of a matrix."""
         return self.product(v.to(self.like)).double().cpu() / self.n
 
 
@@ -59,16 +63,19 @@ class SecondDerivative:
     Notes
     -----
     ``hessian(f, v)`` differentiates twice backwards, which more operations can do than forward
-    mode; ``values(v)`` is the second derivative along a line, backwards three times.
+    mode; ``values(v)`` is the second derivative along a line, forwards twice where all operations
+    can do it (``forward``), which takes three fifths of the time, and backwards three times else.
     """
 
     def __init__(self, model: nn.Module, x: Tensor):
         self.model, self.x = model, x
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = [p.detach().clone().requires_grad_() for p in model.parameters()]
+        self.forward = True
 
-    def _outputs(self) -> Tensor:
-        tensors = dict(zip(self.names, self.weights, strict=True))
+    def _outputs(self, weights: Sequence[Tensor] | None = None) -> Tensor:
+        given = self.weights if weights is None else weights
+        tensors = dict(zip(self.names, given, strict=True))
         math_paths = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         with math_paths, ElementaryEmbeddingBag():
             return called(self.model, tensors, (self.x,)).flatten() / math.sqrt(len(self.x))
@@ -81,8 +88,10 @@ class SecondDerivative:
     def hessian(self, f: Tensor, v: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of <f, h> times ``v``."""
         with torch.enable_grad():
+            with FasterLinear():
+                outputs = self._outputs()
             first = torch.autograd.grad(
-                self._outputs() @ f, self.weights, create_graph=True, materialize_grads=True
+                outputs @ f, self.weights, create_graph=True, materialize_grads=True
             )
             along = inner(first, v)
             if not along.requires_grad:
@@ -91,6 +100,23 @@ class SecondDerivative:
 
     def values(self, v: Sequence[Tensor]) -> Tensor:
         """D^2 h(v, v), of shape (n k,)."""
+        if self.forward:
+            try:
+                return self._values_forwards(v)
+            except (NotImplementedError, RuntimeError):  # an operation without forward mode
+                self.forward = False
+        return self._values_backwards(v)
+
+    def _values_forwards(self, v: Sequence[Tensor]) -> Tensor:
+        at, along = (tuple(w.detach() for w in self.weights),), (tuple(v),)
+
+        def slope(weights: tuple[Tensor, ...]) -> Tensor:
+            return jvp(lambda w: self._outputs(w), (weights,), along)[1]
+
+        with torch.no_grad(), ElementaryLayerNorm():
+            return jvp(slope, at, along)[1]
+
+    def _values_backwards(self, v: Sequence[Tensor]) -> Tensor:
         with torch.enable_grad():
             outputs = self._outputs()
             dual = torch.zeros_like(outputs, requires_grad=True)

@@ -28,7 +28,7 @@ LAZY_KAPPA = 0.1  # kappa from which on the criterion calls a network lazy
 _WHOLE_ROWS = 600  # rows of a kernel that is computed whole ...
 _WHOLE_ENTRIES = 40_000_000  # ... where the Jacobian would have no more entries
 _LARGE_ENTRIES = 1_000_000_000  # entries of the Jacobian from which passes over the data are dear
-_PRODUCTS, _FEW_PRODUCTS = 10, 6
+_PRODUCTS, _FEW_PRODUCTS = 10, 5
 _EPOCHS, _FEW_EPOCHS = 5, 2
 
 
@@ -150,7 +150,7 @@ def laziness(
         Jacobian would have more than 1e9 entries (inputs times outputs times parameters).
     batch_size : int
     products : int, optional
-        With the kernel, for the head of its spectrum, where it is too large to be held: 10, or 6
+        With the kernel, for the head of its spectrum, where it is too large to be held: 10, or 5
         where the Jacobian would have more than 1e9 entries.
     probes : int
         Random products for the change of the kernel and for Frobenius norms and the trace.
@@ -314,12 +314,13 @@ def _spectrum(
     *_, (diagonal, beside) = lanczos(kernel, start, products)
     values, errors = ritz_values(diagonal, beside)
     probed = probed + _probed(kernel, 2 - len(probed), generator)  # one alone has no error
-    squares = [float(_centred(kernel(_centred(z, k)), k).square().sum()) for z, _ in probed]
+    columns = torch.stack([_centred(v, k) for v in (*(z for z, _ in probed), y)], 1)
+    *images, image = kernel(columns).T
+    squares = [float(_centred(z, k).square().sum()) for z in images]
     square, error = _mean_and_error(squares)
     trace, trace_error = _mean_and_error([float(z @ image) for z, image in probed])
     upper = upper_bound(diagonal, beside, q)
     head = SpectrumHead(values, errors, upper, trace, trace_error, False)
-    image = kernel(_centred(y, k))
     aligned = _aligned(image, y, k, math.sqrt(square))
     return head, aligned, aligned * error / (2 * square)
 
@@ -328,11 +329,11 @@ def _probed(
     kernel: NormalizedKernel, count: int, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
     """Random signs and the kernel times them: for the trace, and for how the kernel changes."""
-    found = []
-    for _ in range(count):
-        z = torch.randint(0, 2, (kernel.size,), generator=generator).double() * 2 - 1
-        found.append((z, kernel(z)))
-    return found
+    if count < 1:
+        return []
+    draws = [torch.randint(0, 2, (kernel.size,), generator=generator) for _ in range(count)]
+    z = torch.stack(draws, 1).double() * 2 - 1
+    return list(zip(z.T, kernel(z).T, strict=True))
 
 
 def _centred(v: Tensor, k: int) -> Tensor:

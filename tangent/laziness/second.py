@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tangent.laziness.operators import SecondDerivative, unit
+from tangent.laziness.operators import SecondDerivative, inner, unit
 
 __all__ = ["SecondNorm", "second_norm"]
+
+_AGREE = 1e-3  # of <v, Hess<f, h> v> with |D^2 h(v, v)|, f its direction, over |Hess<f, h> v|
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,16 @@ def second_norm(
             best = max(best, size)
             if size == 0 or change < 1e-4:
                 break
-            v = unit(second.hessian(values / size, v))
+            pulled = second.hessian(values / size, v)
+            gap = abs(float(inner(pulled, v)) - size)
+            if second.forward and gap > _AGREE * math.sqrt(float(inner(pulled, pulled))):
+                second.forward = False  # an operation's two derivatives disagree: backwards alone
+                values = second.values(v)
+                best = size = float(values.norm())
+                if size == 0:
+                    break
+                pulled = second.hessian(values / size, v)
+            v = unit(pulled)
         found.append(best)
         changes.append(change)
     top = max(range(starts), key=found.__getitem__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from tangent.laziness.operators import NormalizedKernel
 from tangent.models import ScaledDifference
 from tangent.training.batches import Inputs
-from tangent.training.lazy import LazySettings, outputs, stability_of_activations, train
+from tangent.training.lazy import LazySettings, outputs_and_stability, train
 
 __all__ = ["Trained", "short_training"]
 
@@ -93,51 +92,51 @@ def short_training(
     found = []
     for alpha in ordered:
         module = ScaledDifference(model, alpha)
-        end = _end(module, inputs, y, settings, seed)
+        end, stability = _end(module, inputs, y, settings, seed)
         if linear is None:
             linear = end
-        found.append(_trained(model, module, inputs, y, end, linear, batch_size, probed))
+        kernel = _kernel_change(module, x, batch_size, probed if end is not None else ())
+        found.append(_trained(model, module, y, end, linear, stability, kernel))
     return tuple(sorted(found, key=lambda t: t.alpha))
 
 
 def _end(
-    module: Any, inputs: Inputs, y: Tensor, settings: LazySettings, seed: int
-) -> Tensor | None:
-    """Outputs after the training; None where it diverged."""
+    module: ScaledDifference, inputs: Inputs, y: Tensor, settings: LazySettings, seed: int
+) -> tuple[Tensor | None, dict[str, float]]:
+    """Outputs after the training and what every gate kept; None where it diverged."""
     generator = torch.Generator().manual_seed(seed)
     try:
         train(module, inputs, y, settings, generator=generator)
     except ArithmeticError:
-        return None
-    return outputs(module, inputs, batch_size=settings.batch_size).flatten(1)
+        return None, {}
+    end, stability = outputs_and_stability(module, inputs, batch_size=settings.batch_size)
+    return end.flatten(1), stability
 
 
 def _trained(
     model: nn.Module,
     module: ScaledDifference,
-    inputs: Inputs,
     y: Tensor,
     end: Tensor | None,
     linear: Tensor | None,
-    batch_size: int,
-    probed: Sequence[tuple[Tensor, Tensor]],
+    stability: dict[str, float],
+    kernel: tuple[float | None, float | None],
 ) -> Trained:
     alpha = module.alpha
     if end is None:
         return Trained(alpha, math.inf, math.nan, None, None, None, {})
     moved = math.sqrt(sum(float(d.detach().double().square().sum()) for d in module.delta))
     size = math.sqrt(sum(float(p.detach().double().square().sum()) for p in model.parameters()))
-    kernel, error = _kernel_change(module, inputs.x, batch_size, probed)
     return Trained(
         alpha=alpha,
         loss=float((end - y).norm() / y.norm()) ** 2,
         weights=moved / size / alpha,
-        kernel=kernel,
-        kernel_error=error,
+        kernel=kernel[0],
+        kernel_error=kernel[1],
         from_linearized=None
         if linear is None
         else float((end - linear).norm() / linear.norm().clamp(min=1e-300)),
-        stability=stability_of_activations(module, inputs, batch_size=batch_size),
+        stability=stability,
     )
 
 
@@ -157,10 +156,9 @@ def _kernel_change(
     if not moves:
         return None, None
     after = NormalizedKernel(displaced, x, batch_size)
-    top, bottom = [], []
-    for z, old in probed:
-        top.append(float((after(z) - old).square().sum()))
-        bottom.append(float(old.square().sum()))
+    old = torch.stack([image for _, image in probed], 1)
+    moved = after(torch.stack([z for z, _ in probed], 1)) - old
+    top, bottom = moved.square().sum(0).tolist(), old.square().sum(0).tolist()
     ratio = math.sqrt(sum(top) / sum(bottom))
     return ratio, _jackknife_error(top, bottom)
 

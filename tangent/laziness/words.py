@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["text", "verdict"]
 
 NEAR = 0.1  # relative distance to the linearized path up to which a training was lazy
+LEFT = 0.5  # share of the first loss above which a training says little of longer ones
 
 
 def verdict(report: LazinessReport) -> str:
@@ -26,7 +27,18 @@ def verdict(report: LazinessReport) -> str:
     if own is not None:
         parts.append(_at(own, "at its own scale (alpha = 1)", report.epochs))
     lazy = [a for a, t in sorted(finite.items()) if _lazy(t)]
-    if lazy and lazy[0] > 1:
+    if own is not None and _lazy(own) and own.loss > LEFT:
+        parts.append(
+            "Most of the loss was still there, and longer trainings move further: take more epochs "
+            "before you rely on it."
+        )
+    elif own is not None and _lazy(own):
+        parts.append(
+            "Training it is close to solving its tangent kernel, which TangentKernelClassifier "
+            "does at once; for features that move, take a smaller scale (LazyClassifier with "
+            "alpha below 1)."
+        )
+    elif lazy and lazy[0] > 1:
         parts.append(
             f"With its centred output multiplied by {lazy[0]:g} it follows its linearization "
             f"(within {finite[lazy[0]].from_linearized:.1%}): train it there with "
@@ -62,7 +74,8 @@ def _at(trained: Trained, where: str, epochs: int) -> str:
     gates = "" if kept is None else f", and its least stable layer kept {kept:.1%} of its decisions"
     word = "lazy" if _lazy(trained) else "not lazy"
     return (
-        f"The network is {word} {where}: after {_epochs(epochs)} its outputs are "
+        f"The network, its first outputs subtracted, is {word} {where}: after "
+        f"{_epochs(epochs)}, at {trained.loss:.0%} of the first loss, its outputs are "
         f"{trained.from_linearized:.1%} away from those of its linearization{gates}."
     )
 

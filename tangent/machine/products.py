@@ -20,15 +20,15 @@ _LITTLE = 2**18  # multiply-adds of such rows; below, the calls' own time weighs
 _ENOUGH = 2**20  # multiply-adds of any
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b.T``."""
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ b.T``, plus ``bias`` of shape (columns,)."""
     count = a.shape[0] * b.numel()
-    if count < (_LITTLE if a.shape[1] >= _LONG else _ENOUGH) or not _suited(a):
-        return torch.mm(a, b.t())
+    small = count < (_LITTLE if a.shape[1] >= _LONG else _ENOUGH)
     # Rows of ``b`` with gaps between them would be multiplied a thousand times slower.
-    if not (b.is_contiguous() or b.t().is_contiguous()) or b.dtype != a.dtype or not _has_onednn():
-        return torch.mm(a, b.t())
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    dense = b.is_contiguous() or b.t().is_contiguous()
+    if small or not dense or not _suited(a) or b.dtype != a.dtype or not _has_onednn():
+        return torch.mm(a, b.t()) if bias is None else torch.addmm(bias, a, b.t())
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
 
 
 _SUMMED = 32  # entries at least that a batched product sums, to pay for the copy of the results

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tangent.capture import Call, Custom, Graph, Value
-from tangent.capture.rewrite import gate_names, pooled_before_relu
+from tangent.capture.rewrite import folded_products, gate_names, pooled_before_relu
 from tangent.operations import families  # noqa: F401  (fills the table)
+from tangent.operations.affine import plain_call
 from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair, gate_for, rule_for
@@ -35,7 +36,7 @@ class Program:
     """A record, ready to be run on pairs."""
 
     def __init__(self, graph: Graph):
-        self.graph = graph
+        self.graph = graph = folded_products(graph)
         self.names = gate_names(graph.calls)
         self.fast = pooled_before_relu(graph)
         self.read = {id(v) for v in graph.read}
@@ -82,7 +83,7 @@ class Program:
                 ),
                 (call.args, call.kwargs),
             )
-            out = executed(call.op, args, kwargs)
+            out = plain_call(call.op, args, kwargs)
             for value, t in zip(call.outputs, _tensors(out), strict=True):
                 if value is not None:
                     values[value] = t

@@ -16,13 +16,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from tangent.machine.products import add_product, product
 from tangent.operations import winograd
 from tangent.operations.arithmetic import multilinear
 from tangent.operations.registry import Pair
-from tangent.operations.table import exact
+from tangent.operations.table import exact, executed
 
-__all__: list[str] = []
+__all__ = ["FasterLinear", "matrix_product", "plain_call"]
+
+aten = torch.ops.aten
 
 
 def _moved(base: Tensor, difference: Tensor, alpha: float) -> Tensor:
@@ -77,7 +81,9 @@ class _ProductDifference(torch.autograd.Function):
     def forward(ctx: Any, u: Any, dm: Any, x: Any, m: Any, alpha: float) -> Any:
         ctx.save_for_backward(u, dm, x, m)
         ctx.alpha = alpha
-        return torch.mm(u, _moved(m, dm, alpha)).addmm_(x, dm)
+        out = product(u, _moved(m, dm, alpha).t())
+        add_product(out, x, dm.t(), 1)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -85,11 +91,64 @@ class _ProductDifference(torch.autograd.Function):
         u, dm, x, m = ctx.saved_tensors
         gu = gdm = None
         if ctx.needs_input_grad[0]:
-            gu = grad @ _moved(m, dm, ctx.alpha).t()
+            gu = product(grad, _moved(m, dm, ctx.alpha))
         if ctx.needs_input_grad[1]:
             # Transposed, as the weights of linear layers lie in memory.
-            gdm = (grad.t() @ _moved(x, u, ctx.alpha)).t()
+            gdm = product(grad.t(), _moved(x, u, ctx.alpha).t()).t()
         return gu, gdm, None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """x M + b for matrices, by whichever library is faster, as often differentiable as that."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, m: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, m)
+        return product(x, m.t(), b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (grad,) = grads
+        x, m = ctx.saved_tensors
+        gx = matrix_product(grad, m.t()) if ctx.needs_input_grad[0] else None
+        # Transposed, as the weights of linear layers lie in memory.
+        gm = matrix_product(grad.t(), x).t() if ctx.needs_input_grad[1] else None
+        return gx, gm, grad.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def matrix_product(x: Tensor, m: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ m``, plus ``bias`` of shape (columns,), to be differentiated by autograd."""
+    given = (x, m) if bias is None else (x, m, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        return _Product.apply(x, m, bias)
+    return product(x, m.t(), bias)
+
+
+class FasterLinear(TorchFunctionMode):
+    """Within it, linear layers in float32 are `matrix_product`s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.linear and not kwargs and _real(tuple(args[:2])):
+            x, weight, *bias = args
+            out = matrix_product(x.reshape(-1, x.shape[-1]), weight.t(), *bias)
+            return out.view(*x.shape[:-1], len(weight))
+        return func(*args, **kwargs)
+
+
+def plain_call(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation on tensors, matrix products by whichever library is faster."""
+    if op is aten.mm.default and _real(args):
+        return matrix_product(*args)
+    if op is aten.addmm.default and not kwargs and args[0].dim() == 1 and _real(args):
+        bias, x, m = args
+        if bias.shape[0] == m.shape[1]:
+            return matrix_product(x, m, bias)
+    return executed(op, args, kwargs)
+
+
+def _real(tensors: tuple[Tensor, ...]) -> bool:
+    return all(t.dtype == torch.float32 for t in tensors)
 
 
 def _with_bias(v: Tensor | None, bias: Pair | None, base: Tensor, shape: Any) -> Tensor | None:
@@ -136,7 +195,7 @@ def _full(value: Any, spatial: int) -> list[int]:
 
 @exact(aten.mm)
 def _matrix_product(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Pair:
-    z = torch.mm(x.base, y.base)
+    z = plain_call(aten.mm.default, (x.base, y.base), {})
     return Pair(z, _moved_product(alpha, x, y))
 
 
@@ -145,7 +204,8 @@ def _added_matrix_product(
     alpha: float, /, bias: Any, x: Any, y: Any, *, beta: Any = 1, _op: Any = None, **kwargs: Any
 ) -> Pair:
     scale = kwargs.get("alpha", 1)
-    z = torch.addmm(bias.base, x.base, y.base, beta=beta, alpha=scale)
+    scaled = {} if beta == 1 and scale == 1 else {"beta": beta, "alpha": scale}
+    z = plain_call(aten.addmm.default, (bias.base, x.base, y.base), scaled)
     v = _moved_product(alpha, x, y)
     if v is not None and scale != 1:
         v = scale * v
@@ -159,5 +219,5 @@ def _moved_product(alpha: float, x: Pair, y: Pair) -> Tensor | None:
     if u is not None and dm is not None:
         return _ProductDifference.apply(u, dm, x.base, y.base, alpha)
     if u is not None:
-        return torch.mm(u, y.base)
-    return None if dm is None else torch.mm(x.base, dm)
+        return plain_call(aten.mm.default, (u, y.base), {})
+    return None if dm is None else plain_call(aten.mm.default, (x.base, dm), {})

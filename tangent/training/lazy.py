@@ -24,6 +24,7 @@ __all__ = [
     "History",
     "LazySettings",
     "outputs",
+    "outputs_and_stability",
     "stability_of_activations",
     "train",
 ]
@@ -190,6 +191,14 @@ def stability_of_activations(
     which counts ties of zeros as stable; here winners are compared.
     """
     inputs = Inputs.plain(inputs) if isinstance(inputs, Tensor) else inputs
+    return outputs_and_stability(model, inputs, batch_size=batch_size)[1]
+
+
+@torch.no_grad()
+def outputs_and_stability(
+    model: ScaledDifference, inputs: Inputs, *, batch_size: int = 256
+) -> tuple[Float[Tensor, "n ..."], dict[str, float]]:
+    """What `outputs` and `stability_of_activations` return, from one pass over the inputs."""
     stable: dict[str, float] = {}
     count: dict[str, int] = {}
 
@@ -197,6 +206,8 @@ def stability_of_activations(
         stable[name] = stable.get(name, 0.0) + float(decided.sum(dtype=torch.float64))
         count[name] = count.get(name, 0) + decided.numel()
 
+    parts = []
     for x in inputs.in_order(batch_size):
-        model.pair(like_weights(x, model), on_gate=add)
-    return {name: stable[name] / count[name] for name in stable}
+        out = model.pair(like_weights(x, model), on_gate=add)
+        parts.append(torch.zeros_like(out.base) if out.difference is None else out.difference)
+    return torch.cat(parts), {name: stable[name] / count[name] for name in stable}

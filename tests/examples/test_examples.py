@@ -63,3 +63,17 @@ def test_two_processes_end_with_the_loss_of_one(started, tmp_path, monkeypatch, 
 def test_the_page_of_examples_names_every_script():
     page = (_ROOT / "examples" / "README.md").read_text()
     assert all(f"`{script.name}`" in page for script in _SCRIPTS)
+
+
+def test_the_transformer_to_be_named_in_commands_depends_on_its_generator_alone():
+    pytest.importorskip("torchvision")
+    build = runpy.run_path(str(_ROOT / "examples" / "networks" / "small_vit.py"))["small_vit"]
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(ends))
+        network = build((3, 32, 32), 10, torch.Generator().manual_seed(seed)).eval()
+        ends.append(network(x).detach())
+    assert ends[0].shape == (2, 10)
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])

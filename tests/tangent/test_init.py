@@ -9,15 +9,19 @@ import pytest
 
 import tangent
 
-_CHILD = "import sys, tangent; print('sklearn' in sys.modules, 'pandas' in sys.modules)"
+_CHILD = (
+    "import sys, tangent; "
+    "print(*(name in sys.modules for name in ('sklearn', 'pandas', 'scipy.sparse')))"
+)
 
 
 def test_scikit_learn_is_loaded_where_an_estimator_is_asked_for():
-    """It takes longer to import than all of this package."""
+    """It takes longer to import than all of this package, and so does SciPy's sparse algebra."""
     said = subprocess.run(
         [sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == ["False", "False"]
+    assert said.stdout.split() == ["False"] * 3
+    assert "LinearOperator" in [base.__name__ for base in tangent.TangentOperator.__mro__]
     asked = _CHILD.replace("print", "tangent.LazyClassifier; print")
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert said.stdout.split()[0] == "True"

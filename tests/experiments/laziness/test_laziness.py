@@ -42,6 +42,16 @@ def test_an_own_network_in_a_file_is_reported(tmp_path, capsys):
     assert "mine.py:build" in capsys.readouterr().out
 
 
+def test_a_function_of_another_signature_is_named_without_a_traceback(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("def build(n):\n    return None\n")
+    words = ["laziness", "--preset", "smoke", "--model", f"{path}:build"]
+    assert cli.run([*words, "--out", str(tmp_path / "o")]) == 1
+    said = "".join(capsys.readouterr())
+    assert "called with (input_shape, n_outputs, generator)" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

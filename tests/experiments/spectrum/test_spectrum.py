@@ -44,6 +44,28 @@ def test_the_paper_has_4950_rows():
     assert (paper.dataset, 10 * paper.n, paper.width, paper.gain) == ("cifar10", 4950, 1.0, 2.0)
 
 
+def test_a_network_by_any_name_has_its_spectrum(tmp_path, context):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def build(input_shape, n_outputs, generator):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(1024, n_outputs, bias=False))\n"
+    )
+    own = dataclasses.replace(SMALL, variant=f"{path}:build")
+    runs = spectrum.runs(own)
+    assert len(runs) == 2  # it has neither width nor gain to vary
+    assert runs[0]["source"]
+    found = spectrum.compute(runs[0], context).arrays["singular_values"]
+    # of a linear network: those of its inputs, ten times each
+    x = measure._inputs(runs[0], context).double().flatten(1)
+    expected = torch.linalg.svdvals(x).repeat_interleave(10)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-6, atol=1e-6)
+    path.write_text(path.read_text().replace("bias=False", "bias=True"))
+    assert spectrum.runs(own)[0]["source"] != runs[0]["source"]
+    words = ["spectrum", "--preset", "smoke", "--variant", f"{path}:build", "--other-variants"]
+    assert cli.run([*words, "mlp", "--out", str(tmp_path / "out")]) == 0
+
+
 @pytest.mark.parametrize("inputs", ["images", "random"])
 @pytest.mark.parametrize("variant", ["vgg11", "vgg11-friendly", "resnet18"])
 def test_the_singular_values_are_those_of_the_features(context, inputs, variant):

@@ -18,6 +18,9 @@ def test_a_product_is_that_of_torch(m, n, k, turned, dtype):
     given = (a.t().contiguous().t(), b.t().contiguous().t()) if turned else (a, b)
     expected = (a.double() @ b.double().t()).to(dtype)
     torch.testing.assert_close(products.product(*given), expected, rtol=1e-4, atol=1e-4)
+    bias = torch.randn(n, generator=generator, dtype=dtype)
+    shifted = products.product(*given, bias)
+    torch.testing.assert_close(shifted, expected + bias, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_with_gaps_between_them_are_multiplied_too():
