@@ -6,7 +6,6 @@ then summed, averaged or compared are the same function.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
