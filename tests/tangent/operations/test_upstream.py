@@ -12,11 +12,11 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from tangent import TangentOperator, tangent_features, tangent_kernel
-from tangent.capture.functional import one_input
 from tangent.kernel import KernelProduct
 from tangent.laziness.curvature import weight_function
 from tangent.models import mean_tangent_features
 from tangent.models.direct import DirectScaling
+from tangent.operations.pointwise import called
 
 
 def normalized(x):
@@ -199,7 +199,11 @@ def test_prelu_can_be_differentiated_for_many_inputs_by_torch_func(count):
     model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(count), nn.Linear(4, 2)).double()
     x = torch.randn(5, 3, dtype=torch.float64)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    jacobians = vmap(jacrev(one_input(model)), in_dims=(None, 0))(weights, x)
+
+    def outputs(parameters, one):
+        return called(model, parameters, (one.unsqueeze(0),)).reshape(-1)
+
+    jacobians = vmap(jacrev(outputs), in_dims=(None, 0))(weights, x)
     found = torch.cat([j.flatten(2) for j in jacobians.values()], dim=2)
     torch.testing.assert_close(found, one_by_one(model, x))
 
