@@ -75,7 +75,9 @@ def html(out: Path) -> str:
         When there are none.
     """
     studies = {
-        name: drawn_studies(out, name, SECTIONS[name].figures if name in SECTIONS else {})
+        name: drawn_studies(
+            out, name, SECTIONS[name].name_of if name in SECTIONS else lambda _: None
+        )
         for name in [*SECTIONS, *(n for n in registry.available() if n not in SECTIONS)]
         if name in registry.available()
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ class Drawn:
     folded: bool
 
 
-def drawn_studies(out: Path, experiment: str, titles: dict[str, str]) -> list[Drawn]:
+def drawn_studies(out: Path, experiment: str, named: Callable[[str], str | None]) -> list[Drawn]:
     """Studies of an experiment that have finished runs, the most telling first.
 
     Parameters
@@ -61,8 +61,8 @@ def drawn_studies(out: Path, experiment: str, titles: dict[str, str]) -> list[Dr
     out : Path
         Folder of results.
     experiment : str
-    titles : mapping of str to str
-        Accessible names of figures by the names of their files.
+    named : callable
+        Gives the accessible name of a figure by the name of its file, None where it has none.
     """
     module = registry.experiment(experiment)
     found: list[Drawn] = []
@@ -79,7 +79,7 @@ def drawn_studies(out: Path, experiment: str, titles: dict[str, str]) -> list[Dr
             picture(
                 text,
                 key=f"{experiment}-{study.name}-{stem}",
-                title=f"{titles.get(stem, f'{experiment}: {stem}')} ({study.name})",
+                title=f"{named(stem) or f'{experiment}: {stem}'} ({study.name})",
             )
             for stem, text in into.pictures.items()
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class About:
     limits : str
         What its figures cannot show.
     figures : mapping of str to str
-        Accessible names, by the names of the figures' files.
+        Accessible names, by the names of the figures' files or patterns of them.
     limits_of_whole : str
         ``limits`` where the runs are of all training images, if that makes a difference.
     """
@@ -33,6 +34,10 @@ class About:
     limits: str
     figures: dict[str, str] = field(default_factory=dict)
     limits_of_whole: str = ""
+
+    def name_of(self, stem: str) -> str | None:
+        """The accessible name of a figure, None where it has none."""
+        return next((name for key, name in self.figures.items() if fnmatchcase(stem, key)), None)
 
     def cannot_show(self, results: pd.DataFrame) -> str:
         """What the figures of these runs cannot show."""
@@ -159,6 +164,10 @@ SECTIONS: dict[str, About] = {
         "Laziness of networks",
         "κ, curvature and short trainings at several α: from which scale a network is lazy.",
         "A few images and epochs; kinks of gates are left out of D²h and κ.",
+        {
+            "laziness-*": "Leading eigenvalues of the tangent kernel, distance from the "
+            "linearization after a short training at every α, and what every gate kept"
+        },
     ),
     "diagnostics": About(
         "Diagnostics of networks",

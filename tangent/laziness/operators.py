@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from tangent.kernel.products import KernelProduct
+from tangent.machine.copies import copied
 from tangent.models import ScaledDifference
 from tangent.operations.affine import FasterLinear
 from tangent.operations.elementary import ElementaryEmbeddingBag, ElementaryLayerNorm
@@ -68,7 +69,8 @@ class SecondDerivative:
     """
 
     def __init__(self, model: nn.Module, x: Tensor):
-        self.model, self.x = model, x
+        # A copy: some networks keep what they computed, here from within torch.func.
+        self.model, self.x = copied(model), x
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = [p.detach().clone().requires_grad_() for p in model.parameters()]
         self.forward = True

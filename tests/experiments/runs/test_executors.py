@@ -25,9 +25,10 @@ NUMBERS = (1, 13, 14, 16)  # 13 fails, 14 diverges, 16 kills its first worker
 _HANG = 800  # seconds: a bound against hangs
 
 
-def _begin(environment, begin=executors._begin):
+def _begin(environment, errors, begin=executors._begin):
     """Set up a worker that comes from a server, which has an environment of its own."""
     os.environ |= environment
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     begin()
 
 
@@ -80,14 +81,14 @@ def check(out, alone, counter, said, *, once=True):
     assert not list(out.rglob("*.claim"))
 
 
-def test_processes_compute_what_one_process_does(alone, counter, tmp_path, capfd, monkeypatch):
+def test_processes_compute_what_one_process_does(alone, counter, tmp_path, capsys, monkeypatch):
     # Spawned ones, which import torch anew, share the runs of `experiments.command.test_cli`.
-    context = server()
+    context, errors = server(), tmp_path / "errors"
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
-    monkeypatch.setattr(executors, "_begin", partial(_begin, {"TOY_COUNTER": str(counter)}))
-    capfd.readouterr()
+    monkeypatch.setattr(executors, "_begin", partial(_begin, {"TOY_COUNTER": str(counter)}, errors))
+    capsys.readouterr()
     assert cli.run(words(tmp_path / "out", "--jobs", "2")) == 1
-    check(tmp_path / "out", alone, counter, capfd.readouterr().err)
+    check(tmp_path / "out", alone, counter, errors.read_text() + capsys.readouterr().err)
 
 
 def test_dask_computes_what_one_process_does(alone, counter, tmp_path, capsys):
