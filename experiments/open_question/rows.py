@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from experiments.open_question.frozen import Views
 from tangent.nets.infinite import infinite_conv_shares
-from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
+from tangent.nets.shares import (
+    ShareConv2d,
+    ShareLinear,
+    conv_features,
+    dense_sides,
+    shares_of_sides,
+)
 from tangent.solve.share_ridge import ShareRidge, share_ridge
 
 __all__ = [
@@ -189,25 +195,27 @@ class Dense:
         for layer in (self.hidden, self.head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
-        self.rows = self.standardized(train)
+        self.sides = dense_sides(self.hidden, self.head, self.standardized(train))
 
     def standardized(self, views: Views) -> Tensor:
         """Features of every view, standardized."""
         return (getattr(views, self.which) - self.mean) / self.deviation
 
-    def kernel(self, rows: Float[Tensor, "views m p"]) -> Tensor:
-        """The kernel with the training images, both layers together."""
-        first, last = dense_shares(self.hidden, self.head, rows, self.rows)
+    def kernel(self, rows: Float[Tensor, "views m p"] | None = None) -> Tensor:
+        """The kernel with the training images, both layers together; among them without rows."""
+        new = None if rows is None else dense_sides(self.hidden, self.head, rows)
+        left, right = (self.sides, None) if new is None else (new, self.sides)
+        first, last = shares_of_sides(self.hidden, self.head, left, right)
         return first.add_(last)
 
     def kernels(self) -> list[Tensor]:
         """The kernel among the training images."""
-        first, last = dense_shares(self.hidden, self.head, self.rows)
-        return [first.add_(last)]
+        return [self.kernel()]
 
     def products(self, dual: Tensor) -> Callable[[Views], list[Tensor]]:
         """The kernel with the training images, times ``dual``."""
-        return lambda views: [self.kernel(self.standardized(views)) @ dual.to(self.rows.dtype)]
+        weight = dual.to(self.sides[0].dtype)
+        return lambda views: [self.kernel(self.standardized(views)) @ weight]
 
 
 Part = Convolution | InfiniteConvolution | Linear | Gaussian | Dense
