@@ -97,9 +97,8 @@ def share_ridge(
 
     Notes
     -----
-    One Cholesky factorization in float64 and the diagonal of the inverse, n^3 / 3 multiply-adds, for
-    every pair; leave-one-
-    out is exact, the constant left out with the input.
+    One Cholesky factorization in float64 and the diagonal of the inverse, n^3 / 3 multiply-adds,
+    for every pair; leave-one-out is exact, the constant left out with the input.
     """
     _check(shares, y, weights)
     ridges = sorted({check_ridge(r) for r in ridges}, reverse=True)
