@@ -103,7 +103,7 @@ def execute(command: Command) -> int:
             )
             return 130
     if study is None:
-        return 1 if report.failed else 0
+        return report.status
     kept = draw_and_show(command.module, [study])
     return max(_account(report), 0 if kept else 1)
 
@@ -239,7 +239,7 @@ def _account(report: runner.Report) -> int:
         say(f"failed: {path.stem}: {reason}")
     if report.failed:
         say(f"{len(report.failed)} runs failed; the same command tries them again")
-    return 1 if report.failed else 0
+    return report.status
 
 
 def draw_and_show(

@@ -1,13 +1,6 @@
 """One way to name a network, in every command.
 
-``vgg11``, ``resnet18``, ``mlp``
-    A network of `tangent.nets`, at a width.
-``designed_cnn``
-    That of `tangent.nets.designed_cnn`, where there are images to build it from.
-``torchvision:NAME``, ``timm:NAME``
-    A network of these libraries (timm is an optional one), with weights drawn by the seed.
-``FILE.py:FUNCTION``, ``PACKAGE.MODULE:FUNCTION``
-    A function of one's own, called with (input_shape, n_outputs, generator).
+That of `tangent.nets.named`, and ``designed_cnn`` where there are images to build it from.
 
 A run knows an own network by the content of its file, and given weights by their digest.
 """
@@ -15,11 +8,13 @@ A run knows an own network by the content of its file, and given weights by thei
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.networks import own as own_models
 from experiments.usage import UsageError, one_of
 
 if TYPE_CHECKING:
@@ -52,19 +47,50 @@ def identity(model: str, weights: str | None = None, *, designed: bool = False) 
     Raises
     ------
     UsageError
-        When there is no network of that name, or a file is missing.
+        When there is no network of that name, a function has another signature, or a file is
+        missing or no state dict.
     """
     found: dict[str, str] = {}
-    library, colon, name = model.partition(":")
+    library, colon, _ = model.partition(":")
     if not colon:
         one_of("model", model, (*NAMES, DESIGNED) if designed else NAMES)
-    elif library in LIBRARIES:
-        _check_library(library, name)
     else:
-        found["source"] = own_models.source(model)
+        _elsewhere(model)
+        if library not in LIBRARIES:
+            from tangent.nets.own import source
+
+            found["source"] = source(model)
     if weights is not None:
         found["weights_digest"] = _digest(weights)
+        _check_readable(weights)
     return found
+
+
+@contextmanager
+def _request() -> Iterator[None]:
+    """Turn what is wrong with the name of a network into what is wrong with the command."""
+    from tangent.nets.own import NetworkNameError
+
+    try:
+        yield
+    except NetworkNameError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def _elsewhere(model: str, source: str | None = None) -> Callable[..., nn.Module]:
+    """The function of a library or of one's own that makes the network."""
+    from tangent.nets.named import network_factory
+    from tangent.nets.own import own_network
+
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    with _request():
+        if source is not None:
+            return own_network(model, source)
+        try:
+            return network_factory(model)
+        except ModuleNotFoundError as error:  # of the library
+            raise UsageError(f"--{error}") from error
 
 
 def _digest(weights: str) -> str:
@@ -87,21 +113,38 @@ def factory(
     source : str, optional
         Of `identity`; an own network whose file has changed since is an error.
     """
-    library, colon, name = model.partition(":")
-    if colon and library not in LIBRARIES:
-        return own_models.own_model(model, source)
+    if ":" not in model:
+        return partial(_of_ours, model, width)
+    build = _elsewhere(model, source)
+    seeded = model.partition(":")[0] in LIBRARIES
 
     def make(input_shape: tuple[int, ...], n_outputs: int, generator: torch.Generator) -> nn.Module:
         import torch
 
-        from tangent.nets import network
+        from tangent.solve.system import allocations_of
 
-        with torch.random.fork_rng(devices=[]):
-            if colon:
-                return _of_library(library, name, input_shape, n_outputs, generator)
-            return network(model, input_shape, n_outputs, width=width, generator=generator)
+        what, way_out = f"--model {model}: the function", "make the network smaller"
+        with torch.random.fork_rng(devices=[]), _request(), allocations_of(what, way_out):
+            if seeded:
+                torch.manual_seed(generator.initial_seed())
+            return build(input_shape, n_outputs, generator)
 
     return make
+
+
+def _of_ours(
+    model: str,
+    width: float,
+    input_shape: tuple[int, ...],
+    n_outputs: int,
+    generator: torch.Generator,
+) -> nn.Module:
+    import torch
+
+    from tangent.nets import network
+
+    with torch.random.fork_rng(devices=[]):
+        return network(model, input_shape, n_outputs, width=width, generator=generator)
 
 
 def factory_of(
@@ -143,12 +186,10 @@ def with_weights(module: nn.Module, weights: str, model: str) -> nn.Module:
     Raises
     ------
     UsageError
-        When the library is not there, or names or shapes differ.
+        When names or shapes differ.
     """
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UsageError("--weights needs safetensors: pip install safetensors") from error
+    from safetensors.torch import load_file
+
     try:
         module.load_state_dict(load_file(Path(weights).expanduser()))
     except Exception as error:  # of the file, or of names and shapes
@@ -156,39 +197,13 @@ def with_weights(module: nn.Module, weights: str, model: str) -> nn.Module:
     return module
 
 
-def _check_library(library: str, name: str) -> None:
-    if library == "torchvision":
-        from torchvision.models import list_models
-    else:
-        try:
-            from timm import list_models
-        except ImportError as error:
-            raise UsageError(f"--model timm:{name} needs timm: pip install timm") from error
-    one_of(f"{library} model", name, tuple(list_models()))
-
-
-def _of_library(
-    library: str,
-    name: str,
-    input_shape: tuple[int, ...],
-    n_outputs: int,
-    generator: torch.Generator,
-) -> nn.Module:
-    """A network of a library, its weights drawn from the generator's seed and no other."""
-    import torch
-
-    channels = input_shape[0] if len(input_shape) == 3 else 3
-    if library == "torchvision" and channels != 3:
-        raise UsageError(
-            f"--model torchvision:{name} takes images of 3 channels; the data has {channels}; "
-            f"take a function of your own, or timm:, which makes the first layer anew"
-        )
-    torch.manual_seed(generator.initial_seed())
-    if library == "torchvision":
-        from torchvision.models import get_model
-
-        extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        return get_model(name, weights=None, num_classes=n_outputs, **extra)
-    import timm
-
-    return timm.create_model(name, pretrained=False, num_classes=n_outputs, in_chans=channels)
+def _check_readable(weights: str) -> None:
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise UsageError("--weights needs safetensors: pip install safetensors") from error
+    try:
+        with safe_open(Path(weights).expanduser(), framework="pt"):
+            pass
+    except Exception as error:  # of the file
+        raise UsageError(f"--weights {weights} cannot be read as safetensors: {error}") from error

@@ -64,11 +64,20 @@ class Report:
     skipped: list[Path] = field(default_factory=list)
     diverged: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    refused: int = 0
+
+    @property
+    def status(self) -> int:
+        """Of the command: 1 if a run failed, 2 if what was asked for is wrong and nothing ran."""
+        if self.failed and len(self.failed) == self.refused and not self.computed:
+            return 2
+        return 1 if self.failed else 0
 
     def note(self, done: Done, path: Path) -> None:
         """Add what became of the run of ``path``."""
         if done.kind == "failed":
             self.failed.append((path, done.message))
+            self.refused += done.refused
         elif done.kind == "skipped":
             self.skipped.append(path)
         else:
@@ -82,6 +91,7 @@ class Report:
         self.skipped += other.skipped
         self.diverged += other.diverged
         self.failed += other.failed
+        self.refused += other.refused
 
 
 def plan(

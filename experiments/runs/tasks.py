@@ -80,12 +80,15 @@ class Done:
         Progress that was not shown when it happened, far from the command's stderr.
     cpu_seconds : float
         Of the run, where it was computed.
+    refused : bool
+        Whether it failed because what was asked for is wrong: a `UsageError`.
     """
 
     kind: Literal["computed", "diverged", "failed", "skipped", "elsewhere", "unwritable"]
     message: str = ""
     lines: tuple[str, ...] = ()
     cpu_seconds: float = 0.0
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _computed(
         with contextlib.redirect_stdout(sys.stderr), bars(watched()):
             outcome = _resumed(module, task.run, context, checkpoint)
     except UsageError as error:  # the user's own file or weights: no place in our code to show
-        return Done("failed", str(error))
+        return Done("failed", str(error), refused=True)
     except Exception as error:
         if not _of_kind(error, "DivergenceError"):  # by name: torch may not be loaded
             context.log(traceback.format_exc())

@@ -35,6 +35,7 @@ from tangent.machine.modes import ordinary_mode
 from tangent.models import ScaledDifference
 from tangent.models.direct import DirectScaling, Scaled, update_size
 from tangent.models.losses import Loss
+from tangent.nets.named import is_elsewhere
 from tangent.solve.system import available_bytes
 from tangent.training.batches import Inputs
 from tangent.training.checkpoint import Checkpoint
@@ -121,12 +122,13 @@ class Lazy(BaseEstimator):
         if self.augment and len(self.input_shape_) != 3:
             raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
         self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
-        if isinstance(self.model, str):  # before its weights are allocated
+        plain = isinstance(self.model, str) and not is_elsewhere(self.model)
+        if plain:  # before its weights are allocated
             with torch.device("meta"):
                 self._check_memory(self._built(k, torch.Generator()).to(dtype), device)
         # Evaluation mode: batch norm by its running statistics, no dropout.
         model = self._built(k, generator).to(dtype).eval()
-        if not isinstance(self.model, str):
+        if not plain:
             self._check_memory(model, device)
         module = _scaled(self.parametrization, model, self.alpha).to(device)
         del model  # copied, and as large as the displacement

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
@@ -21,6 +20,8 @@ from tangent.capture.outputs import output_shape
 from tangent.machine.copies import copied
 from tangent.machine.statistics import column_statistics
 from tangent.nets import network
+from tangent.nets.layers import global_state_kept
+from tangent.nets.named import is_elsewhere, network_factory
 from tangent.solve.system import allocations_of
 from tangent.training.batches import Inputs
 
@@ -284,35 +285,19 @@ def built_networks(
 ) -> list[nn.Module]:
     """Return so many networks of an estimator's ``model``: a name, a factory or a module.
 
-    A factory is called as ``model(input_shape, n_outputs, generator)``; a module is copied, and
-    has one initialization only: ``count``, ``width`` and ``gain`` do not concern it.
+    A factory is called as ``model(input_shape, n_outputs, generator)``, and so is what a name of
+    `tangent.nets.network` with a colon stands for; a module is copied, and has one initialization
+    only: ``count``, ``width`` and ``gain`` do not concern it.
     """
     if isinstance(model, nn.Module):
         count = 1
-    with _global_state_kept(generator):
+    if is_elsewhere(model):
+        model = network_factory(model)
+    with global_state_kept(generator):
         if isinstance(model, str):
             options: dict[str, Any] = {"width": width, "gain": gain, "generator": generator}
             return [network(model, shape, k, **options) for _ in range(count)]
         return [_built(model, shape, k, generator) for _ in range(count)]
-
-
-@contextmanager
-def _global_state_kept(generator: torch.Generator) -> Iterator[None]:
-    """Leave torch's global generator as it is, and seed it within from ``generator``.
-
-    Layers draw their default weights from it, to be overwritten or not: the same ``random_state``
-    then gives the same weights also where a factory does not use its generator.
-    """
-    before = torch.default_generator.get_state()
-    drawn = torch.Generator()
-    drawn.set_state(generator.get_state())
-    # on the CPU whatever device the caller builds on ("meta", to count the memory)
-    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)
 
 
 def _built(

@@ -34,9 +34,10 @@ class TangentKernel(Kernel):
     Parameters
     ----------
     model : str, nn.Module or callable, default="mlp"
-        "vgg11", "resnet18", "mlp", a module (its present weights are those of the kernel), or a
+        A name ("vgg11", "resnet18", "mlp", "torchvision:NAME", "timm:NAME", "FILE.py:FUNCTION",
+        "PACKAGE.MODULE:FUNCTION"), a module (its present weights are those of the kernel), or a
         factory ``(input_shape, n_outputs, generator) -> nn.Module``, for example
-        `tangent.estimators.Perceptron`.
+        `tangent.estimators.Perceptron`. Named functions are called as factories are.
     outputs : {"trace", "pseudo"} or int, default="trace"
         Mean over the network's outputs, kernel of their sum, or of one of them.
     n_outputs : int, default=1

@@ -26,11 +26,10 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
     Parameters
     ----------
     model : str, nn.Module, callable or list of these, default="auto"
-        "vgg11", "resnet18", "mlp", "designed_cnn" (built from the images of X), a module (its
-        present weights are those of the kernel), or a factory
-        ``(input_shape, n_outputs, generator) -> nn.Module``. Of several the one with the least
-        leave-one-out error is taken; "auto" stands for a few perceptrons for rows of numbers,
-        and for VGG-11 with average pooling for images.
+        "designed_cnn" (built from the images of X), a name, module or factory as in
+        `TangentKernel`. Of several the one with the least leave-one-out error is taken; "auto"
+        stands for a few perceptrons for rows of numbers, and for VGG-11 with average pooling for
+        images.
     outputs : {"trace", "pseudo", "full"} or int, default="trace"
         The kernel that all targets share: mean over the network's outputs, that of their sum (of
         networks by name or factory at most sixteen outputs are made for either), or of one of

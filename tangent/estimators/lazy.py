@@ -28,9 +28,8 @@ class LazyClassifier(ClassifierMixin, Lazy):
     Parameters
     ----------
     model : str, nn.Module or callable, default="mlp"
-        "vgg11", "resnet18", "mlp", a module (copied; its present weights are w0), or a factory
-        ``(input_shape, n_outputs, generator) -> nn.Module``. In evaluation mode: batch norm by its
-        running statistics, no dropout.
+        A name, module (copied; its present weights are w0) or factory as in `TangentKernel`. In
+        evaluation mode: batch norm by its running statistics, no dropout.
     alpha : float, default=math.inf
         Scale of the model, positive. At 1 the network trains as usual (but centred), from about
         1e4 on it is lazy.

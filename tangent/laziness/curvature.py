@@ -8,7 +8,9 @@ What is exact: `derivative_norm` and `derivative_rank` of a derivative that fits
 `second_derivative_norm` of a small model with one output. Any other |D^2 h|, and the suprema on a
 ball (`tangent.laziness.lipschitz`), are found by search and are lower estimates.
 `second_derivative_bound` is an upper one: where the two meet, as they do for the quadratic model
-``X (w+**2 - w-**2)``, the number is exact.
+``X (w+**2 - w-**2)``, the number is exact. Models are differentiated as
+`tangent.operations.elementary.twice_differentiable`: torch's own second derivative forwards is
+wrong for layer norms.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import hessian, jacrev, jvp, vjp, vmap
 
+from tangent.operations.elementary import twice_differentiable
 from tangent.operations.pointwise import called
 
 __all__ = [
@@ -109,6 +112,7 @@ def weight_function(
     w0 = torch.cat([p.detach().flatten() for p in values])
     scale = 1 / math.sqrt(len(x))
 
+    @twice_differentiable
     def outputs(w: Tensor) -> Tensor:
         parts = (v.view(s) for v, s in zip(w.split(sizes), shapes, strict=True))
         return scale * called(model, dict(zip(names, parts, strict=True)), (x,)).flatten()
@@ -171,7 +175,7 @@ def _second_derivative(
     h: WeightFunction, w: Tensor
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
     """Batched D^2 h(v, v') and Hess<f, h> v, from the whole D^2 h where that is small."""
-    p = w.numel()
+    h, p = twice_differentiable(h), w.numel()
     if h(w).numel() * p * p <= _ENTRIES:
         whole = hessian(h)(w).detach()
         return (
@@ -184,7 +188,7 @@ def _second_derivative(
 
     return (
         vmap(lambda v, other: jvp(along(v), (w,), (other,))[1]),
-        vmap(lambda v, f: vjp(along(v), w)[1](f)[0]),
+        vmap(lambda v, f: jvp(lambda weights: vjp(h, weights)[1](f)[0], (w,), (v,))[1]),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from tangent.laziness.curvature import WeightFunction, directions, top_pair, top_singular, unit
+from tangent.operations.elementary import twice_differentiable
 
 __all__ = ["derivative_lipschitz", "lipschitz"]
 
@@ -104,6 +105,8 @@ def lipschitz(
     generator : torch.Generator, optional
     """
 
+    h = twice_differentiable(h)
+
     def height(w: Tensor) -> tuple[float, Tensor]:
         norm, v = top_singular(h, w, generator=generator)
         f = unit(jvp(h, (w,), (v,))[1].detach())
@@ -140,6 +143,8 @@ def derivative_lipschitz(
         Of `second_derivative_norm`, at every point.
     generator : torch.Generator, optional
     """
+
+    h = twice_differentiable(h)
 
     def height(w: Tensor) -> tuple[float, Tensor]:
         norm, v, other = top_pair(h, w, first, second_start, 300, 1e-9)

@@ -18,7 +18,7 @@ from tangent.kernel.products import KernelProduct
 from tangent.machine.copies import copied
 from tangent.models import ScaledDifference
 from tangent.operations.affine import FasterLinear
-from tangent.operations.elementary import ElementaryEmbeddingBag, ElementaryLayerNorm
+from tangent.operations.elementary import TwiceBackwards, TwiceForwards
 from tangent.operations.pointwise import called
 
 __all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
@@ -79,7 +79,7 @@ class SecondDerivative:
         given = self.weights if weights is None else weights
         tensors = dict(zip(self.names, given, strict=True))
         math_paths = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-        with math_paths, ElementaryEmbeddingBag():
+        with math_paths, TwiceBackwards():
             return called(self.model, tensors, (self.x,)).flatten() / math.sqrt(len(self.x))
 
     def random(self, generator: torch.Generator | None) -> list[Tensor]:
@@ -115,8 +115,9 @@ class SecondDerivative:
         def slope(weights: tuple[Tensor, ...]) -> Tensor:
             return jvp(lambda w: self._outputs(w), (weights,), along)[1]
 
-        with torch.no_grad(), ElementaryLayerNorm():
-            return jvp(slope, at, along)[1]
+        # without gradients torch takes a SiLU that has no second derivative forwards
+        with torch.enable_grad(), TwiceForwards():
+            return jvp(slope, at, along)[1].detach()
 
     def _values_backwards(self, v: Sequence[Tensor]) -> Tensor:
         with torch.enable_grad():

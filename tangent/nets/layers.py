@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "channels",
     "check_sizes",
     "constructors",
+    "global_state_kept",
     "initialize",
     "one_of",
     "own_draws",
@@ -106,6 +108,25 @@ def own_draws(build: Build) -> Build:
             return build(*args, generator=generator, **kwargs)
 
     return cast(Build, built)
+
+
+@contextmanager
+def global_state_kept(generator: torch.Generator) -> Iterator[None]:
+    """Leave torch's global generator as it is, and seed it within from ``generator``.
+
+    Layers draw their default weights from it, to be overwritten or not: the same ``random_state``
+    then gives the same weights also where a factory does not use its generator.
+    """
+    before = torch.default_generator.get_state()
+    drawn = torch.Generator()
+    drawn.set_state(generator.get_state())
+    # on the CPU whatever device the caller builds on ("meta", to count the memory)
+    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -1,31 +1,25 @@
-"""Bags of embeddings and layer norms in operations that torch differentiates more than once.
+"""Operations that torch differentiates once alone, or twice and wrongly, made of others.
 
-torch 2.14.1 has no derivative of the gradient of ``embedding_bag``. Rows that are looked up and
-then summed, averaged or compared are the same function.
+torch 2.14.1 has no derivative of the gradient of ``embedding_bag`` and ``hardsigmoid``, and a wrong
+one of ``_weight_norm``. Twice forwards, or backwards through forwards, it is silently wrong about
+what normalizes by the statistics of its input (layer, instance and batch norm: their mean and
+variance count as constants) and about some of linear algebra, and has none of ``glu``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ElementaryEmbeddingBag", "ElementaryLayerNorm"]
+from tangent.operations.algebra import ALGEBRA
 
-
-class ElementaryEmbeddingBag(TorchFunctionMode):
-    """Within it, bags of equal length are embeddings and a reduction; others stay as they are."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.embedding_bag:
-            found = _bags(*args, **kwargs)
-            if found is not None:
-                return found
-        return func(*args, **kwargs)
+__all__ = ["TwiceBackwards", "TwiceForwards", "twice_differentiable"]
 
 
 def _bags(
@@ -34,6 +28,7 @@ def _bags(
     sparse: bool = False, per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False, padding_idx: int | None = None,
 ) -> Tensor | None:  # fmt: skip
+    """Rows that are looked up and summed, averaged or compared, where bags have equal lengths."""
     plain = offsets is None and max_norm is None and padding_idx is None
     if input.ndim != 2 or not plain or scale_grad_by_freq:
         return None
@@ -45,27 +40,130 @@ def _bags(
     return rows.mean(1) if mode == "mean" else rows.sum(1)
 
 
-class ElementaryLayerNorm(TorchFunctionMode):
-    """Within it, layer norms are sums and products: torch 2.14.1 derives its own wrongly twice.
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor | None:
+    return None if inplace else (input / 6 + 0.5).clamp(0, 1)
 
-    ``jvp`` of ``jvp`` of ``layer_norm`` is off by a fifth on random inputs.
-    """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.layer_norm:
-            return _layer_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = [axis for axis in range(v.ndim) if axis != dim % v.ndim]
+    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
+def _normalized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
 def _layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    centred = input - input.mean(dims, keepdim=True)
-    out = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None,
+    bias: Tensor | None = None, eps: float = 1e-5, cudnn_enable: bool = True,
+) -> Tensor:  # fmt: skip
+    out = _normalized(input, tuple(range(-len(normalized_shape), 0)), eps)
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
+
+
+def _by_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (-1, *[1] * (x.ndim - 2))
+    x = x if weight is None else x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def _instance_norm(
+    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+    weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5, cudnn_enabled: bool = True,
+) -> Tensor | None:  # fmt: skip
+    if not use_input_stats or running_mean is not None:
+        return None
+    return _by_channel(_normalized(input, tuple(range(2, input.ndim)), eps), weight, bias)
+
+
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor | None:  # fmt: skip
+    """By the statistics of the batch; running ones are no function of the input."""
+    if not training or running_mean is not None:
+        return None
+    axes = (0, *range(2, input.ndim))
+    return _by_channel(_normalized(input, axes, eps), weight, bias)
+
+
+def _batch_norm_of_torch(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+    running_var: Tensor | None, training: bool, momentum: float, eps: float, cudnn_enabled: bool,
+) -> Tensor | None:  # fmt: skip
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _instance_norm_of_torch(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+    running_var: Tensor | None, use_input_stats: bool, momentum: float, eps: float,
+    cudnn_enabled: bool,
+) -> Tensor | None:  # fmt: skip
+    return _instance_norm(
+        input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    )
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
+Made = Callable[..., "Tensor | None"]
+
+_BACKWARDS: dict[Any, Made] = {
+    F.embedding_bag: _bags,
+    F.hardsigmoid: _hardsigmoid,
+    torch._weight_norm: _weight_norm,
+}
+_FORWARDS: dict[Any, Made] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
+    torch.instance_norm: _instance_norm_of_torch,
+    F.batch_norm: _batch_norm,
+    torch.batch_norm: _batch_norm_of_torch,
+    F.glu: _glu,
+    **ALGEBRA,
+}
+
+
+class _Elementary(TorchFunctionMode):
+    table: dict[Any, Made]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.table:
+            found = self.table[func](*args, **kwargs)
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
+
+
+class TwiceBackwards(_Elementary):
+    """Within it, gradients have gradients: bags of embeddings, hardsigmoid, weight norm."""
+
+    table = _BACKWARDS
+
+
+class TwiceForwards(_Elementary):
+    """Within it, ``jvp`` may stand within ``jvp`` or ``vjp``: norms, GLU, linear algebra."""
+
+    table = _FORWARDS
+
+
+def twice_differentiable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function, to be differentiated twice in whatever order.
+
+    Attention takes the path that torch differentiates, which holds its weights.
+    """
+
+    def of_elementary_operations(*args: Any) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH), TwiceBackwards(), TwiceForwards():
+            return function(*args)
+
+    return of_elementary_operations

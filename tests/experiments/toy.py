@@ -56,6 +56,8 @@ def compute(run, context):
         _die(counter, 17)
     if run["number"] == 13:
         raise RuntimeError("thirteen does not work")
+    if run["number"] == 19:
+        raise UsageError("--weights w: the weights do not fit")
     if run["number"] == 14:
         raise DivergenceError("loss is inf at step 3")
     print("a word about this run")

@@ -240,6 +240,15 @@ def test_a_failed_run_ends_with_1_and_the_others_are_drawn(toy, tmp_path, capsys
     assert "| 1      | 1      |" in said.out
 
 
+@pytest.mark.parametrize(("numbers", "status"), [(["19"], 2), (["1", "19"], 1), (["13", "19"], 1)])
+def test_a_request_that_a_run_finds_wrong_is_wrong_usage_where_nothing_was_computed(
+    toy, tmp_path, capsys, numbers, status
+):
+    words = ["toy", "--preset", "smoke", "--numbers", *numbers, "--out", str(tmp_path)]
+    assert cli.run(words) == status
+    assert "weights do not fit" in capsys.readouterr().err
+
+
 def test_a_diverged_run_is_no_failure(toy, tmp_path, capsys):
     words = ["toy", "--preset", "smoke", "--numbers", "1", "14", "--out", str(tmp_path)]
     assert cli.run(words) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from experiments.command import cli
@@ -123,10 +124,11 @@ def test_an_own_network_is_another_row_once_it_is_edited(own):
 
 
 def test_given_weights_are_known_by_their_digest(own, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
     path = tmp_path / "w.safetensors"
-    path.write_bytes(b"one")
+    safetensors.save_file({"weight": torch.zeros(2)}, path)
     (one,) = rows_of(f"{own}:1", weights=(f"{own}={path}",))
-    path.write_bytes(b"two")
+    safetensors.save_file({"weight": torch.ones(2)}, path)
     (two,) = rows_of(f"{own}:1", weights=(f"{own}={path}",))
     assert one["weights"] == two["weights"] == str(path)
     assert one["weights_digest"] != two["weights_digest"]

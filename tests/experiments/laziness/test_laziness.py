@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from experiments.command import cli
 from experiments.command.registry import experiment
@@ -46,9 +47,20 @@ def test_a_function_of_another_signature_is_named_without_a_traceback(tmp_path, 
     path = tmp_path / "mine.py"
     path.write_text("def build(n):\n    return None\n")
     words = ["laziness", "--preset", "smoke", "--model", f"{path}:build"]
-    assert cli.run([*words, "--out", str(tmp_path / "o")]) == 1
+    assert cli.run([*words, "--out", str(tmp_path / "o")]) == 2
     said = "".join(capsys.readouterr())
     assert "called with (input_shape, n_outputs, generator)" in said
+    assert "Traceback" not in said
+
+
+def test_weights_of_another_network_are_wrong_usage(tmp_path, capsys):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "mine.safetensors"
+    safetensors.save_file({"weight": torch.zeros(2)}, path)
+    words = ["laziness", "--preset", "smoke", "--weights", str(path)]
+    assert cli.run([*words, "--out", str(tmp_path / "o")]) == 2
+    said = "".join(capsys.readouterr())
+    assert "do not fit --model" in said
     assert "Traceback" not in said
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -46,6 +48,27 @@ def test_a_network_of_timm_takes_the_datas_channels():
 def test_a_name_that_is_none_is_an_error_with_a_way_out(name, words):
     with pytest.raises(UsageError, match=words):
         networks.identity(name)
+
+
+def test_a_function_of_another_signature_is_found_before_any_run(tmp_path):
+    path = tmp_path / "other.py"
+    path.write_text("def build(n_outputs):\n    return None\n")
+    with pytest.raises(UsageError, match=r"--model '.*other\.py:build': .*\(n_outputs\)"):
+        networks.identity(f"{path}:build")
+
+
+def test_weights_that_are_none_are_found_before_any_run(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(UsageError, match=r"--weights .* cannot be read as safetensors"):
+        networks.identity("mlp", str(path))
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError, match=r"--model 'timm:test_resnet' needs .*pip install timm"):
+        networks.identity("timm:test_resnet")
 
 
 def test_torchvisions_networks_want_three_channels():

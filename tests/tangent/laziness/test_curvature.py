@@ -19,6 +19,7 @@ from tangent.laziness.curvature import (
     weight_function,
 )
 from tangent.laziness.lipschitz import derivative_lipschitz, lipschitz
+from tests.tangent.laziness.layers import BETWEEN, network_with
 from tests.tangent.small_models import F64, normal, quadratic_model, tanh_model
 
 seeds = st.integers(0, 2**32 - 1)
@@ -66,6 +67,40 @@ def test_products_of_derivatives_and_the_whole_tensor_agree(generator, monkeypat
     whole = second_derivative_norm(h, w0, starts=2, generator=seeded(1))
     monkeypatch.setattr(module, "_ENTRIES", 0)
     found = second_derivative_norm(h, w0, starts=2, generator=seeded(1))
+    assert found == pytest.approx(whole, rel=1e-6)
+
+
+def of_layer(name):
+    """A network with the layer, as a function of its weights, and two directions."""
+    model, x = network_with(name)
+    h, w0 = weight_function(model, x)
+    return h, w0, module.unit(normal(seeded(1), 2, w0.numel()))
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_products_of_the_second_derivative_are_differences_of_outputs(name, monkeypatch):
+    h, w, (v, other) = of_layer(name)
+    monkeypatch.setattr(module, "_ENTRIES", 0)
+    second, pulled = module._second_derivative(h, w)
+
+    def differences(step):
+        a, b = step * v, step * other
+        return (h(w + a + b) - h(w + a - b) - h(w - a + b) + h(w - a - b)) / (4 * step**2)
+
+    with torch.no_grad():
+        expected = (4 * differences(1e-3) - differences(2e-3)) / 3
+    near = {"rtol": 1e-4, "atol": 1e-5 * float(expected.abs().max())}
+    torch.testing.assert_close(second(v[None], other[None])[0], expected, **near)
+    f = normal(seeded(2), len(expected))
+    found = pulled(v[None], f[None])[0] @ other
+    torch.testing.assert_close(found, f @ expected, **near)
+
+
+def test_the_norm_for_a_network_with_layer_norm_is_that_of_the_whole_tensor(monkeypatch):
+    h, w, _ = of_layer("layer norm")
+    whole = second_derivative_norm(h, w, starts=2, generator=seeded(1))
+    monkeypatch.setattr(module, "_ENTRIES", 0)
+    found = second_derivative_norm(h, w, starts=2, generator=seeded(1))
     assert found == pytest.approx(whole, rel=1e-6)
 
 
