@@ -357,7 +357,9 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     with plots.style():
         if len(table):
             paths += write_table(accuracy_table(table), folder, "accuracy")
-            paths += write_table(difference_table(table), folder, "differences")
+            differences = difference_table(table)
+            if len(differences.numbers):  # a row alone is beside none
+                paths += write_table(differences, folder, "differences")
             paths += plots.save_figure(accuracy_figure(table), folder, "accuracy")
         if len(steps):
             paths += write_table(steps_table(steps), folder, "steps")

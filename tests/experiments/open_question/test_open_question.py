@@ -276,3 +276,10 @@ def test_steps_stand_in_the_order_in_which_they_are_taken():
     assert [s.rpartition(": ")[2] for s in steps[1:4:2]] == ["A", "B"]
     assert steps[2] == "A with width 256"
     assert steps[4] == "A trained at alpha = 1"
+
+
+def test_a_row_alone_has_no_table_of_differences(tmp_path):
+    words = ["--preset", "smoke", "--parts", "primal", "--out", str(tmp_path)]
+    assert cli.run(["open-question", *words]) == 0
+    assert list(tmp_path.rglob("accuracy.md"))
+    assert not list(tmp_path.rglob("differences.*"))
