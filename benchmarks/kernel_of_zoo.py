@@ -29,8 +29,8 @@ N = 16
 
 
 def recipe(model: nn.Module, x: Tensor) -> Tensor:
-    """The kernel by torch.func, parameter by parameter, of the parameters that train."""
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    """The kernel by torch.func, parameter by parameter."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def outputs(parameters: dict[str, Tensor], one: Tensor) -> Tensor:
         return functional_call(model, parameters, (one.unsqueeze(0),)).squeeze(0).flatten()
