@@ -1,13 +1,8 @@
-"""Convolutional random features on normalized, whitened patches, as matrix products.
-
-The recipe of Coates and Ng (2011, 2012) with filters that are random training patches, the random
-features of Recht et al. (2018).
-"""
+"""Convolutional random features on normalized, whitened patches, as matrix products."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,86 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.machine.patches import PatchFilters, inverse_contrast, patch_windows
 from tangent.machine.threads import over_ranges
-
-TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class PatchFilters:
-    """What the features are computed with; CPU tensors."""
-
-    weight: Tensor
-    """(patch values + 1, filters): whitening and mean removal folded in; a last row for a one."""
-    patch: tuple[int, int]
-    """Height and width of a patch."""
-    offset: float
-    """Added to a patch's squared norm before its root divides the patch."""
-
-
-def contrast_normalized(
-    patches: Float[Tensor, "*rows values"], offset: float
-) -> Float[Tensor, "*rows values"]:
-    """Each patch less its mean, over the root of its squared norm plus ``offset``."""
-    centred = patches - patches.mean(-1, keepdim=True)
-    return centred / (centred.square().sum(-1, keepdim=True) + offset).sqrt()
-
-
-def sampled_patches(
-    images: Float[Tensor, "n channels height width"],
-    patch: tuple[int, int],
-    count: int,
-    generator: torch.Generator,
-) -> Float[Tensor, "count values"]:
-    """``count`` patches from uniformly drawn images and positions, with replacement."""
-    n, _, height, width = images.shape
-    image = torch.randint(n, (count,), generator=generator)
-    top = torch.randint(height - patch[0] + 1, (count,), generator=generator)
-    left = torch.randint(width - patch[1] + 1, (count,), generator=generator)
-    windows = images.permute(0, 2, 3, 1).unfold(1, patch[0], 1).unfold(2, patch[1], 1)
-    return windows[image, top, left].permute(0, 2, 3, 1).reshape(count, -1)
-
-
-def whitening(
-    patches: Float[Tensor, "n values"], eps: float
-) -> tuple[Float[Tensor, "values values"], Float[Tensor, " values"]]:
-    """The ZCA matrix W (Lambda + eps)^(-1/2) W^T of the patches, and their mean, in float64."""
-    rows = patches.double()
-    mean = rows.mean(0)
-    centred = rows - mean
-    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-    return (vectors / (variances.clamp_min(0) + eps).sqrt()) @ vectors.T, mean
-
-
-def patch_filters(
-    images: Float[Tensor, "n channels height width"],
-    *,
-    n_filters: int,
-    patch: tuple[int, int],
-    contrast: float,
-    eps: float,
-    n_whitening: int,
-    generator: torch.Generator,
-) -> PatchFilters:
-    """Filters drawn from the patches of ``images``, with normalization and whitening folded in.
-
-    Whitening is fitted on ``n_whitening`` patches; each filter is a whitened patch of norm one.
-    For a normalized patch q the response is <filter, zca (q - mean)>. The filter meets raw
-    patches over their contrast, so it loses its own mean here (q has none), and the constant
-    -<filter, zca mean> is a last row for a last column of ones.
-    """
-    values = images.shape[1] * patch[0] * patch[1]
-    offset = contrast**2 * values
-    normalized = contrast_normalized(sampled_patches(images, patch, n_whitening, generator), offset)
-    zca, mean = whitening(normalized, eps)
-    chosen = contrast_normalized(sampled_patches(images, patch, n_filters, generator), offset)
-    filters = (chosen.double() - mean) @ zca
-    filters = filters / filters.norm(dim=1, keepdim=True).clamp_min(TINY)
-    folded = filters @ zca
-    constant = -folded @ mean
-    folded = folded - folded.mean(1, keepdim=True)
-    weight = torch.cat([folded, constant[:, None]], dim=1).T
-    return PatchFilters(weight.float().contiguous(), patch, offset)
 
 
 def pooling_matrix(
@@ -126,7 +43,7 @@ def patch_features(
     max(z - b, 0) is max(z, b) - b, so one pass a side rectifies and the constant is taken off
     the pooled sums.
     """
-    height, width = images.shape[2] - filters.patch[0] + 1, images.shape[3] - filters.patch[1] + 1
+    height, width = images.shape[2] - filters.size[0] + 1, images.shape[3] - filters.size[1] + 1
     pooling = pooling_matrix((height, width), grid)
     excess = (bias * pooling.sum(1))[:, None]
     n_filters = filters.weight.shape[1]
@@ -169,17 +86,9 @@ def _write_rows(
     images: Float[Tensor, "n channels height width"],
     filters: PatchFilters,
 ) -> None:
-    """Every patch over its contrast; the last column stays as it is.
-
-    The squared norm of a patch less its mean comes from sums over windows of the image, which are
-    a hundredth of the work of summing each patch; rounding is far below ``offset``.
-    """
+    """Every patch over its contrast; the last column stays as it is."""
     values = rows.shape[1] - 1
     channels_last = images.permute(0, 2, 3, 1).contiguous()  # a patch's row is then one stretch
-    windows = channels_last.unfold(1, filters.patch[0], 1).unfold(2, filters.patch[1], 1)
-    windows = windows.permute(0, 1, 2, 4, 5, 3)
+    windows = patch_windows(channels_last.permute(0, 3, 1, 2), filters.size)
     rows[:, :values].view(windows.shape).copy_(windows)
-    moments = torch.stack([images.mean(1), images.square().mean(1)], dim=1)
-    mean, square = F.avg_pool2d(moments, filters.patch, stride=1).unbind(1)
-    contrast = (square - mean.square()).clamp_min_(0).mul_(values).add_(filters.offset)
-    rows[:, :values].mul_(contrast.rsqrt_().view(-1, 1))
+    rows[:, :values].mul_(inverse_contrast(images, filters.size, filters.offset))

@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Seed, check_positive
 from baselines.images import Placement, as_images, checked_image_shape
-from baselines.patches import patch_features, patch_filters
+from baselines.patches import patch_features
 from tangent.machine.modes import ordinary_mode
+from tangent.machine.patches import patch_filters
 
 
 class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -100,11 +101,11 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.filters_ = patch_filters(
             as_images(X, self.image_shape_, self._placement),
-            n_filters=self.n_filters,
-            patch=patch,
+            self.n_filters,
+            size=patch,
             contrast=self.contrast * (self._placement.reach or 1.0),
             eps=self.whitening,
-            n_whitening=self.n_whitening,
+            sample=self.n_whitening,
             generator=torch.Generator().manual_seed(seed),
         )
         self._n_features_out = 2 * self._grid[0] * self._grid[1] * self.n_filters

@@ -7,34 +7,13 @@ The rest has rooms of its own: `tangent.solve` (any symmetric kernel), `tangent.
 
 from typing import TYPE_CHECKING, Any
 
-from tangent.capture.description import (
-    describe,
-)
-from tangent.kernel import (
-    stored_tangent_kernel,
-    tangent_features,
-    tangent_kernel,
-)
-from tangent.laziness import (
-    LazinessReport,
-    laziness,
-)
-from tangent.models import (
-    ScaledDifference,
-    linearize,
-)
-from tangent.nets import (
-    mlp,
-    resnet18,
-    vgg11,
-)
-from tangent.operations import (
-    register_rule,
-)
-from tangent.training import (
-    stability_edge,
-    stability_of_activations,
-)
+from tangent.capture.description import describe
+from tangent.kernel import stored_tangent_kernel, tangent_features, tangent_kernel
+from tangent.laziness import LazinessReport, laziness
+from tangent.models import ScaledDifference, linearize
+from tangent.nets import mlp, resnet18, vgg11
+from tangent.operations import register_rule
+from tangent.training import stability_edge, stability_of_activations
 
 if TYPE_CHECKING:
     from tangent.estimators import (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from baselines import published
 from experiments.baselines.settings import COMPETITORS
@@ -150,8 +151,6 @@ def accuracy_figure(results: pd.DataFrame) -> Figure:
 
 def _plain_log_axis(ax: Any) -> None:
     """A logarithmic axis of a decade at least, labelled with numbers at 1, 2 and 5."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
     values = [x for line in ax.lines for x in line.get_xdata()] or [1.0]
     centre = (min(values) * max(values)) ** 0.5
     reach = max(1.3 * (max(values) / min(values)) ** 0.5, 10**0.5)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from experiments.usage import one_of
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 __all__ = [
     "Task",
     "doubled",
+    "doubled_units",
     "draw_task",
     "generators",
     "half_square",
@@ -43,15 +43,11 @@ class Task:
 
 def generators(seeds: list[int]) -> list[torch.Generator]:
     """One generator a repetition, so that a repetition is the same in any group."""
-    import torch
-
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def sphere(generator: torch.Generator, *shape: int) -> Tensor:
     """Vectors uniform on the unit sphere, in float64; the last axis is theirs."""
-    import torch
-
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
     return x / x.norm(dim=-1, keepdim=True)
 
@@ -60,8 +56,6 @@ def draw_task(
     draws: list[torch.Generator], n: int, n_test: int, d: int, m0: int, scale: float = 1.0
 ) -> Task:
     """Teachers with ``m0`` units and their data; ``scale`` multiplies the targets."""
-    import torch
-
     rows = []
     for generator in draws:
         teacher = sphere(generator, m0, d)
@@ -78,15 +72,26 @@ def draw_task(
 
 def doubled(hidden: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Units followed by the same with output weights of opposite sign: the output is zero."""
-    import torch
-
     return torch.cat([hidden, hidden], dim=-2), torch.cat([output, -output], dim=-1)
+
+
+def doubled_units(
+    draws: list[torch.Generator], alone: int, m: int, d: int
+) -> tuple[Tensor, Tensor]:
+    """Doubled input and output weights of ``alone`` students a repetition, in float64."""
+    half = [
+        (
+            torch.randn(alone, m // 2, d, generator=draw, dtype=torch.float64),
+            torch.randn(alone, m // 2, generator=draw, dtype=torch.float64).abs(),
+        )
+        for draw in draws
+    ]
+    hidden, output = (torch.stack(part).flatten(0, 1) for part in zip(*half, strict=True))
+    return doubled(hidden, output)
 
 
 def on(context: Any, *tensors: Tensor) -> list[Tensor]:
     """The tensors on the device and in the dtype of the command."""
-    import torch
-
     one_of("dtype", context.dtype, ("float32", "float64"))
     return [t.to(device=context.device, dtype=getattr(torch, context.dtype)) for t in tensors]
 
@@ -114,8 +119,6 @@ def linear_descent(
     -------
     train, test : Tensor of shape (t, n) and (t, p)
     """
-    import torch
-
     values, vectors = torch.linalg.eigh(kernel / len(y))
     values = values.clamp(min=0)
     kept = torch.where(values > 1e-12 * values[-1], values, torch.inf)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["alpha_axis", "alpha_label"]
+__all__ = ["alpha_axis", "alpha_label", "power"]
 
 
 def alpha_axis(ax: Any, alphas: Sequence[float]) -> dict[float, float]:
@@ -33,3 +33,13 @@ def _power(alpha: float) -> str:
 def alpha_label(alpha: float) -> str:
     """Return alpha as tables and legends show it."""
     return "∞" if math.isinf(alpha) else f"{alpha:g}"
+
+
+def power(alpha: float) -> str:
+    """Return alpha as text shows it: "10⁷", "1", "∞"."""
+    if math.isinf(alpha):
+        return "∞"
+    exponent = math.log10(alpha)
+    if alpha < 1000 or exponent != int(exponent):
+        return f"{alpha:g}"
+    return "10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

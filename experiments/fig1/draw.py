@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.animation import FFMpegWriter, FuncAnimation, PillowWriter
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, noted, write_table
-from experiments.runs.results import read_arrays
+from experiments.fig1.settings import check_animation
+from experiments.runs.results import joined_arrays, read_arrays
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["draw"]
@@ -34,17 +36,10 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
                 paths.append(_animation(arrays, folder / f"fig1ab.{row['animation']}"))
         panel = results[results["part"] == "c"]
         if len(panel):
-            arrays = _stacked([read_arrays(Path(path)) for path in panel["path"]])
+            arrays = joined_arrays(panel["path"], shared=("tau", "steps"))
             paths += plots.save_figure(_losses(arrays), folder, "fig1c")
             paths += write_table(noted(_loss_table(arrays), panel), folder, "fig1c")
     return paths
-
-
-def _stacked(groups: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Repetitions of all groups under each other; scales and steps are the same in all."""
-    shared = {name: groups[0][name] for name in ("tau", "steps")}
-    rest = groups[0].keys() - shared.keys()
-    return shared | {name: np.concatenate([g[name] for g in groups]) for name in rest}
 
 
 def _points(arrays: dict[str, np.ndarray], s: int) -> np.ndarray:
@@ -99,10 +94,6 @@ def _trajectories(arrays: dict[str, np.ndarray]) -> Figure:
 
 def _animation(arrays: dict[str, np.ndarray], path: Path) -> Path:
     """Animation of panels (a, b), GIF or MP4 by the suffix of ``path``."""
-    from matplotlib.animation import FFMpegWriter, FuncAnimation, PillowWriter
-
-    from experiments.fig1.settings import check_animation
-
     check_animation(path.suffix[1:])
     writer = PillowWriter(fps=15) if path.suffix == ".gif" else FFMpegWriter(fps=15)
     count = len(arrays["tau"])
@@ -129,8 +120,6 @@ def _animation(arrays: dict[str, np.ndarray], path: Path) -> Path:
 
 
 def _movement_table(row: pd.Series, arrays: dict[str, np.ndarray]) -> Table:
-    import pandas as pd
-
     names = {
         "relative_displacement": "weights moved (relative)",
         "kept_signs": "signs kept",
@@ -192,8 +181,6 @@ def _losses(arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def _loss_table(arrays: dict[str, np.ndarray]) -> Table:
-    import pandas as pd
-
     columns: dict[str, Any] = {"tau": arrays["tau"]}
     shown: dict[str, Any] = {"tau": [f"{tau:.3g}" for tau in arrays["tau"]]}
     labels = {"end": "test, end", "best": "test, best", "train": "train, end"}

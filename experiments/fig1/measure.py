@@ -10,6 +10,7 @@ import torch
 from experiments.data.teachers import (
     Task,
     doubled,
+    doubled_units,
     draw_task,
     generators,
     half_square,
@@ -37,14 +38,7 @@ def problem(run: dict[str, Any], context: Context) -> tuple[Students, Task, Tens
     draws = generators(list(run["seeds"]))
     d = run["features"]
     task = draw_task(draws, run["n_train"], run["n_test"], d, _TEACHER_UNITS)
-    half = [
-        (
-            torch.randn(run["units"] // 2, d, generator=draw, dtype=torch.float64),
-            torch.randn(run["units"] // 2, generator=draw, dtype=torch.float64).abs(),
-        )
-        for draw in draws
-    ]
-    hidden, output = doubled(*(torch.stack(part) for part in zip(*half, strict=True)))
+    hidden, output = doubled_units(draws, 1, run["units"], d)
     tau = torch.tensor(run["taus"], dtype=torch.float64)
     step = (run["largest_step"] * tau**2).clamp(max=run["step"]).expand(len(draws), -1)
     alpha = (tau**2).expand(len(draws), -1)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, noted, write_table
-from experiments.runs.results import read_arrays
+from experiments.runs.results import joined_arrays
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["draw", "still_decreasing"]
@@ -26,29 +26,16 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     with plots.style():
         by_width = _by_width(results)
         if by_width:
-            limits = results[results["part"] == "a-limit"]["path"]
-            limit = _joined([read_arrays(Path(path)) for path in limits])
+            limit = joined_arrays(results[results["part"] == "a-limit"]["path"])
             paths += plots.save_figure(_widths(by_width, limit), folder, "fig2a")
             table = noted(_width_table(by_width, limit), results[results["part"] != "b"])
             paths += write_table(table, folder, "fig2a")
         panel = results[results["part"] == "b"]
         if len(panel):
-            arrays = _joined([read_arrays(Path(path)) for path in panel["path"]], shared=("tau",))
+            arrays = joined_arrays(panel["path"], shared=("tau",))
             paths += plots.save_figure(_population(arrays), folder, "fig2b")
             paths += write_table(noted(_population_table(arrays), panel), folder, "fig2b")
     return paths
-
-
-def _joined(
-    groups: list[dict[str, np.ndarray]], shared: tuple[str, ...] = ()
-) -> dict[str, np.ndarray]:
-    """Repetitions of all groups under each other."""
-    if not groups:
-        return {}
-    return {
-        name: groups[0][name] if name in shared else np.concatenate([g[name] for g in groups])
-        for name in groups[0]
-    }
 
 
 def _by_width(results: pd.DataFrame) -> dict[int, dict[str, np.ndarray]]:
@@ -59,8 +46,7 @@ def _by_width(results: pd.DataFrame) -> dict[int, dict[str, np.ndarray]]:
     if rows.empty:  # without such runs there is no column of widths
         return found
     for m, some in rows.groupby("m"):
-        groups = [read_arrays(Path(path)) for path in some["path"]]
-        found[round(float(str(m)))] = _joined([{name: g[name] for name in names} for g in groups])
+        found[round(float(str(m)))] = joined_arrays(some["path"], names)
     return dict(sorted(found.items()))
 
 
@@ -104,8 +90,6 @@ def _pm(values: np.ndarray) -> str:
 
 
 def _width_table(by_width: dict[int, dict[str, np.ndarray]], limit: dict[str, np.ndarray]) -> Table:
-    import pandas as pd
-
     numbers, shown = [], []
     for m, arrays in by_width.items():
         row: dict[str, Any] = {"m": m}
@@ -185,8 +169,6 @@ def _population(arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def _population_table(arrays: dict[str, np.ndarray]) -> Table:
-    import pandas as pd
-
     null, windows = arrays["null"][:, None], arrays["windows"]
     moving = still_decreasing(arrays)
     loss, exact, best = windows[..., -1] / null, arrays["exact"] / null, arrays["tangent"] / null

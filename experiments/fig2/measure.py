@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.data.teachers import Task, doubled, draw_task, generators, half_square, on
+from experiments.data.teachers import Task, doubled_units, draw_task, generators, half_square, on
 from experiments.runs.results import Context, Outcome
 from tangent.theory.arccosine import (
     infinite_width_kernels,
@@ -113,7 +113,7 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
     task = draw_task(draws, 1, 1, d, _TEACHER_UNITS)
     signs, teacher = task.teacher_signs / run["teacher_divisor"], task.teacher
     alone = 1 if run["shared_draws"] else taus  # initializations a repetition
-    hidden, output = _initial_units(draws, alone, m, d)
+    hidden, output = doubled_units(draws, alone, m, d)
     tau = torch.tensor(run["taus"], dtype=torch.float64).repeat(count, 1).view(count * alone, -1)
     alpha = tau**2 / m
     step = torch.minimum(run["population_step"] / tau**2, torch.tensor(run["largest_step"])) * alpha
@@ -157,21 +157,6 @@ def population(run: dict[str, Any], context: Context) -> Outcome:
         "tangent_over_null": float((arrays["tangent"] / null.numpy()[:, None]).mean()),
     }
     return Outcome(metrics, arrays=arrays)
-
-
-def _initial_units(
-    draws: list[torch.Generator], alone: int, m: int, d: int
-) -> tuple[Tensor, Tensor]:
-    """Doubled input and output weights of ``alone`` students a repetition, in float64."""
-    half = [
-        (
-            torch.randn(alone, m // 2, d, generator=draw, dtype=torch.float64),
-            torch.randn(alone, m // 2, generator=draw, dtype=torch.float64).abs(),
-        )
-        for draw in draws
-    ]
-    hidden, output = (torch.stack(part).flatten(0, 1) for part in zip(*half, strict=True))
-    return doubled(hidden, output)
 
 
 def _linear_map(kernel: Tensor, cross: Tensor, step: float, steps: int) -> Tensor:

@@ -20,7 +20,6 @@ from experiments.drawing.tables import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -49,8 +48,6 @@ def best_rates(results: pd.DataFrame) -> pd.DataFrame:
         }
         best = min(losses, key=losses.__getitem__)
         kept.append(rows[rows["rate"] == best])
-    import pandas as pd
-
     return pd.concat(kept)
 
 
@@ -104,8 +101,6 @@ def _joined(x: Sequence[float]) -> list[list[int]]:
 
 def alpha_table(results: pd.DataFrame) -> Table:
     """Mean and range over seeds of accuracy, stability and loss for every alpha."""
-    import pandas as pd
-
     numbers, shown = [], []
     for alpha, rows in best_rates(results).groupby("alpha"):
         record: dict[str, Any] = {

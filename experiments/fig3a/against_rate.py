@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from matplotlib import colormaps
+
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_label
 from experiments.drawing.tables import Table, mean_and_range
 from experiments.fig3a.against_alpha import study_name
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["against_rate", "rates_table"]
@@ -60,8 +62,6 @@ def _symbol(alpha: float) -> str:
 
 
 def _shade(number: int, count: int) -> Any:
-    from matplotlib import colormaps
-
     return colormaps["viridis"](0.05 + 0.85 * number / max(count - 1, 1))
 
 
@@ -95,8 +95,6 @@ def _over_edge(rows: pd.DataFrame, rate: Any, group: pd.DataFrame) -> float:
 
 def rates_table(results: pd.DataFrame) -> Table:
     """Edge, loss and accuracy of every alpha and rate."""
-    import pandas as pd
-
     numbers, shown = [], []
     for alpha, rows in results.groupby("alpha"):
         for rate, group in _by_rate(rows):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.drawing.axes import power
 from experiments.networks.rows import is_exact, network_label
 
 if TYPE_CHECKING:
@@ -127,14 +128,7 @@ def rows(networks: pd.DataFrame, fixed: pd.DataFrame) -> list[Row]:
 
 def network_name(model: str, width: float | None, alpha: float, *, solved: bool = False) -> str:
     """A network's name with its width and scale: "VGG-11, width 1/2, α = 10⁷"."""
-    if solved:
-        scale = "linearized, solved"
-    elif math.isinf(alpha):
-        scale = "α = ∞"
-    elif alpha >= 1000 and math.log10(alpha).is_integer():
-        scale = "α = 10" + str(int(math.log10(alpha))).translate(str.maketrans("0123456789", _UP))
-    else:
-        scale = f"α = {alpha:g}"
+    scale = "linearized, solved" if solved else f"α = {power(alpha)}"
     size = "" if width is None else f", width {_size(width)}"
     return f"{network_label(model)}{size}, {scale}"
 
@@ -142,9 +136,6 @@ def network_name(model: str, width: float | None, alpha: float, *, solved: bool 
 def _size(width: float) -> str:
     inverse = 1 / width
     return f"1/{int(inverse)}" if width < 1 and inverse == int(inverse) else f"{width:g}"
-
-
-_UP = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 def _row(group: pd.DataFrame, *, kind: str, name: str, **more: Any) -> Row:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.patches import Patch
 
 from experiments.drawing import plots
+from experiments.drawing.axes import power
 from experiments.drawing.tables import (
     Table,
     known_of,
@@ -21,24 +23,15 @@ from experiments.drawing.tables import (
 )
 from experiments.fig3b import draw_full as full_figure
 from experiments.fig3b.draw_exact import exact_table, flow
+from experiments.fig3b.paper import dagger, of_the_paper
 from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
 from experiments.networks.rows import is_exact, network_label, split_method
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["accuracies", "accuracy_table"]
 
-# Rows of the paper's figure, by our names. Its linearized networks are those at alpha = 1e7.
-_PUBLISHED = {
-    "vgg11": "vgg11-standard",
-    "vgg11-lazy": "vgg11-linearized",
-    "resnet18": "resnet18-standard",
-    "resnet18-lazy": "resnet18-linearized",
-    "random-features": "random-features",
-    "scattering": "prior-features",
-}
 _NAMES = {
     "random-features": "random features",
     "scattering": "scattering",
@@ -54,16 +47,6 @@ def published(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {} if (results["dataset"] != "cifar10").any() else of_the_paper()
 
 
-def of_the_paper() -> dict[str, dict[str, Any]]:
-    """All numbers of the paper's figure by our methods' names."""
-    from baselines import published
-
-    by_key: dict[str, dict[str, Any]] = {}
-    for number in published.load("3(b)"):
-        by_key.setdefault(number.key, {})[number.metric] = number
-    return {method: by_key.get(key, {}) for method, key in _PUBLISHED.items()}
-
-
 def name(method: str, alpha: float | None = None) -> str:
     """A row's name: "VGG-11, α = 10⁷"."""
     if method in _NAMES:
@@ -77,14 +60,7 @@ def name(method: str, alpha: float | None = None) -> str:
     if math.isinf(alpha):
         return f"{label}, linearized (α = ∞)"
     way = ", by subtraction" if kind == "direct" else ""
-    return f"{label}, α = {_power(alpha)}{way}"
-
-
-def _power(alpha: float) -> str:
-    exponent = math.log10(alpha)
-    if alpha < 1000 or exponent != int(exponent):
-        return f"{alpha:g}"
-    return "10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{label}, α = {power(alpha)}{way}"
 
 
 def _methods(results: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -126,20 +102,12 @@ def _rise(rows: pd.DataFrame) -> float:
     return float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
 
 
-def _dagger(number: Any) -> str:
-    if number is None:
-        return "–"
-    return percent(number.value) + ("†" if number.status == "recalled" else "")
-
-
 def accuracy_table(results: pd.DataFrame) -> Table:
     """Measured accuracies, cost and size of every method, beside the paper's.
 
     ``results`` has a row a run, with columns method, alpha, seed, train_accuracy, test_accuracy,
     stability, size, cpu_seconds and peak_memory_bytes.
     """
-    import pandas as pd
-
     paper = published(results)
     numbers, shown = [], []
     for method, title, rows in _methods(results):
@@ -178,8 +146,8 @@ def accuracy_table(results: pd.DataFrame) -> Table:
                 "parameters or features": "–" if size != size else f"{size:,.0f}",
                 **(
                     {
-                        "paper: train %": _dagger(known.get("train_accuracy")),
-                        "paper: test %": _dagger(known.get("test_accuracy")),
+                        "paper: train %": dagger(known.get("train_accuracy")),
+                        "paper: test %": dagger(known.get("test_accuracy")),
                     }
                     if paper
                     else {}
@@ -233,8 +201,6 @@ def accuracies(results: pd.DataFrame) -> Figure:
 
     Bars are means over seeds and lines their range. ``results`` as in `accuracy_table`.
     """
-    from matplotlib.patches import Patch
-
     rows_of = _methods(results)
     paper = published(results)
     fig, ax = plots.figure(size=(6.4, 0.42 * len(rows_of) + 1.5))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range
@@ -15,7 +16,6 @@ from experiments.networks.rows import is_exact, network_label, split_method
 from experiments.runs.results import read_result
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -63,8 +63,6 @@ def exact_table(results: pd.DataFrame) -> Table:
 
     ``results`` as in `experiments.fig3b.draw.accuracy_table`, with exact rows among them.
     """
-    import pandas as pd
-
     found: list[tuple[_Solved, str, list[float], list[float]]] = []
     for network in _networks(results):
         if len(network.sgd):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from matplotlib.patches import Patch
+
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, percent
 from experiments.fig3b.claims import Row, claims, rows
+from experiments.fig3b.paper import dagger, of_the_paper
 from experiments.runs.pack import run_paths
 from experiments.runs.results import load_results
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["claim_table", "comparison", "comparison_rows", "comparison_table", "widening"]
@@ -25,6 +28,10 @@ _PUBLISHED = {
     ("patches", None): "random-features",
     ("scattering", None): "scattering",
 }
+_COLUMNS = (
+    *("kind", "name", "model", "width", "alpha", "train", "test", "error", "stability"),
+    *("runs", "size", "cpu_hours"),
+)
 
 
 def comparison_rows(results: pd.DataFrame, out: Path) -> list[Row]:
@@ -56,8 +63,6 @@ def _whole(networks: pd.DataFrame) -> int:
 
 def _published(label: str) -> dict[tuple[str, str | None], dict[str, Any]]:
     """The paper's numbers by kind and network; none beside another data set than theirs."""
-    from experiments.fig3b.draw import of_the_paper
-
     if not label.startswith("CIFAR-10"):
         return {}
     known = of_the_paper()
@@ -66,21 +71,11 @@ def _published(label: str) -> dict[tuple[str, str | None], dict[str, Any]]:
 
 def comparison_table(found: list[Row], label: str) -> Table:
     """Measured accuracies with their standard errors, cost and size; the paper's apart."""
-    import pandas as pd
-
     paper = _published(label)
     numbers, shown = [], []
     for row in found:
         known = paper.get((row.kind, row.model), {})
-        numbers.append(
-            {
-                **{
-                    name: getattr(row, name) for name in ("kind", "name", "model", "width", "alpha")
-                },
-                **{name: getattr(row, name) for name in ("train", "test", "error", "stability")},
-                **{name: getattr(row, name) for name in ("runs", "size", "cpu_hours")},
-            }
-        )
+        numbers.append({name: getattr(row, name) for name in _COLUMNS})
         error = "" if row.error is None else f" ± {100 * row.error:.1f}"
         shown.append(
             {
@@ -90,8 +85,8 @@ def comparison_table(found: list[Row], label: str) -> Table:
                 "stable %": percent(row.stability, 2),
                 "CPU hours": "–" if row.cpu_hours is None else f"{row.cpu_hours:.2f}",
                 "parameters or features": "–" if row.size is None else f"{row.size:,.0f}",
-                "paper: train %": _dagger(known.get("train_accuracy")),
-                "paper: test %": _dagger(known.get("test_accuracy")),
+                "paper: train %": dagger(known.get("train_accuracy")),
+                "paper: test %": dagger(known.get("test_accuracy")),
             }
         )
     notes = [
@@ -107,16 +102,8 @@ def comparison_table(found: list[Row], label: str) -> Table:
     return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), notes)
 
 
-def _dagger(number: Any) -> str:
-    if number is None:
-        return "–"
-    return percent(number.value) + ("†" if number.status == "recalled" else "")
-
-
 def claim_table(found: list[Row], label: str) -> Table:
     """The claims of the paper's Section 3.2 and what the measured rows say of them."""
-    import pandas as pd
-
     made = claims(found)
     numbers = [{"claim": c.text, "found": c.found, "holds": c.holds} for c in made]
     shown = [{"claim": c.text, "measured, test %": c.found, "verdict": c.verdict} for c in made]
@@ -129,8 +116,6 @@ def claim_table(found: list[Row], label: str) -> Table:
 
 def comparison(found: list[Row], label: str) -> Figure:
     """Test accuracies as bars, networks and fixed representations; training and paper as marks."""
-    from matplotlib.patches import Patch
-
     paper = _published(label)
     ordered = sorted(found, key=lambda row: -(row.test or 0.0))
     fig, ax = plots.figure(size=(7.0, 0.34 * len(ordered) + 1.6))

@@ -12,17 +12,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from experiments.networks import named as networks
 from experiments.networks.classifiers import normalized
 from experiments.runs.results import Context, Outcome
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from tangent.solve.spectrum import Spectrum
+from tangent.estimators.common import built_network, parameter_count, torch_generator
+from tangent.kernel.matrix import tangent_kernel
+from tangent.solve.flow import training_path
+from tangent.solve.spectrum import Spectrum, spectrum
 
 __all__ = ["compute_exact"]
 
@@ -38,10 +39,6 @@ def compute_exact(run: dict[str, Any], context: Context) -> Outcome:
     ``best_test_accuracy`` of the flow with hindsight (not a method: an upper limit), condition
     number and seconds. Curves: time and accuracies along the flow.
     """
-    import torch
-
-    from tangent.solve.spectrum import spectrum
-
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, labels, X_test, test_labels = data.arrays()
     classes = int(labels.max()) + 1
@@ -101,11 +98,6 @@ def _kernels(
     context: Context,
 ) -> _Kernels:
     """Kernels of the network of the SGD row: same weights, same normalization."""
-    import torch
-
-    from tangent.estimators.common import built_network, parameter_count, torch_generator
-    from tangent.kernel.matrix import tangent_kernel
-
     dtype = "float64" if context.dtype == "float64" else "float32"
 
     def inputs(rows: np.ndarray, device: str = context.device) -> torch.Tensor:
@@ -137,8 +129,6 @@ def _kernels(
 
 def _times(eigenvalues: torch.Tensor, scale: float) -> list[float]:
     """Times from before the first direction is learned to after the last, and infinity."""
-    import numpy as np
-
     first = 1 / (scale * float(eigenvalues[0]))
     return [*(first * np.logspace(-1, 8, _TIMES - 1)).tolist(), math.inf]
 
@@ -150,8 +140,6 @@ def _flow(
     scale: float,
     cross: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    from tangent.solve.flow import training_path
-
     path = training_path(decomposed, y, times, cross_kernel=cross, scale=scale)
     assert path.test_predictions is not None
     return path.train_predictions, path.test_predictions
@@ -166,10 +154,6 @@ def _validated(
     share: float,
 ) -> int:
     """Index of the time of best accuracy on images held out of the fit; the first of equals."""
-    import torch
-
-    from tangent.solve.spectrum import spectrum
-
     # Images come shuffled, every class in its share.
     kept = len(y) - max(1, round(share * len(y)))
     if kernel.ndim == 2:
@@ -184,8 +168,6 @@ def _validated(
 def _ridge(
     decomposed: Spectrum, y: torch.Tensor, cross: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
     unit = float(decomposed.eigenvalues.mean())
     path = decomposed.ridge(y, torch.logspace(-5, 2, 22, dtype=torch.float64) * unit)
     coefficients = path.coefficients[path.best]
@@ -194,6 +176,4 @@ def _ridge(
 
 
 def _accuracies(predictions: torch.Tensor, labels: np.ndarray) -> list[float]:
-    import torch
-
     return (predictions.argmax(-1) == torch.from_numpy(labels)).double().mean(-1).tolist()

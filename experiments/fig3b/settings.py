@@ -271,7 +271,8 @@ def _row_run(
     shared = _images(settings, method, seed)
     network = {**_network(settings, row), **known}
     if row.solved:
-        return {**shared, **_exact(network)}
+        exact = {"alpha": math.inf, "loss": "square", "outputs": "auto", "validation": 0.2}
+        return {**shared, **network, **exact}
     lazy = method != row.model
     rates = row.model if row.model in _OWN_SETTINGS else "network"
     lr = getattr(settings, f"{rates}_lazy_lr" if lazy else f"{rates}_lr")
@@ -307,54 +308,3 @@ def _network(settings: Settings, row: NetworkRow) -> dict[str, Any]:
     if row.weights is not None:
         found["weights"] = row.weights
     return found
-
-
-def _exact(
-    network: dict[str, Any], outputs: str = "auto", validation: float = 0.2
-) -> dict[str, Any]:
-    return {
-        **network,
-        "alpha": math.inf,
-        "loss": "square",
-        "outputs": outputs,
-        "validation": validation,
-    }
-
-
-def exact_run(
-    dataset: str,
-    method: str,
-    *,
-    n_train: int | None,
-    n_test: int | None,
-    width: float,
-    gain: float,
-    seed: int,
-    outputs: str = "auto",
-    validation: float = 0.2,
-) -> dict[str, Any]:
-    """Return the run of an exact row, with all that determines its result.
-
-    Parameters
-    ----------
-    dataset, n_train, n_test, seed
-        As in the other rows; the seed gives the images and the initial weights of
-        ``NETWORK-linear``.
-    method : {"vgg11-exact", "resnet18-exact"}
-    width, gain : float
-        Of the network.
-    outputs : {"auto", "full", "trace"}
-        The full kernel is that of the linearized network; "trace", its mean over the outputs
-        shared by all classes, is what it becomes at large width. "auto" is full up to 6000 rows.
-    validation : float
-        Share of the training images that chooses the stopping time.
-    """
-    network = {"model": split_method(method)[0], "width": width, "gain": gain}
-    return {
-        "dataset": dataset,
-        "method": method,
-        "n_train": n_train,
-        "n_test": n_test,
-        "seed": seed,
-        **_exact(network, outputs, validation),
-    }

@@ -11,6 +11,7 @@ from experiments.drawing import plots
 from experiments.drawing.tables import Table, write_table
 from experiments.files import write_file
 from experiments.runs.results import read_result
+from tangent.laziness.words import NEAR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +77,6 @@ def _whole_decades(axes: Any, values: list[float]) -> None:
 
 
 def _distances(axes: Any, curves: dict[str, Any]) -> None:
-    from tangent.laziness.words import NEAR
-
     rows = zip(curves["trained_alpha"], curves["trained_from_linearized"], strict=True)
     known = [(a, d) for a, d in rows if a is not None and d is not None and d > 0]
     if known:

@@ -8,8 +8,6 @@ stops the run, it goes on with the next block.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
-from experiments.open_question.frozen import Frozen, Views, frozen
-from experiments.open_question.rows import Convolution
-from experiments.open_question.stored import stored
+from experiments.open_question.frozen import Frozen, Views, frozen_for
+from experiments.open_question.rows import Convolution, dense_layers, one_hot
+from experiments.open_question.stored import stored, work_folder
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
-from tangent.nets.shares import ShareLinear, dense_sides, shares_of_sides
+from tangent.nets.shares import dense_sides, shares_of_sides
 from tangent.solve.cholesky import factor_upper, solve_transposed, solve_upper
 
 __all__ = ["dual"]
@@ -95,19 +93,12 @@ class _Convolved:
 
     def __init__(self, images: _Images, channels: int, width: int, seed: int):
         self.images = images
-        self.layers = Convolution(_maps(images.first("maps")), channels, width, seed)
-        self.scales = [
-            (share / float((f - f.mean(0)).square().sum() / len(f))) ** 0.5
-            for f, share in zip(self.layers.features(self.layers.train), _SHARES, strict=True)
-        ]
+        self.layers = Convolution(Views(images.first("maps")), channels, width, seed)
+        self.scales = self.layers.scales(_SHARES)
         self.features = lru_cache(maxsize=2)(self._features)
 
     def _features(self, block: int) -> Float[Tensor, "n p"]:
-        return self._of(_maps(self.images.read(block, "maps")))
-
-    def _of(self, views: Views) -> Float[Tensor, "n p"]:
-        parts = zip(self.layers.features(views), self.scales, strict=True)
-        return torch.cat([features.mul_(scale) for features, scale in parts], dim=1)
+        return self.layers.scaled(Views(self.images.read(block, "maps")), self.scales)
 
     def block(self, i: int, j: int) -> Float[Tensor, "n m"]:
         """The kernel of two blocks of training images."""
@@ -117,7 +108,7 @@ class _Convolved:
         """From new images to their kernel with all training images, times dual coefficients."""
         weight = sum(self.features(j).T @ dual for j, dual in enumerate(duals))
         self.features.cache_clear()
-        return lambda views: self._of(views) @ weight
+        return lambda views: self.layers.scaled(views, self.scales) @ weight
 
 
 class _Branch:
@@ -126,13 +117,9 @@ class _Branch:
     def __init__(self, images: _Images, which: str, units: int, seed: int):
         self.images, self.name = images, which
         first = images.first(which)
-        generator = torch.Generator().manual_seed(2000 + seed)
         p = first.shape[2]
         self.mean, self.deviation = self._statistics(p)
-        self.hidden, self.head = ShareLinear(p, units), ShareLinear(units, 1)
-        for layer in (self.hidden, self.head):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.hidden, self.head = dense_layers(p, units, seed)
         self._sides: dict[int, tuple[Tensor, Tensor]] = {}
         self.scale = 1.0
         some = dense_sides(self.hidden, self.head, self.standardized(first))
@@ -257,51 +244,34 @@ def dual(
 ) -> Outcome:
     """Solve A, then B, each for the ridge of the best exact leave-one-out on the first images."""
     start = time.process_time()
-    made = frozen(
-        train,
-        filters=run["filters"],
-        channels=run["channels"],
-        mirror=run["mirror"],
-        scattering="B" in run["rows"],
-        seed=run["seed"],
-    )
-    temporary = None
-    if context.checkpoint is None:
-        temporary = tempfile.TemporaryDirectory()
-        whole = Path(temporary.name)
-    else:
-        whole = context.checkpoint.with_suffix(".blocks")
-    folder = whole / _name(run, train)
-    folder.mkdir(parents=True, exist_ok=True)
-    images = _Images(made, train, folder, run["block"])
-    parts: list[_Part] = [_Convolved(images, run["channels"], run["width"], run["seed"])]
+    made = frozen_for(run, train, scattering="B" in run["rows"])
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
-    for row in run["rows"]:
-        if row == "B":
-            parts += [
-                _Branch(images, which, run["units"], run["seed"])
-                for which in ("pooled", "scattering")
-            ]
-        kernel = _Kernel(parts, images)
-        kernel.make(context)
-        solution = _solved(kernel, _one_hot(y), run["ridges"], context, row)
-        correct = _correct(kernel, solution, _one_hot(y), test, y_test)
-        context.log(f"{row}: test {100 * float(correct.double().mean()):.2f}")
-        metrics |= {
-            f"{row}: test accuracy": float(correct.double().mean()),
-            f"{row}: left-out accuracy": solution.accuracy,
-            f"{row}: ridge": solution.ridge,
-            f"{row}: chosen": f"{run['channels']} channels",
-            f"{row}: condition number": None,
-            f"{row}: features": sum(_count(part) for part in parts),
-            f"{row}: cpu seconds": time.process_time() - start,
-            f"{row}: residual": solution.residual,
-        }
-        arrays[f"correct {row}"] = correct.numpy()
-    shutil.rmtree(whole, ignore_errors=True)
-    if temporary is not None:
-        temporary.cleanup()
+    with work_folder(context, ".blocks", _name(run, train)) as folder:
+        images = _Images(made, train, folder, run["block"])
+        parts: list[_Part] = [_Convolved(images, run["channels"], run["width"], run["seed"])]
+        for row in run["rows"]:
+            if row == "B":
+                parts += [
+                    _Branch(images, which, run["units"], run["seed"])
+                    for which in ("pooled", "scattering")
+                ]
+            kernel = _Kernel(parts, images)
+            kernel.make(context)
+            solution = _solved(kernel, one_hot(y), run["ridges"], context, row)
+            correct = _correct(kernel, solution, one_hot(y), test, y_test)
+            context.log(f"{row}: test {100 * float(correct.double().mean()):.2f}")
+            metrics |= {
+                f"{row}: test accuracy": float(correct.double().mean()),
+                f"{row}: left-out accuracy": solution.accuracy,
+                f"{row}: ridge": solution.ridge,
+                f"{row}: chosen": f"{run['channels']} channels",
+                f"{row}: condition number": None,
+                f"{row}: features": sum(_count(part) for part in parts),
+                f"{row}: cpu seconds": time.process_time() - start,
+                f"{row}: residual": solution.residual,
+            }
+            arrays[f"correct {row}"] = correct.numpy()
     return Outcome(metrics, arrays=arrays)
 
 
@@ -366,14 +336,6 @@ def _correct(
         scores = constant + sum(product(views).double() for product in products)
         bits.append(scores.argmax(1) == y_test[start : start + images.size])
     return torch.cat(bits)
-
-
-def _maps(maps: Tensor) -> Views:
-    return Views(maps, maps.new_zeros(len(maps), maps.shape[1], 0), None)
-
-
-def _one_hot(y: Tensor) -> Float64[Tensor, "n k"]:
-    return torch.nn.functional.one_hot(y, int(y.max()) + 1).double()
 
 
 def _count(part: Any) -> int:

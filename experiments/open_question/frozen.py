@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.machine.patches import PatchFilters, patch_filters
 from tangent.nets.frozen import WhitenedPatches
-from tangent.nets.patches import PatchFilters, patch_filters, pooled_responses
+from tangent.nets.patches import pooled_responses
 
-__all__ = ["Clock", "Frozen", "Views", "frozen"]
+__all__ = ["Clock", "Frozen", "Views", "frozen", "frozen_for"]
 
 _CONTRAST = 10 / 255
 _BIAS = 0.5
@@ -47,9 +48,9 @@ class Views:
 
     maps: Float[Tensor, "views n d side side"]
     """Whitened channels."""
-    pooled: Float[Tensor, "views n p"]
+    pooled: Float[Tensor, "views n p"] | None = None
     """Patch responses averaged over a 3x3 grid, as they come."""
-    scattering: Float[Tensor, "views n q"] | None
+    scattering: Float[Tensor, "views n q"] | None = None
     """Scattering coefficients in logarithms, standardized on the training images."""
 
 
@@ -80,7 +81,7 @@ class Frozen:
 
     def _patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps, pooled = [], []
-        side = (images.shape[2] - self.filters.size + 1) // 3
+        side = (images.shape[2] - self.filters.size[0] + 1) // 3
         for x in images.split(_BATCH):
             fine, coarse = _responses(x, self.filters, (self.pooling, (side, side)))
             w = self.whitening
@@ -170,16 +171,24 @@ def frozen(
     return Frozen(made, whitening, pooling, mirror, transform, clock)
 
 
+def frozen_for(
+    run: dict[str, Any], images: Float[Tensor, "n c h w"], *, scattering: bool, **options: Any
+) -> Frozen:
+    """The frozen layers that a run asks for, and other ``options`` of `frozen`."""
+    asked = {name: run[name] for name in ("filters", "channels", "mirror", "seed")}
+    return frozen(images, scattering=scattering, **(asked | options))
+
+
 def _random_filters(images: Tensor, count: int, generator: torch.Generator) -> PatchFilters:
     """Gaussian filters, of responses of the size that whitened patches give.
 
     An offset beyond any patch's norm turns contrast normalization off.
     """
-    size, offset = 6, 1e8
-    values = images.shape[1] * size**2
+    offset = 1e8
+    values = images.shape[1] * 6 * 6
     weight = torch.randn(values, count, generator=generator)
     weight = (weight - weight.mean(0)) * (offset / values) ** 0.5 / float(images.std())
-    return PatchFilters(torch.cat([weight, torch.zeros(1, count)]), size, offset)
+    return PatchFilters(torch.cat([weight, torch.zeros(1, count)]), (6, 6), offset)
 
 
 @torch.no_grad()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.open_question.frozen import Clock, Frozen, Views, frozen
+from baselines import GaussianKernelHead, roto_translation_classifier
+from experiments.open_question.dual import dual
+from experiments.open_question.frozen import Clock, Frozen, Views, frozen, frozen_for
+from experiments.open_question.pixels import compute_pixels
+from experiments.open_question.primal import primal
 from experiments.open_question.rows import (
     RIDGES,
     Convolution,
@@ -19,7 +23,9 @@ from experiments.open_question.rows import (
     InfiniteConvolution,
     Linear,
     fitted,
+    one_hot,
 )
+from experiments.open_question.trained import trained
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 
@@ -33,29 +39,17 @@ _BRANCH = 0.3
 
 def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Do the work of one run."""
-    train, y, test, y_test = _images(run, context)
-    part = run["part"]
-    if part == "table":
-        return _table(run, context, train, y, test, y_test)
-    if part in ("waterfall", "infinite"):
-        return _waterfall(run, context, train, y, test, y_test)
-    if part == "trained":
-        from experiments.open_question.trained import trained
-
-        return trained(run, context, train, y, test, y_test)
-    if part == "roto-translation":
-        return _roto_translation(run, train, y, test, y_test)
-    if part == "primal":
-        from experiments.open_question.primal import primal
-
-        return primal(run, context, train, y, test, y_test)
-    if part == "dual":
-        from experiments.open_question.dual import dual
-
-        return dual(run, context, train, y, test, y_test)
-    from experiments.open_question.pixels import compute_pixels
-
-    return compute_pixels(run, context, train, y, test, y_test)
+    work: dict[str, Callable[..., Outcome]] = {
+        "table": _table,
+        "roto-translation": _roto_translation,
+        "waterfall": _waterfall,
+        "infinite": _waterfall,
+        "pixels": compute_pixels,
+        "trained": trained,
+        "primal": primal,
+        "dual": dual,
+    }
+    return work[run["part"]](run, context, *_images(run, context))
 
 
 def _images(run: dict[str, Any], context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,7 +65,7 @@ def _table(
     start = time.process_time()
     made = frozen(train, filters=run["filters"], channels=max(run["channels"]), seed=run["seed"])
     views = _trained_views(made, train, context)
-    targets = _one_hot(y)
+    targets = one_hot(y)
     clock = Clock()
     rows = _rows(run, views, targets, clock, context)
     correct = _correct(made, rows, test, y_test, clock, context)
@@ -88,10 +82,6 @@ def _table(
 def _trained_views(made: Frozen, train: Tensor, context: Context) -> Views:
     context.log(f"frozen representations of {len(train)} training images")
     return made.views(train)
-
-
-def _one_hot(y: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(y, int(y.max()) + 1).double()
 
 
 def _rows(
@@ -160,7 +150,7 @@ def _correct(
             scores = clock(name, lambda p=predictor, v=views: p(v))
             right[name].append(scores.argmax(1) == y_test[start : start + _TEST_BATCH])
         if start % 2000 == 0:
-            context.log(f"{start + len(views.pooled[0])} of {len(test)} test images")
+            context.log(f"{start + views.maps.shape[1]} of {len(test)} test images")
     return {name: torch.cat(bits) for name, bits in right.items()}
 
 
@@ -184,11 +174,9 @@ def _numbers(name: str, row: Fitted, correct: Tensor, clock: Clock, made: Frozen
 
 
 def _roto_translation(
-    run: dict[str, Any], train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
+    run: dict[str, Any], context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
 ) -> Outcome:
     """The row of the paper's own comparison: a Gaussian machine on selected coefficients."""
-    from baselines import GaussianKernelHead, roto_translation_classifier
-
     start = time.process_time()
     model = roto_translation_classifier(
         run["selected"],
@@ -240,14 +228,7 @@ def _waterfall(
     """One step on the way to A and B."""
     start = time.process_time()
     lever = run.get("lever", "infinite")
-    made = frozen(
-        train,
-        filters=run["filters"],
-        channels=run["channels"],
-        scattering=lever == "branches",
-        seed=run["seed"],
-        **{"mirror": run["mirror"], **_STEPS[lever]},
-    )
+    made = frozen_for(run, train, scattering=lever == "branches", **_STEPS[lever])
     views = _trained_views(made, train, context)
     parts: list[Any] = [
         InfiniteConvolution(views)
@@ -258,7 +239,7 @@ def _waterfall(
     if lever == "branches":
         parts += [Dense(views, w, run["units"], run["seed"]) for w in ("pooled", "scattering")]
         weights = (*_SHARES, _BRANCH, _BRANCH)
-    row = fitted([(f"{run['channels']} channels", parts, [weights])], _one_hot(y))
+    row = fitted([(f"{run['channels']} channels", parts, [weights])], one_hot(y))
     bits = _correct(made, {lever: row}, test, y_test, Clock(), context)[lever]
     return Outcome(
         {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.networks.classifiers import channel_statistics
+from experiments.open_question.rows import one_hot
 from experiments.runs.results import Context, Outcome
 from experiments.usage import watched
 from tangent import tangent_kernel
@@ -38,9 +39,8 @@ def compute_pixels(
     model = _network(run, x)
     context.log(f"{run['lever']}: kernel of {len(x)} images with {len(x) + len(x_test)}")
     kernel = tangent_kernel(model, x, outputs=0, progress=watched())
-    targets = torch.nn.functional.one_hot(y, int(y.max()) + 1).double()
     assert isinstance(kernel, Tensor)
-    row = share_ridge([kernel.double()], targets, [(1.0,)], _RIDGES)
+    row = share_ridge([kernel.double()], one_hot(y), [(1.0,)], _RIDGES)
     parts = []
     for some in counted(x_test.split(500), "batch of test images"):
         cross = tangent_kernel(model, some, x, outputs=0)

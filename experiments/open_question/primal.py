@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.open_question.frozen import Frozen, Views, frozen
-from experiments.open_question.rows import Convolution
-from experiments.open_question.stored import stored
+from experiments.open_question.frozen import Frozen, Views, frozen_for
+from experiments.open_question.rows import Convolution, one_hot
+from experiments.open_question.stored import stored, work_folder
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
@@ -29,6 +28,9 @@ _BLOCK = 500  # images at once
 _SAVED = 10_000  # images after which the moments are written
 _LEFT_OUT = 2_000  # training images that are left out, one at a time, to choose the ridge
 _STEPS = 2  # of refinement
+_SHARES = (1.0, 0.25)  # of the convolution and of the linear layer behind it
+
+_Moments = Callable[[], NormalEquations]  # as they are in the folder now
 
 
 @dataclass
@@ -38,15 +40,13 @@ class _Features:
     made: Frozen
     images: Tensor
     convolution: Convolution
-    scales: tuple[float, float]
+    scales: list[float]
     folder: Path
 
     def block(self, start: int) -> Float[Tensor, "b p"]:
         """Features of the images from ``start`` on."""
         maps = stored(self.folder / f"maps-{start}.npy", lambda: self._maps(start))
-        nothing = maps.new_zeros(len(maps), maps.shape[1], 0)
-        hidden, last = self.convolution.features(Views(maps, nothing, None))
-        return torch.cat([hidden * self.scales[0], last * self.scales[1]], dim=1)
+        return self.convolution.scaled(Views(maps), self.scales)
 
     def _maps(self, start: int) -> Tensor:
         return self.made.views(self.images[start : start + _BLOCK]).maps
@@ -62,34 +62,19 @@ def primal(
 ) -> Outcome:
     """Solve A by its normal equations; the ridge is taken by leaving out some images exactly."""
     start = time.process_time()
-    targets = torch.nn.functional.one_hot(y, int(y.max()) + 1).float()
+    targets = one_hot(y).float()
     channels = run["channels"]
-    made = frozen(
-        train,
-        filters=run["filters"],
-        channels=channels,
-        mirror=run["mirror"],
-        scattering=False,
-        seed=run["seed"],
-    )
-    temporary = None
-    if context.checkpoint is None:
-        temporary = tempfile.TemporaryDirectory()
-        folder = Path(temporary.name)
-    else:
-        folder = context.checkpoint.with_suffix(".moments")
-    folder.mkdir(parents=True, exist_ok=True)
-    some = Convolution(made.views(train[:_LEFT_OUT]), channels, run["width"], run["seed"])
-    scales, p = _scales(some), some.n_features
-    features = _Features(made, train, some, scales, folder)
-    of = _name(run, train, y)
-    _accumulate(folder, p, features, targets, of, context)
-    ridge, accuracies = _ridge(run, folder, p, features, targets, of, context)
-    solution = _solved(folder, p, features, targets, of, ridge, _STEPS)
-    correct = _correct(features, solution, test, y_test)
-    shutil.rmtree(folder, ignore_errors=True)
-    if temporary is not None:
-        temporary.cleanup()
+    made = frozen_for(run, train, scattering=False)
+    with work_folder(context, ".moments") as folder:
+        some = Convolution(made.views(train[:_LEFT_OUT]), channels, run["width"], run["seed"])
+        features = _Features(made, train, some, some.scales(_SHARES), folder)
+        moments = partial(
+            NormalEquations, folder, some.n_features, targets.shape[1], _name(run, train, y)
+        )
+        _accumulate(folder, moments, features, targets, context)
+        ridge, accuracies = _ridge(run["ridges"], moments, features, targets, context)
+        solution = moments().solve(ridge, partial(features.blocks, targets), steps=_STEPS)
+        correct = _correct(features, solution, test, y_test)
     return Outcome(
         {
             "A: test accuracy": float(correct.double().mean()),
@@ -97,21 +82,12 @@ def primal(
             "A: ridge": ridge,
             "A: chosen": f"{channels} channels",
             "A: condition number": None,
-            "A: features": p,
+            "A: features": some.n_features,
             "A: cpu seconds": time.process_time() - start,
             "normal_residual": solution.residual,
         },
         arrays={"correct A": correct.numpy()},
     )
-
-
-def _scales(convolution: Convolution) -> tuple[float, float]:
-    """Factors that give the shares their mean centred squared norms, 1 and 1/4."""
-    hidden, last = (
-        (share / float((f - f.mean(0)).square().sum() / len(f))) ** 0.5
-        for f, share in zip(convolution.features(convolution.train), (1.0, 0.25), strict=True)
-    )
-    return hidden, last
 
 
 def _name(run: dict[str, Any], train: Tensor, y: Tensor) -> str:
@@ -123,17 +99,17 @@ def _name(run: dict[str, Any], train: Tensor, y: Tensor) -> str:
 
 
 def _accumulate(
-    folder: Path, p: int, features: _Features, y: Tensor, of: str, context: Context
+    folder: Path, moments: _Moments, features: _Features, y: Tensor, context: Context
 ) -> None:
     """Moments of all features in the folder, from where an interruption left them."""
     try:
-        equations = NormalEquations(folder, p, y.shape[1], of)
+        equations = moments()
     except ValueError as error:  # damaged, or of other images
         context.log(f"{error}; the moments are accumulated again")
         for name in ("state.json", "moments-*.npy", "sums-*.npy", "right-*.npy"):
             for path in folder.glob(name):
                 path.unlink()
-        equations = NormalEquations(folder, p, y.shape[1], of)
+        equations = moments()
     for phi, right in features.blocks(y, equations.n):
         equations.add(phi, right)
         if equations.n % _SAVED == 0 or equations.n == len(y):
@@ -142,19 +118,13 @@ def _accumulate(
 
 
 def _ridge(
-    run: dict[str, Any],
-    folder: Path,
-    p: int,
-    features: _Features,
-    y: Tensor,
-    of: str,
-    context: Context,
+    ridges: Sequence[float], moments: _Moments, features: _Features, y: Tensor, context: Context
 ) -> tuple[float, dict[float, float]]:
     """The ridge of the best exact leave-one-out accuracy on the first images."""
     rows = torch.cat([phi for phi, _ in features.blocks(y[:_LEFT_OUT])])
     accuracies = {}
-    for ridge in run["ridges"]:
-        solution = _solved(folder, p, features, y, of, ridge, 0, rows)
+    for ridge in ridges:
+        solution = moments().solve(ridge, None, steps=0, rows=rows)
         residual = y[:_LEFT_OUT] - solution.predict(rows)
         left_out = y[:_LEFT_OUT] - residual / (1 - solution.leverage)[:, None]
         right = left_out.argmax(1) == y[:_LEFT_OUT].argmax(1)
@@ -163,26 +133,10 @@ def _ridge(
     return max(accuracies, key=lambda r: accuracies[r]), accuracies
 
 
-def _solved(
-    folder: Path,
-    p: int,
-    features: _Features,
-    y: Tensor,
-    of: str,
-    ridge: float,
-    steps: int,
-    rows: Tensor | None = None,
-) -> NormalSolution:
-    equations = NormalEquations(folder, p, y.shape[1], of)
-    blocks = (lambda start: features.blocks(y, start)) if steps else None
-    return equations.solve(ridge, blocks, steps=steps, rows=rows)
-
-
 def _correct(features: _Features, solution: NormalSolution, test: Tensor, y: Tensor) -> Tensor:
     bits = []
     batches = list(zip(test.split(_BLOCK), y.split(_BLOCK), strict=True))
     for images, labels in counted(batches, "batch of test images"):
-        hidden, last = features.convolution.features(features.made.views(images))
-        phi = torch.cat([hidden * features.scales[0], last * features.scales[1]], dim=1)
+        phi = features.convolution.scaled(features.made.views(images), features.scales)
         bits.append(solution.predict(phi).argmax(1) == labels)
     return torch.cat(bits)

@@ -6,11 +6,11 @@ one out, and a way to predict. All rows of a draw read the same images and mirro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from experiments.open_question.frozen import Views
@@ -32,12 +32,34 @@ __all__ = [
     "Gaussian",
     "InfiniteConvolution",
     "Linear",
+    "dense_layers",
     "fitted",
+    "he_normal",
+    "one_hot",
 ]
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _ROWS = 1000
 _BLOCK_BYTES = 1 << 30  # of tangent features at once
+
+
+def one_hot(y: Int[Tensor, " n"]) -> Float64[Tensor, "n k"]:
+    """Labels as targets."""
+    return nn.functional.one_hot(y, int(y.max()) + 1).double()
+
+
+def he_normal(layers: Iterable[nn.Conv2d | nn.Linear], generator: torch.Generator) -> None:
+    """Draw He normal weights, and zero biases."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def dense_layers(p: int, units: int, seed: int) -> tuple[ShareLinear, ShareLinear]:
+    """Both layers of a dense branch on ``p`` features."""
+    layers = ShareLinear(p, units), ShareLinear(units, 1)
+    he_normal(layers, torch.Generator().manual_seed(2000 + seed))
+    return layers
 
 
 class Convolution:
@@ -57,9 +79,7 @@ class Convolution:
         # Cells of 7 with stride 3 where the map is 13 a side: 3x3 of them.
         self.pool = nn.AvgPool2d(7, 3)
         self.head = ShareLinear(width * ((side - 7) // 3 + 1) ** 2, 1)
-        for layer in (self.conv, self.head):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+        he_normal((self.conv, self.head), generator)
         self.train = train
 
     @property
@@ -72,6 +92,18 @@ class Convolution:
         """Tangent features of convolution and linear layer, of all or some hidden channels."""
         maps = views.maps[:, :, : self.channels]
         return conv_features(self.conv, self.pool, self.head, maps, units=units)
+
+    def scales(self, shares: Sequence[float]) -> list[float]:
+        """Factors that give the features of each layer a mean centred squared norm."""
+        return [
+            (share / float((f - f.mean(0)).square().sum() / len(f))) ** 0.5
+            for f, share in zip(self.features(self.train), shares, strict=True)
+        ]
+
+    def scaled(self, views: Views, scales: Sequence[float]) -> Float[Tensor, "n p"]:
+        """Tangent features of both layers, each times its factor."""
+        parts = zip(self.features(views), scales, strict=True)
+        return torch.cat([features.mul_(scale) for features, scale in parts], dim=1)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features of the training images, a block of hidden channels at a time."""
@@ -187,14 +219,10 @@ class Dense:
     n_shares = 1
 
     def __init__(self, train: Views, which: str, units: int, seed: int):
-        generator = torch.Generator().manual_seed(2000 + seed)
         self.which = which
         rows = getattr(train, which).flatten(0, 1)
         self.mean, self.deviation = rows.mean(0), _deviation(rows)
-        self.hidden, self.head = ShareLinear(rows.shape[1], units), ShareLinear(units, 1)
-        for layer in (self.hidden, self.head):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.hidden, self.head = dense_layers(rows.shape[1], units, seed)
         self.sides = dense_sides(self.hidden, self.head, self.standardized(train))
 
     def standardized(self, views: Views) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.runs.results import Context
 from tangent.training.checkpoint import digest
 
-__all__ = ["stored"]
+__all__ = ["stored", "work_folder"]
 
 
 def stored(path: Path, make: Callable[[], Tensor]) -> Tensor:
@@ -35,3 +38,19 @@ def stored(path: Path, make: Callable[[], Tensor]) -> Tensor:
     np.save(path, array.numpy())
     beside.write_text(digest([array]), encoding="ascii")
     return array
+
+
+@contextlib.contextmanager
+def work_folder(context: Context, suffix: str, name: str = "") -> Iterator[Path]:
+    """A folder beside the run's checkpoint, or a temporary one; removed when the work is done.
+
+    Work that fails leaves it beside the checkpoint, for the next time.
+    """
+    with contextlib.ExitStack() as stack:
+        if context.checkpoint is None:
+            whole = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            whole = context.checkpoint.with_suffix(suffix)
+        (whole / name).mkdir(parents=True, exist_ok=True)
+        yield whole / name
+        shutil.rmtree(whole, ignore_errors=True)

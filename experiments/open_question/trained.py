@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from experiments.open_question.frozen import frozen
+from experiments.open_question.frozen import frozen_for
+from experiments.open_question.rows import he_normal
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 
@@ -30,14 +31,7 @@ def trained(
     trained on all of them.
     """
     start = time.process_time()
-    made = frozen(
-        train,
-        filters=run["filters"],
-        channels=run["channels"],
-        mirror=run["mirror"],
-        scattering=False,
-        seed=run["seed"],
-    )
+    made = frozen_for(run, train, scattering=False)
     maps = made.views(train).maps
     network = _network(maps.shape[2], maps.shape[3], run["width"], int(y.max()) + 1, run["seed"])
     held = len(y) // 10
@@ -77,9 +71,7 @@ def _network(channels: int, side: int, width: int, classes: int, seed: int) -> n
     generator = torch.Generator().manual_seed(1000 + seed)
     conv = nn.Conv2d(channels, width, 3, padding=1)
     head = nn.Linear(width * ((side - 7) // 3 + 1) ** 2, classes)
-    for layer in (conv, head):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    he_normal((conv, head), generator)
     return nn.Sequential(conv, nn.ReLU(), nn.AvgPool2d(7, 3), nn.Flatten(), head)
 
 

@@ -6,32 +6,23 @@ runs that a sentence needs are not there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from experiments.drawing.axes import power
 from experiments.drawing.tables import mean_of, percent
-from experiments.runs.results import read_arrays
+from experiments.fig3a.against_alpha import best_rates
+from experiments.open_question.draw import _ROWS, difference_table
+from experiments.runs.results import joined_arrays
+from experiments.tabular.draw import _NAMES, SETTLED_ON, means
+from experiments.theory.verdicts import verdict_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["FINDINGS", "images_of", "power"]
+__all__ = ["FINDINGS", "images_of"]
 
 _NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
-
-
-def power(alpha: float) -> str:
-    """A scale as text shows it: "10⁷", "1", "∞"."""
-    if math.isinf(alpha):
-        return "∞"
-    exponent = math.log10(alpha)
-    if alpha < 1000 or exponent != int(exponent):
-        return f"{alpha:g}"
-    return "10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def images_of(results: pd.DataFrame) -> str:
@@ -88,8 +79,6 @@ def networks_and_representations(results: pd.DataFrame) -> list[str]:
 
 def accuracy_against_alpha(results: pd.DataFrame) -> list[str]:
     """Figure 3(a): what changes between the least and the greatest scale."""
-    from experiments.fig3a.against_alpha import best_rates
-
     done = results[results["status"] == "done"]
     if done.empty or done["alpha"].nunique() < 2:
         return []
@@ -128,8 +117,6 @@ def _times(values: pd.Series) -> str:
 
 def open_question(results: pd.DataFrame) -> list[str]:
     """A and B beside the Gaussian kernels, at the most images, with paired intervals."""
-    from experiments.open_question.draw import _ROWS, difference_table
-
     if not {"A: test accuracy", "B: test accuracy"} <= set(results.columns):
         return []
     table = results[results["A: test accuracy"].notna()]
@@ -168,10 +155,8 @@ def lazy_students(results: pd.DataFrame) -> list[str]:
     panel = results[results["part"] == "c"]
     if panel.empty:
         return []
-    found = [read_arrays(Path(path)) for path in panel["path"]]
-    end = np.concatenate([a["end"] for a in found])
-    linear = np.concatenate([a["linear_end"] for a in found])
-    tau = found[0]["tau"]
+    arrays = joined_arrays(panel["path"], shared=("tau", "steps"))
+    tau, end, linear = (arrays[name] for name in ("tau", "end", "linear_end"))
     apart = np.abs(end[:, -1] / linear - 1).max()
     best = int(end.mean(0).argmin())
     return [
@@ -188,21 +173,18 @@ def width_and_scale(results: pd.DataFrame) -> list[str]:
     wide = results[results["part"] == "a"]
     if len(wide):
         last = wide[wide["m"] == wide["m"].max()]
-        arrays = [read_arrays(Path(path)) for path in last["path"]]
-        root, inverse = (
-            float(np.concatenate([a[name] for a in arrays]).mean())
-            for name in ("root_test", "inverse_test")
-        )
+        names = ("root_test", "inverse_test")
+        root, inverse = (float(a.mean()) for a in joined_arrays(last["path"], names).values())
         said.append(
             f"At m = {int(wide['m'].max())} units the test loss is {root:.2g} with the lazy "
             f"scaling 1/√m and {inverse:.2g} with 1/m."
         )
     panel = results[results["part"] == "b"]
     if len(panel):
-        arrays = [read_arrays(Path(path)) for path in panel["path"]]
-        null = np.concatenate([a["null"] for a in arrays])[:, None]
-        loss = (np.concatenate([a["windows"] for a in arrays])[..., -1] / null).mean(0)
-        best = (np.concatenate([a["tangent"] for a in arrays]) / null).mean()
+        arrays = joined_arrays(panel["path"], shared=("tau",))
+        null = arrays["null"][:, None]
+        loss = (arrays["windows"][..., -1] / null).mean(0)
+        best = (arrays["tangent"] / null).mean()
         said.append(
             f"The population loss at the largest tau is {loss[-1]:.3f} of the zero function's, the "
             f"tangent model's minimum {best:.3f}, the network's at the smallest tau "
@@ -213,8 +195,6 @@ def width_and_scale(results: pd.DataFrame) -> list[str]:
 
 def verdicts(results: pd.DataFrame) -> list[str]:
     """The theorems: how many claims hold."""
-    from experiments.theory.verdicts import verdict_table
-
     counts = verdict_table(results).shown["verdict"].value_counts()
     holds, fails = int(counts.get("holds", 0)), int(counts.get("FAILS", 0))
     text = f"{holds} of {holds + fails} claims of the theorems hold by rules fixed beforehand"
@@ -253,8 +233,6 @@ def competitors(results: pd.DataFrame) -> list[str]:
 
 def small_tables(results: pd.DataFrame) -> list[str]:
     """The tangent kernel's classifier beside scikit-learn's on small tables."""
-    from experiments.tabular.draw import _NAMES, SETTLED_ON, means
-
     table = means(results)
     fair = table.drop(index=[name for name in SETTLED_ON if name in table.index])
     rank = fair.rank(axis=1, ascending=False).mean().sort_values()

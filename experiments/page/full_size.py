@@ -6,16 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments.drawing.collected import Collected
+import pandas as pd
+
+from experiments.drawing import plots
+from experiments.drawing.axes import power
+from experiments.drawing.collected import Collected, collected
 from experiments.drawing.tables import percent
-from experiments.fig3b.claims import CLEAR, Row
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from experiments.page.drawn import Drawn
+from experiments.fig3b import draw_full as full_figure
+from experiments.fig3b.claims import CLEAR, Row, pairs, rows
+from experiments.fig3b.draw_full import comparison_rows
+from experiments.fig3b.paper import of_the_paper
+from experiments.page.drawn import Drawn
+from experiments.page.findings import images_of
+from experiments.runs.pack import run_paths
+from experiments.runs.results import load_results
 
 __all__ = ["FULL_COMMAND", "Answer", "answer", "fixed_only", "networks_in"]
 
@@ -46,10 +51,6 @@ def fixed_only(out: Path) -> tuple[Collected, list[Path]] | None:
 
     For a page without networks of full size; None where these are missing too.
     """
-    from experiments.drawing import plots
-    from experiments.drawing.collected import collected
-    from experiments.fig3b import draw_full as full_figure
-
     found = _fixed_rows(out)
     if found is None:
         return None
@@ -63,10 +64,6 @@ def fixed_only(out: Path) -> tuple[Collected, list[Path]] | None:
 
 def _fixed_rows(out: Path) -> tuple[pd.DataFrame, list[Row]] | None:
     """Runs of `experiments baselines` on the most images of CIFAR-10, and the rows they make."""
-    from experiments.fig3b.claims import rows
-    from experiments.runs.pack import run_paths
-    from experiments.runs.results import load_results
-
     paths = run_paths(out / "baselines")
     if not paths:
         return None
@@ -85,8 +82,6 @@ def answer(studies: Sequence[Drawn], out: Path) -> Answer:
     """The question and its answer, from Figure 3(b)'s studies, those of full size first."""
     whole = next((s for s in studies if networks_in(s)), None)
     if whole is not None:
-        from experiments.fig3b.draw_full import comparison_rows
-
         found = comparison_rows(whole.results, out)
         text = _said(found, "all 50,000 training images")
         planned = dict(whole.provenance.facts)["runs"]
@@ -96,7 +91,7 @@ def answer(studies: Sequence[Drawn], out: Path) -> Answer:
             return Answer(_QUESTION, said, missing, FULL_COMMAND if missing else "")
     parts = [s for s in studies if not networks_in(s)]
     part = max(parts, key=lambda s: (s.results["n_train"].max(), s.name), default=None)
-    text = "" if part is None else _said(_rows_of_part(part.results), _size(part.results))
+    text = "" if part is None else _said(_rows_of_part(part.results), images_of(part.results))
     said = [text, *_published()] if text else ["Nothing of it has been measured yet."]
     return Answer(
         _QUESTION,
@@ -107,15 +102,7 @@ def answer(studies: Sequence[Drawn], out: Path) -> Answer:
     )
 
 
-def _size(results: pd.DataFrame) -> str:
-    from experiments.page.findings import images_of
-
-    return images_of(results)
-
-
 def _rows_of_part(results: pd.DataFrame) -> list[Row]:
-    from experiments.fig3b.claims import rows
-
     if "model" not in results:
         return []
     networks = results[results["model"].notna() & ~results["method"].str.endswith("-exact")]
@@ -125,9 +112,6 @@ def _rows_of_part(results: pd.DataFrame) -> list[Row]:
 
 def _said(found: Sequence[Row], where: str) -> str:
     """The answer from pairs of a network at alpha = 1 and the same at its largest scale."""
-    from experiments.fig3b.claims import pairs
-    from experiments.page.findings import power
-
     compared = pairs(found)
     if not compared:
         return ""
@@ -170,8 +154,6 @@ def _best_fixed(out: Path) -> list[str]:
 
 def _published() -> list[str]:
     """The paper's own pairs, which belong to other images and other widths."""
-    from experiments.fig3b.draw import of_the_paper
-
     paper = of_the_paper()
     shown = []
     for model, name in (("vgg11", "VGG-11"), ("resnet18", "ResNet-18")):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from experiments.drawing.tables import Table
 
 __all__ = ["Measured", "speed_tables"]
@@ -52,8 +54,6 @@ def _step_seconds(taken: Any) -> float:
 
 
 def _table(title: str, rows: list[dict[str, str]], notes: list[str]) -> Table:
-    import pandas as pd
-
     frame = pd.DataFrame(rows)
     return Table(title, frame, frame.fillna("–"), notes)
 

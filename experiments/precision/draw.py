@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_axis
@@ -131,9 +133,6 @@ def _untrained(results: pd.DataFrame) -> float:
 
 def _legends(fig: Any, results: pd.DataFrame, methods: list[str]) -> None:
     """Methods by colour in one row, widths and gains in the next."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     gains, widths = (sorted(results[k].unique()) for k in ("gain", "width"))
     entries: list[tuple[Any, str]] = [(Line2D([], [], **_look(m)), _label(m)) for m in methods]
     entries.append((Patch(color=_GREY), "most first float32 updates round away"))
@@ -158,8 +157,6 @@ def _shade(ax: Any, results: pd.DataFrame, positions: dict[float, float]) -> Non
 
 def precision_table(results: pd.DataFrame) -> Table:
     """Loss, error and moved weights of every method at every alpha, width and gain."""
-    import pandas as pd
-
     methods = results["methods"].iloc[0]
     numbers = pd.concat([rows for _, rows in _cases(results)])
     shown = []

@@ -15,7 +15,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ __all__ = [
     "Outcome",
     "ResultError",
     "file_word",
+    "joined_arrays",
     "load_results",
     "read_arrays",
     "read_result",
@@ -326,6 +327,20 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ResultError(f"{beside} holds no arrays ({error}); {_WAY_OUT}") from error
+
+
+def joined_arrays(
+    paths: Iterable[str], names: Iterable[str] | None = None, *, shared: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Long arrays of several runs (those of these names), each run's under the last one's.
+
+    Those called ``shared`` are the same in all. Empty without runs.
+    """
+    groups = [read_arrays(Path(path)) for path in paths]
+    return {
+        name: groups[0][name] if name in shared else np.concatenate([g[name] for g in groups])
+        for name in (names or groups[0] if groups else ())
+    }
 
 
 def load_results(paths: Path | Sequence[Path]) -> pd.DataFrame:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from experiments.drawing.tables import Table, provenance_notes
 from experiments.runs.results import read_result
@@ -26,9 +27,6 @@ from experiments.theory.claims import (
     mean_claim,
     slope,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Series", "series", "verdict_table"]
 
@@ -329,8 +327,6 @@ _PARTS = (
 
 def verdict_table(results: pd.DataFrame) -> Table:
     """Every claim with what was expected, what was measured, and the verdict."""
-    import pandas as pd
-
     claims = [claim for part in _PARTS for claim in part(results)]
     shown = pd.DataFrame(
         {

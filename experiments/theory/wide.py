@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import jacrev
 from torch.nn.utils import parameters_to_vector
@@ -111,8 +112,6 @@ def _vgg11(run: dict[str, Any], draws: Draws) -> Outcome:
 
 
 def _zeros_and_ones(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
-
     images, labels = load_digits(n_class=2, return_X_y=True)
     some = torch.randperm(len(labels), generator=generator)[:_IMAGES]
     x = torch.from_numpy(images)[some].view(-1, 1, 8, 8) / 16

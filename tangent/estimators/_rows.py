@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -9,7 +11,19 @@ from torch import Tensor
 
 from tangent.machine.statistics import checked_weights, column_statistics
 
-__all__ = ["first_rows", "merged_rows", "row_tensor", "sample_weights", "weighted_normalization"]
+__all__ = [
+    "first_rows",
+    "float_of",
+    "merged_rows",
+    "row_tensor",
+    "sample_weights",
+    "weighted_normalization",
+]
+
+
+def float_of(X: Any) -> type:
+    """The dtype of what is returned for rows ``X``: float32 for float32, else float64."""
+    return np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64
 
 
 def sample_weights(sample_weight: ArrayLike | None, n: int) -> np.ndarray:

@@ -15,11 +15,8 @@ from torch import Tensor, nn
 
 from tangent.capture.outputs import output_shape
 from tangent.estimators._dual import DualFit, dual_fit
-from tangent.estimators._ensemble import (
-    EnsembleKernel,
-    check_kernel_memory,
-    feature_dtype,
-)
+from tangent.estimators._ensemble import EnsembleKernel, check_kernel_memory, feature_dtype
+from tangent.estimators._logistic import logistic_fit
 from tangent.estimators._primal import Iterated, PrimalFit, primal_fit, primal_outputs, subset_size
 from tangent.estimators._rows import first_rows, merged_rows, row_tensor, weighted_normalization
 from tangent.estimators.candidates import Perceptron, candidates
@@ -44,6 +41,7 @@ _BATCH = 256  # inputs of one Jacobian-vector product
 _OUTPUTS = 16  # of a network whose outputs are averaged: more cost time and say little
 _NEAR = 1.25  # times the least error with the first loss: what may be best with another
 _PERCEPTRON_OUTPUTS = 4  # of one layer or two: the mean over outputs settles sooner
+_LOGISTIC_GRID = tuple(10.0**-i for i in np.arange(0, 7.5, 0.5))
 _GRID = tuple(float(r) for r in np.logspace(-6, 1, 22))
 
 
@@ -216,7 +214,29 @@ class TangentModel(BaseEstimator):
 
         ``racing``, coarsely, for ``error`` and ``ridge``; ``near``, the ridge that was found so.
         """
-        return self._dual_fit(matrix, targets, weights, self._ridges()[:: 2 if racing else 1])
+        if loss == "cross_entropy":
+            return logistic_fit(
+                matrix,
+                targets,
+                weights,
+                ridges=_LOGISTIC_GRID if isinstance(self.ridge, str) else self._ridges(),
+                intercept=self.fit_intercept,
+                coarse=racing,
+                near=near,
+            )
+        fit = dual_fit(
+            matrix[:, 0, :, 0] if matrix.ndim == 4 and matrix.shape[1] == 1 else matrix,
+            targets,
+            weights,
+            ridges=self._ridges()[:: 2 if racing else 1],
+            time=self.time,
+            intercept=self.fit_intercept,
+        )
+        return self._calibrated(fit, targets, weights)
+
+    def _calibrated(self, fit: DualFit, targets: Tensor, weights: Tensor) -> DualFit:
+        """The fit with the error that it is chosen by."""
+        return fit
 
     def _iterated(
         self, x: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
@@ -238,20 +258,6 @@ class TangentModel(BaseEstimator):
             ),
             intercept=self.fit_intercept,
             generator=generator,
-        )
-
-    def _dual_fit(
-        self, matrix: Tensor, targets: Tensor, weights: Tensor, ridges: Sequence[float]
-    ) -> DualFit:
-        if matrix.ndim == 4 and matrix.shape[1] == 1:
-            matrix = matrix[:, 0, :, 0]
-        return dual_fit(
-            matrix,
-            targets,
-            weights,
-            ridges=ridges,
-            time=self.time,
-            intercept=self.fit_intercept,
         )
 
     def _outputs(self, X: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tangent.capture import picking
 from tangent.estimators._ensemble import feature_dtype
-from tangent.estimators._rows import row_tensor, weighted_normalization
+from tangent.estimators._rows import float_of, row_tensor, weighted_normalization
 from tangent.estimators.common import (
     built_networks,
     check_takes,
@@ -157,14 +157,14 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if self.centre:
             self.feature_mean_ = features.mean(axis=0, dtype=np.float64)
         self._n_features_out = features.shape[1]
-        return (features - self.feature_mean_).astype(_float_of(X))
+        return (features - self.feature_mean_).astype(float_of(X))
 
     @ordinary_mode
     def transform(self, X: Any) -> Any:
         """Return the features of X, of shape (n, n_components), in the dtype of X."""
         check_is_fitted(self)
         X = checked_rows(self, X, dtype=[np.float64, np.float32], reset=False)
-        return (self._features(X) - self.feature_mean_).astype(_float_of(X))
+        return (self._features(X) - self.feature_mean_).astype(float_of(X))
 
     def _features(self, X: np.ndarray) -> np.ndarray:
         device = torch_device(self.device)
@@ -190,7 +190,3 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _float_of(X: np.ndarray) -> type:
-    return np.float32 if X.dtype == np.float32 else np.float64

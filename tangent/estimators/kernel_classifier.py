@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tangent.estimators._dual import DualFit
 from tangent.estimators._explain import Explanation, contributions, influences
-from tangent.estimators._logistic import LogisticFit, calibration, logistic_fit
+from tangent.estimators._logistic import LogisticFit, calibration
 from tangent.estimators._rows import sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
 from tangent.estimators.common import also_takes, checked_rows
@@ -22,7 +22,6 @@ from tangent.machine.modes import ordinary_mode
 
 __all__ = ["TangentKernelClassifier"]
 
-_LOGISTIC_GRID = tuple(10.0**-i for i in np.arange(0, 7.5, 0.5))
 _LOGISTIC_COST = 1e9  # n^3 k; up to it "auto" tries cross entropy as well
 
 
@@ -132,29 +131,9 @@ class TangentKernelClassifier(ClassifierMixin, TangentModel):
         dear = len(matrix) ** 3 * targets.shape[1] > _LOGISTIC_COST
         return ("square",) if dual or dear else ("square", "cross_entropy")
 
-    def _fit_of(
-        self,
-        loss: str,
-        matrix: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        *,
-        racing: bool = False,
-        near: float | None = None,
-    ) -> Any:
-        if loss == "square":
-            fit = super()._fit_of(loss, matrix, targets, weights, racing=racing)
-            factor, error = calibration(fit.leave_one_out, targets, weights)
-            return replace(fit, error=error, temperature=factor)
-        return logistic_fit(
-            matrix,
-            targets,
-            weights,
-            ridges=_LOGISTIC_GRID if isinstance(self.ridge, str) else self._ridges(),
-            intercept=self.fit_intercept,
-            coarse=racing,
-            near=near,
-        )
+    def _calibrated(self, fit: DualFit, targets: Tensor, weights: Tensor) -> DualFit:
+        factor, error = calibration(fit.leave_one_out, targets, weights)
+        return replace(fit, error=error, temperature=factor)
 
     @ordinary_mode
     def decision_function(self, X: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from tangent.estimators._rows import sample_weights
+from tangent.estimators._rows import float_of, sample_weights
 from tangent.estimators._tangent import FLOATS, TangentModel
 from tangent.estimators.common import checked_rows
 from tangent.machine.modes import ordinary_mode
@@ -164,7 +164,7 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
             one of largest likelihood. Needs ``solver="exact"``, no ``time`` and a kernel shared
             by all targets.
         """
-        mean: np.ndarray = self._in_units(self._outputs(X)).astype(_float_of(X), copy=False)
+        mean: np.ndarray = self._in_units(self._outputs(X)).astype(float_of(X), copy=False)
         if not return_std:
             return mean
         std = np.sqrt(self._variances(X))[:, None] * self._deviations()
@@ -210,7 +210,3 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _float_of(X: Any) -> type:
-    return np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64

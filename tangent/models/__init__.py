@@ -5,18 +5,9 @@ difference u = alpha (x' - x), x' the activation at w0 + delta/alpha. Every oper
 rule (`tangent.operations`); a user adds others with `tangent.register_rule`.
 """
 
-from tangent.models.centring import (
-    CentredModel,
-    mean_tangent_features,
-)
-from tangent.models.losses import (
-    Loss,
-    loss_named,
-)
-from tangent.models.propagation import (
-    ScaledDifference,
-    linearize,
-)
+from tangent.models.centring import CentredModel, mean_tangent_features
+from tangent.models.losses import Loss, loss_named
+from tangent.models.propagation import ScaledDifference, linearize
 
 __all__ = [
     "CentredModel",

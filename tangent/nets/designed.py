@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tangent.machine.patches import patch_filters
 from tangent.nets.frozen import Patches, WhitenedPatches
 from tangent.nets.layers import check_sizes, own_draws
-from tangent.nets.patches import patch_filters
 from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
 
 __all__ = [
@@ -206,7 +206,8 @@ def designed_cnn(
         channels = 64 if len(images) < 4000 else 96
     channels = min(channels, 2 * filters)
     noise = _CONTRAST * float(images.std()) if contrast is None else contrast
-    found = patch_filters(images, filters, size=patch_size, contrast=noise, generator=generator)
+    size = (patch_size, patch_size)
+    found = patch_filters(images, filters, size=size, contrast=noise, generator=generator)
     some = images[:_MEASURED]
     frozen = WhitenedPatches(Patches(found, (3, 2)), some, channels, eps=eps, mirror=mirror)
     side = frozen(images[:1]).shape[3]

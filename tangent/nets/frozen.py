@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.nets.patches import PatchFilters, patch_maps
+from tangent.machine.patches import PatchFilters
+from tangent.nets.patches import patch_maps
 
 __all__ = ["Patches", "PooledPatches", "WhitenedPatches"]
 
@@ -110,7 +111,7 @@ class PooledPatches(nn.Module):
 
     def __init__(self, filters: PatchFilters, images: Float[Tensor, "n c h w"]):
         super().__init__()
-        side = (images.shape[2] - filters.size + 1) // 3
+        side = (images.shape[2] - filters.size[0] + 1) // 3
         self.patches = Patches(filters, (side, side))
         with torch.no_grad():
             rows = torch.cat([self.patches(part).flatten(1) for part in images.split(64)]).double()

@@ -24,10 +24,7 @@ A badly conditioned kernel is helped, in this order, by centring (`KernelCentrin
 Nothing here knows of networks: any symmetric kernel will do.
 """
 
-from tangent.solve.centring import (
-    KernelCentring,
-    centred_product,
-)
+from tangent.solve.centring import KernelCentring, centred_product
 from tangent.solve.conjugate import (
     ConjugateGradients,
     Iteration,
@@ -41,40 +38,14 @@ from tangent.solve.flow import (
     stability_edge,
     training_path,
 )
-from tangent.solve.lanczos import (
-    EigenvalueBounds,
-    lanczos,
-    largest_eigenvalue_bounds,
-)
-from tangent.solve.leave_one_out import (
-    cross_entropy_leave_one_out,
-)
-from tangent.solve.newton import (
-    CrossEntropySolution,
-    cross_entropy_solution,
-)
-from tangent.solve.normal_equations import (
-    NormalEquations,
-    NormalSolution,
-)
-from tangent.solve.nystrom import (
-    NystromPreconditioner,
-    nystrom_preconditioner,
-)
-from tangent.solve.ridge import (
-    IllConditionedWarning,
-    RidgeSolution,
-    kernel_ridge,
-)
-from tangent.solve.share_ridge import (
-    ShareRidge,
-    share_ridge,
-)
-from tangent.solve.spectrum import (
-    RidgePath,
-    Spectrum,
-    spectrum,
-)
+from tangent.solve.lanczos import EigenvalueBounds, lanczos, largest_eigenvalue_bounds
+from tangent.solve.leave_one_out import cross_entropy_leave_one_out
+from tangent.solve.newton import CrossEntropySolution, cross_entropy_solution
+from tangent.solve.normal_equations import NormalEquations, NormalSolution
+from tangent.solve.nystrom import NystromPreconditioner, nystrom_preconditioner
+from tangent.solve.ridge import IllConditionedWarning, RidgeSolution, kernel_ridge
+from tangent.solve.share_ridge import ShareRidge, share_ridge
+from tangent.solve.spectrum import RidgePath, Spectrum, spectrum
 
 __all__ = [
     "ConjugateGradients",

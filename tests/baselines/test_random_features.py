@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from baselines.patches import patch_features, patch_filters, pooling_matrix, whitening
+from baselines.patches import patch_features, pooling_matrix
 from baselines.random_features import ArcCosineFeatures, RandomPatchFeatures
+from tangent.machine.patches import patch_filters
 
 
 @parametrize_with_checks(
@@ -34,7 +35,7 @@ def images(n, shape=(3, 9, 9), seed=0):
 def slow_features(image, model):
     """One image's features, written down patch by patch in float64."""
     weight = model.filters_.weight.double().numpy()
-    size, offset = model.filters_.patch[0], model.filters_.offset
+    size, offset = model.filters_.size[0], model.filters_.offset
     rows, columns = image.shape[1] - size + 1, image.shape[2] - size + 1
     sums = np.zeros((2, model.grid, model.grid, model.n_filters))
     for i in range(rows):
@@ -62,22 +63,14 @@ def test_features_match_the_definition_patch_by_patch(seed, size, grid):
 
 def test_folded_weights_give_the_whitened_normalized_response():
     x = torch.from_numpy(images(20))
-    draw = {"n_filters": 6, "patch": (4, 4), "contrast": 0.04, "eps": 1e-3, "n_whitening": 500}
-    filters = patch_filters(x, **draw, generator=torch.Generator().manual_seed(3))
+    draw = {"size": (4, 4), "contrast": 0.04, "sample": 500}
+    filters = patch_filters(x, 6, **draw, generator=torch.Generator().manual_seed(3))
     assert filters.weight.shape == (49, 6)
     # a constant patch is the normalized zero: only the constant row answers
     constant = torch.full((1, 3, 4, 4), 0.3)
     out = torch.empty(1, 2, 1, 6)
     patch_features(constant, filters, bias=0.0, grid=(1, 1), out=out)
     torch.testing.assert_close(out[0, 0, 0] - out[0, 1, 0], filters.weight[-1])
-
-
-def test_whitened_patches_have_unit_variance_where_the_data_have_any():
-    rows = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mixed = rows @ torch.diag(torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64))
-    zca, mean = whitening(mixed, 1e-9)
-    white = (mixed - mean) @ zca
-    torch.testing.assert_close(white.T @ white / len(rows), torch.eye(6, dtype=torch.float64))
 
 
 @given(n=st.integers(1, 30), m=st.integers(1, 30))
@@ -92,11 +85,10 @@ def test_blocks_do_not_change_the_features(at_once, filters_at_once):
     x = torch.from_numpy(images(5))
     filters = patch_filters(
         x,
-        n_filters=8,
-        patch=(3, 3),
+        8,
+        size=(3, 3),
         contrast=0.04,
-        eps=1e-3,
-        n_whitening=300,
+        sample=300,
         generator=torch.Generator().manual_seed(0),
     )
     outs = [torch.empty(5, 2, 4, 8) for _ in range(2)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.fig3b.exact import compute_exact
-from experiments.fig3b.settings import exact_run
+from experiments.fig3b.settings import Settings, runs
 from experiments.runs.results import Context, jsonable
 
 
@@ -35,8 +35,9 @@ def context():
 
 
 def run(**options):
-    settings = {"n_train": 40, "n_test": 20, "width": 0.03, "gain": 1.3, "seed": 0}
-    return exact_run("digits", "vgg11-exact", **{**settings, **options})
+    sizes = {"n_train": 40, "n_test": 20, "vgg11_width": 0.03, "vgg11_gain": 1.3}
+    (made,) = runs(Settings(methods=("vgg11-exact",), seeds=(0,), **sizes))
+    return made | options
 
 
 @pytest.mark.parametrize("outputs", ["full", "trace"])

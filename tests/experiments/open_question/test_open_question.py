@@ -1,6 +1,7 @@
 """The open question: its runs, what they fit, and how it is shown."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from baselines.gaussian import gaussian_kernel
-from baselines.patches import PatchFilters, patch_features
+from baselines.patches import patch_features
 from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.open_question import rows as rows_of
@@ -182,9 +183,8 @@ def test_the_rows_on_patches_read_what_the_baseline_reads(images):
     linear = Linear(made.views(images), "pooled")
     row = Gaussian(linear, 1.3)
     sums = torch.empty(2, 24, 2, 9, 6)
-    theirs = PatchFilters(made.filters.weight, (6, 6), made.filters.offset)
     for view, out in zip((images, images.flip(3)), sums, strict=True):
-        patch_features(view, theirs, bias=0.5, grid=(3, 3), out=out)
+        patch_features(view, made.filters, bias=0.5, grid=(3, 3), out=out)
     rows = sums.mean(0).transpose(2, 3).flatten(1)
     rows = (rows - rows.mean(0)) / rows.std(0)
     torch.testing.assert_close(linear.rows, rows, rtol=1e-3, atol=1e-3)
@@ -242,11 +242,12 @@ def test_damaged_moments_are_named_and_accumulated_again(images, y, tmp_path, na
     said = []
     now = dataclasses.replace(context(tmp_path), log=said.append)
     targets = torch.ones(20, 2)
-    _accumulate(tmp_path, 5, Features(), targets, "it", now)
-    before = NormalEquations(tmp_path, 5, 2, "it").moments.clone()
+    moments = functools.partial(NormalEquations, tmp_path, 5, 2, "it")
+    _accumulate(tmp_path, moments, Features(), targets, now)
+    before = moments().moments.clone()
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
-    _accumulate(tmp_path, 5, Features(), targets, "it", now)
-    assert torch.equal(NormalEquations(tmp_path, 5, 2, "it").moments, before)
+    _accumulate(tmp_path, moments, Features(), targets, now)
+    assert torch.equal(moments().moments, before)
     assert any(name in line and "accumulated again" in line for line in said)
 
 
