@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["OutputError", "part_name", "sweep", "write_file", "writing"]
-
 _FORGOTTEN = 86400.0  # seconds without a change: what another machine left is taken away
 
 

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-__all__ = ["UsageError", "one_of", "process_number", "say", "under_torchrun", "watched"]
-
 
 class UsageError(ValueError):
     """A wrong request, found before any work: the command line answers with status 2."""

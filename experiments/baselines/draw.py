@@ -16,8 +16,6 @@ from experiments.drawing.tables import Table, mean_and_range, percent, provenanc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_figure", "accuracy_table", "published_points"]
-
 _FLIPS = {"average": "averaged", "double": "added"}
 _KEYS = ["data_label", "method", "size", "n_features", "n_train", "flips"]
 

@@ -22,8 +22,6 @@ from experiments.runs import distributed
 from experiments.runs.results import ResultError
 from experiments.usage import UsageError, one_of, process_number, under_torchrun
 
-__all__ = ["run"]
-
 _VERBS = {
     "list": "names of the experiments, a line each",
     "plot": "draw an experiment's figures and tables again, from results only",

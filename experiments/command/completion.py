@@ -11,8 +11,6 @@ from experiments.command.options import DataOptions, RunOptions
 from experiments.data.datasets import DATASETS
 from experiments.usage import one_of
 
-__all__ = ["SHELLS", "script"]
-
 SHELLS = ("bash", "zsh", "fish")
 
 _BASH = """\

@@ -42,8 +42,6 @@ from experiments.data.datasets import DATASETS, check_dataset
 from experiments.runs.experiment import Experiment
 from experiments.usage import UsageError, one_of
 
-__all__ = ["EXPERIMENTS", "available", "experiment", "preset"]
-
 EXPERIMENTS: dict[str, str] = {
     "fig1": "experiments.fig1",
     "fig2": "experiments.fig2",

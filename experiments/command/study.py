@@ -28,8 +28,6 @@ from experiments.runs.pack import kept as has_result
 from experiments.runs.results import Context, file_word, jsonable
 from experiments.usage import UsageError, process_number, say, under_torchrun
 
-__all__ = ["Command", "draw_and_show", "execute", "say", "show"]
-
 
 @dataclass(frozen=True)
 class Command:

@@ -10,8 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from experiments.data.datasets import DataError
 
-__all__ = ["LARGEST_IN_ALL", "SUFFIXES", "archives_in", "files", "is_archive"]
-
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 
 _LARGEST = 64 * 2**20  # bytes of one entry: a batch of CIFAR-10 has 31 MB

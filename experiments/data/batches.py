@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BatchError", "read_batch"]
-
 _MOST_STEPS = 10**6  # a batch of 10,000 images has 60,000
 _KINDS: dict[Any, np.dtype[Any]] = {"u1": np.dtype("u1"), "i8": np.dtype("<i8")}
 _PLAIN_STATE = (None, None, None)  # of a dtype: no parts, no names, no fields

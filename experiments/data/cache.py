@@ -21,8 +21,6 @@ import numpy as np
 from experiments.data.datasets import ImageData, fingerprint
 from experiments.files import part_name, sweep
 
-__all__ = ["default_folder", "read", "source_key", "write"]
-
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _FORMAT = 2  # raise when the decoding of images changes
 

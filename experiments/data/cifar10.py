@@ -15,8 +15,6 @@ from experiments.data import archive, cache
 from experiments.data.batches import BatchError, read_batch
 from experiments.data.datasets import DataError, ImageData, image_data
 
-__all__ = ["IMAGES", "load_cifar10", "read_image"]
-
 CLASSES = (
     "airplane",
     "automobile",

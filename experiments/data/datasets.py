@@ -16,16 +16,6 @@ from jaxtyping import Float32, Int64, UInt8
 from experiments.data.scikit import SETS, load_scikit
 from experiments.usage import UsageError, one_of
 
-__all__ = [
-    "DATASETS",
-    "DataError",
-    "ImageData",
-    "check_dataset",
-    "fingerprint",
-    "load_dataset",
-    "names_images",
-]
-
 DATASETS = ("digits", "cifar10")
 
 _OWN = ("folder:", "npz:")

@@ -22,8 +22,6 @@ import numpy as np
 from experiments.data import archive
 from experiments.data.datasets import DataError, ImageData, image_data
 
-__all__ = ["KINDS", "load_own"]
-
 KINDS = ("folder", "npz")
 _SIDE = 32
 _TEST_SHARE = 5  # one in so many is kept for testing where there is no test part

@@ -14,8 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from experiments.data.datasets import ImageData
 
-__all__ = ["SETS", "load_scikit"]
-
 _SHIPPED = ("iris", "wine", "breast_cancer")
 _FETCHED = ("olivetti_faces", "lfw_people", "covtype")
 SETS = (*_SHIPPED, *_FETCHED)

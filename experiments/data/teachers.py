@@ -10,18 +10,6 @@ from torch import Tensor
 
 from experiments.usage import one_of
 
-__all__ = [
-    "Task",
-    "doubled",
-    "doubled_units",
-    "draw_task",
-    "generators",
-    "half_square",
-    "linear_descent",
-    "on",
-    "sphere",
-]
-
 
 @dataclass(frozen=True)
 class Task:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["alpha_axis", "alpha_label", "power"]
-
 
 def alpha_axis(ax: Any, alphas: Sequence[float]) -> dict[float, float]:
     """Make the x axis of ``ax`` log alpha with infinity behind the rest; alpha -> position."""

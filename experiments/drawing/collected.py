@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from experiments.drawing.tables import Table
 
-__all__ = ["Collected", "collected", "collecting"]
-
 
 @dataclass
 class Collected:

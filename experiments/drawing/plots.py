@@ -18,8 +18,6 @@ from experiments.files import write_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "colour", "figure", "save_figure", "style"]
-
 FORMATS = ("pdf", "svg", "png")
 
 # petroff10 (Petroff 2021), safe for colour-blind readers. A method keeps its colour everywhere.

@@ -16,19 +16,6 @@ from experiments.runs.results import read_result
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Table",
-    "known_of",
-    "markdown",
-    "mean_and_range",
-    "mean_of",
-    "noted",
-    "percent",
-    "provenance_notes",
-    "values_of",
-    "write_table",
-]
-
 
 @dataclass(frozen=True)
 class Table:

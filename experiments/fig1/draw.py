@@ -17,8 +17,6 @@ from experiments.runs.results import joined_arrays, read_arrays
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw"]
-
 # One red and one blue of the palette: positive and negative output weights.
 _POSITIVE, _NEGATIVE = "#bd1f01", "#3f90da"
 _UNIT = 1000.0  # losses are shown in thousandths, as in the paper

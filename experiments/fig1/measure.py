@@ -25,8 +25,6 @@ from tangent.theory.shallow import Students, descend
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["losses", "paths", "problem"]
-
 _TEACHER_UNITS = 3
 
 

@@ -15,8 +15,6 @@ from experiments.runs.results import joined_arrays
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "still_decreasing"]
-
 _CURVES = {"root": (r"scaling $1/\sqrt{m}$", "black"), "inverse": ("scaling $1/m$", "0.55")}
 
 

@@ -18,8 +18,6 @@ from tangent.theory.shallow import Displacement, Students, descend, stochastic_d
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["population", "wide_limit", "widths"]
-
 _TEACHER_UNITS = 3
 
 

@@ -22,13 +22,6 @@ from experiments.drawing.tables import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "against_alpha",
-    "alpha_table",
-    "best_rates",
-    "study_name",
-]
-
 _CURVES = (
     ("train_accuracy", "train accuracy", "o", "--", 1),
     ("test_accuracy", "test accuracy", "s", "-", 0),

@@ -16,8 +16,6 @@ from experiments.fig3a.against_alpha import study_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["against_rate", "rates_table"]
-
 _MARKERS = "osv^Dp*hX"
 
 

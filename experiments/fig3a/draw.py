@@ -11,8 +11,6 @@ from experiments.drawing.tables import write_table
 from experiments.fig3a.against_alpha import against_alpha, alpha_table
 from experiments.fig3a.against_rate import against_rate, rates_table
 
-__all__ = ["draw"]
-
 
 def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the figure and its table, and those of all rates where there are several."""

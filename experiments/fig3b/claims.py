@@ -19,8 +19,6 @@ from experiments.networks.rows import is_exact, network_label
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Claim", "Row", "claims", "pairs", "rows"]
-
 CLEAR = 2.0  # standard errors from which a difference counts
 SMALL_GAP = 0.05  # training minus test accuracy up to which there is no overfitting
 

@@ -30,8 +30,6 @@ from experiments.networks.rows import is_exact, network_label, split_method
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracies", "accuracy_table"]
-
 _NAMES = {
     "random-features": "random features",
     "scattering": "scattering",

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["exact_table", "flow"]
-
 _FIRST = ("vgg11", "resnet18")
 # What solves the linearized network, and the columns of the results that hold its accuracies.
 _SOLUTIONS = {

@@ -18,8 +18,6 @@ from experiments.runs.results import load_results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["claim_table", "comparison", "comparison_rows", "comparison_table", "widening"]
-
 _PUBLISHED = {
     ("standard", "vgg11"): "vgg11",
     ("lazy", "vgg11"): "vgg11-lazy",

@@ -25,8 +25,6 @@ from tangent.kernel.matrix import tangent_kernel
 from tangent.solve.flow import training_path
 from tangent.solve.spectrum import Spectrum, spectrum
 
-__all__ = ["compute_exact"]
-
 _FULL_ROWS = 6000  # images times classes of the largest full kernel
 _TIMES = 49
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from baselines import published
 from experiments.drawing.tables import percent
 
-__all__ = ["dagger", "of_the_paper"]
-
 # Rows of the paper's figure, by our names. Its linearized networks are those at alpha = 1e7.
 _PUBLISHED = {
     "vgg11": "vgg11-standard",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "laziness_figure", "laziness_table"]
-
 _COLUMNS = {
     "model": "network",
     "seed": "seed",

@@ -13,8 +13,6 @@ from experiments.usage import UsageError, watched
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["classifier", "is_pool", "normalized", "size", "stability"]
-
 
 def classifier(
     run: dict[str, Any],

@@ -14,8 +14,6 @@ from experiments.runs.results import Context
 if TYPE_CHECKING:
     from tangent.training.checkpoint import Checkpoint
 
-__all__ = ["HELD_OUT", "forget", "held_out_rate", "rate_of_run", "trial_settings"]
-
 HELD_OUT = "held-out"
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["DESIGNED", "NAMES", "factory", "factory_of", "identity", "with_weights"]
-
 NAMES = ("vgg11", "resnet18", "mlp")
 LIBRARIES = ("torchvision", "timm")
 DESIGNED = "designed_cnn"

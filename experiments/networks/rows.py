@@ -14,17 +14,6 @@ from pathlib import Path
 from experiments.networks import named
 from experiments.usage import UsageError
 
-__all__ = [
-    "EXACT",
-    "SCALES",
-    "NetworkRow",
-    "is_exact",
-    "network_label",
-    "network_rows",
-    "row_method",
-    "split_method",
-]
-
 EXACT = "exact"
 SCALES = ("1", "lazy", "inf", EXACT)
 _LABELS = {

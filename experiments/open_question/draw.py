@@ -16,15 +16,6 @@ from experiments.runs.results import read_arrays
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "accuracy_figure",
-    "accuracy_table",
-    "difference_table",
-    "paired_difference",
-    "steps_figure",
-    "steps_table",
-]
-
 _ROWS = {
     "A": "A: linearized convolution",
     "B": "B: A and two dense branches",

@@ -28,8 +28,6 @@ from tangent.machine.bars import counted
 from tangent.nets.shares import dense_sides, shares_of_sides
 from tangent.solve.cholesky import factor_upper, solve_transposed, solve_upper
 
-__all__ = ["dual"]
-
 _LEFT_OUT = 2_000  # training images left out, one at a time, to choose the ridge; scales are theirs
 _STEPS = 2  # of refinement
 _SHARES = (1.0, 0.25)  # of the convolution and of the linear layer behind it

@@ -20,8 +20,6 @@ from tangent.machine.patches import PatchFilters, patch_filters
 from tangent.nets.frozen import WhitenedPatches
 from tangent.nets.patches import pooled_responses
 
-__all__ = ["Clock", "Frozen", "Views", "frozen", "frozen_for"]
-
 _CONTRAST = 10 / 255
 _BIAS = 0.5
 _BATCH = 50

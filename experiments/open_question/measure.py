@@ -29,8 +29,6 @@ from experiments.open_question.trained import trained
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 
-__all__ = ["compute"]
-
 _TEST_BATCH = 250
 _WIDTHS = (0.7, 1.0, 1.4, 2.0)
 _SHARES = (1.0, 0.25)  # of the convolution and of the linear layer

@@ -18,8 +18,6 @@ from tangent.machine.bars import counted
 from tangent.nets import vgg11
 from tangent.solve.share_ridge import share_ridge
 
-__all__ = ["PIXELS", "compute_pixels"]
-
 # The paper's network, then what its poolings do to the kernel.
 PIXELS: dict[str, dict[str, Any]] = {
     "vgg11": {},

@@ -22,8 +22,6 @@ from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
 
-__all__ = ["primal"]
-
 _BLOCK = 500  # images at once
 _SAVED = 10_000  # images after which the moments are written
 _LEFT_OUT = 2_000  # training images that are left out, one at a time, to choose the ridge

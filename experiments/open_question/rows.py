@@ -24,20 +24,6 @@ from tangent.nets.shares import (
 )
 from tangent.solve.share_ridge import ShareRidge, share_ridge
 
-__all__ = [
-    "RIDGES",
-    "Convolution",
-    "Dense",
-    "Fitted",
-    "Gaussian",
-    "InfiniteConvolution",
-    "Linear",
-    "dense_layers",
-    "fitted",
-    "he_normal",
-    "one_hot",
-]
-
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _ROWS = 1000
 _BLOCK_BYTES = 1 << 30  # of tangent features at once

@@ -15,8 +15,6 @@ from torch import Tensor
 from experiments.runs.results import Context
 from tangent.training.checkpoint import digest
 
-__all__ = ["stored", "work_folder"]
-
 
 def stored(path: Path, make: Callable[[], Tensor]) -> Tensor:
     """An array from its file where its digest is right; made and written where it is not.

@@ -16,8 +16,6 @@ from experiments.open_question.rows import he_normal
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 
-__all__ = ["trained"]
-
 _RATES = (0.3, 0.1, 0.03)
 _BATCH = 50
 

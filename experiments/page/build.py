@@ -21,8 +21,6 @@ from experiments.page.sections import SECTIONS, About
 from experiments.page.speed import speed_tables
 from experiments.usage import UsageError
 
-__all__ = ["html", "write_page"]
-
 DARK_PAPER = "17191e"
 
 

@@ -20,8 +20,6 @@ from experiments.runs.results import load_results
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Drawn", "drawn_studies"]
-
 # Larger studies first; a data set of images that the paper used before the one that comes along.
 _SIZES = ("full", "paper", "published", "targets", "subsets", "laptop", "exact", "smoke")
 

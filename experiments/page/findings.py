@@ -20,8 +20,6 @@ from experiments.runs.results import joined_arrays
 from experiments.tabular.draw import _NAMES, SETTLED_ON, means
 from experiments.theory.verdicts import verdict_table
 
-__all__ = ["FINDINGS", "images_of"]
-
 _NETWORKS = {"vgg11": "VGG-11", "resnet18": "ResNet-18"}
 
 

@@ -22,8 +22,6 @@ from experiments.page.findings import images_of
 from experiments.runs.pack import run_paths
 from experiments.runs.results import load_results
 
-__all__ = ["FULL_COMMAND", "Answer", "answer", "fixed_only", "networks_in"]
-
 FULL_COMMAND = "python -m experiments fig3b full --data-dir DIR --jobs 2"
 _QUESTION = (
     "Do deep convolutional networks learn because they train lazily, that is, as their "

@@ -12,8 +12,6 @@ from experiments.runs.estimate import Estimate, total_of
 from experiments.runs.pack import run_paths
 from experiments.runs.results import ResultError, jsonable, read_result
 
-__all__ = ["Missing", "missing_presets"]
-
 
 @dataclass(frozen=True)
 class Missing:

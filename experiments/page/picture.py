@@ -7,8 +7,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Picture", "dark_colours", "picture"]
-
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")

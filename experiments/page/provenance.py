@@ -10,8 +10,6 @@ from typing import Any
 
 from experiments.runs.results import read_result
 
-__all__ = ["Provenance", "duration", "provenance"]
-
 _MOST_COMMANDS = 3
 
 

@@ -13,8 +13,6 @@ import pandas as pd
 
 from experiments.drawing.tables import Table
 
-__all__ = ["Measured", "speed_tables"]
-
 _PEAK = "peak GiB"
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["precision_table", "what_rounding_does"]
-
 # A colour a way of computing, a marker a precision, a dash a gain, a thickness a width.
 _COLOURS = {"oracle": "black", "direct": "#bd1f01", "difference": "#3f90da"}
 _MARKERS = {"float64": "", "float32": "o", "tf32": "s", "bfloat16": "v"}

@@ -20,8 +20,6 @@ from tangent.training.batches import Inputs
 from tangent.training.lazy import DivergenceError, LazySettings, outputs, train
 from tangent.training.learning_rate import stability_edge
 
-__all__ = ["Problem", "Trained"]
-
 _SAFE = 0.1  # of the stability edge, as `LazyClassifier(lr="auto")`
 
 

@@ -17,8 +17,6 @@ import filelock
 
 from experiments.files import OutputError, writing
 
-__all__ = ["claimed", "held", "sweep", "wait_for"]
-
 _POLL = 0.2  # seconds between two looks at a run that another process computes
 
 

@@ -18,8 +18,6 @@ from typing import Any
 from experiments.runs.pack import run_paths
 from experiments.runs.results import ResultError, jsonable, read_result
 
-__all__ = ["Cost", "costs_in", "kept_costs", "settings_of"]
-
 _REPETITIONS = ("seed", "fold")  # runs that differ in these alone cost the same
 
 

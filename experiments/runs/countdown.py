@@ -10,8 +10,6 @@ from experiments.runs.costs import costs_in, kept_costs
 from experiments.runs.estimate import estimate, minutes
 from experiments.runs.pack import kept
 
-__all__ = ["Countdown"]
-
 _UNSURE = 10.0  # CPU seconds that first calls and imports may take beside the work
 
 

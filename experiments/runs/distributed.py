@@ -35,8 +35,6 @@ from experiments.usage import UsageError
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-__all__ = ["Processes", "execute", "joined", "left"]
-
 _GRACE = 120.0  # seconds that a failed process waits for the others to fail, too
 _FOREVER = timedelta(days=365)  # a dead process is noticed by its connection, not by a clock
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from experiments.runs.costs import Cost, costs_in, kept_costs, settings_of
 
-__all__ = ["Estimate", "estimate", "minutes", "total_of"]
-
 # Work is proportional to these powers: images and steps once, convolutions to the square of their
 # width, a kernel to the square of its inputs. Of a list its length counts.
 _POWERS = {

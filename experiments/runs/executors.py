@@ -24,8 +24,6 @@ import psutil
 
 from experiments.usage import UsageError
 
-__all__ = ["Processes", "Submitit", "dask", "opened"]
-
 _GRACE = 10.0  # seconds that an interrupted worker has to put away what it holds
 _LONGEST = 24 * 60  # minutes of a job; submitit's own default is five
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Experiment"]
-
 _ELSEWHERE = {"compute": "measure", "draw": "draw"}
 
 

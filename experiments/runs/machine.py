@@ -21,8 +21,6 @@ from typing import Any
 
 from experiments.usage import UsageError, under_torchrun
 
-__all__ = ["PeakMemory", "cores", "provenance", "resolve_device", "settled", "with_seed"]
-
 _PACKAGES = ("tangent-lazy", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "kymatio")
 
 

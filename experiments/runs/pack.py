@@ -14,8 +14,6 @@ from pathlib import Path
 
 from experiments.files import write_file
 
-__all__ = ["ResultError", "Stamp", "kept", "pack", "pack_of", "run_paths", "run_text", "stamp"]
-
 Stamp = tuple[int, int]
 
 

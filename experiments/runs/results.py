@@ -30,19 +30,6 @@ if TYPE_CHECKING:
 
     from experiments.data.datasets import ImageData
 
-__all__ = [
-    "Context",
-    "Outcome",
-    "ResultError",
-    "file_word",
-    "joined_arrays",
-    "load_results",
-    "read_arrays",
-    "read_result",
-    "result_path",
-    "write_result",
-]
-
 FORMAT = 2
 _UNSIGNED = 1  # the format that had no digest
 _KINDS: dict[str, Any] = {

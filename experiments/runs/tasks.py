@@ -25,8 +25,6 @@ from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import Context, Outcome, ResultError, read_arrays, write_result
 from experiments.usage import UsageError, say, watched
 
-__all__ = ["Done", "Task", "Work", "compute", "finished"]
-
 
 @dataclass(frozen=True)
 class Task:

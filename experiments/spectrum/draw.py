@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["spectra", "spectrum_table"]
-
 _NETWORK = ["variant", "width", "gain"]
 _LINES = {"images": "-", "random": "--"}
 _NUMBERS = {

@@ -14,8 +14,6 @@ from experiments.drawing.tables import Table, percent, provenance_notes, write_t
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracies", "accuracy_table", "ranks"]
-
 _NAMES = {
     "tangent-kernel": "tangent kernel (ours)",
     "tangent-kernel-svc": "SVC on tangent kernel (ours)",

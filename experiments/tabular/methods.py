@@ -13,8 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-__all__ = ["KernelRidgeClassifier", "chosen", "method"]
-
 _GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # over the number of features
 
 

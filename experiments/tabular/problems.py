@@ -8,8 +8,6 @@ import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-__all__ = ["table"]
-
 Maker = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 _MAKERS: dict[str, Maker] = {

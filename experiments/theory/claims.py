@@ -14,19 +14,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "Claim",
-    "at_least_claim",
-    "at_most_claim",
-    "bound_claim",
-    "column",
-    "contrasts",
-    "fitted_exponent",
-    "last",
-    "mean_claim",
-    "slope",
-]
-
 
 @dataclass(frozen=True)
 class Claim:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["draw"]
-
 _DISTANCES = {
     "weights": r"$\sup|w - w_0|$",
     "weights_gap": r"$\sup|w - \bar w|$",

@@ -18,9 +18,6 @@ from experiments.theory.under_parameterized import under_parameterized_path
 from experiments.theory.wide import wide
 from experiments.usage import UsageError
 
-__all__ = ["MEASURES"]
-
-
 MEASURES: dict[str, Callable[[dict[str, Any], str], Outcome]] = {
     "finite-horizon": finite_horizon_distances,
     "held-out": held_out_distances,

@@ -15,8 +15,6 @@ from tangent.machine.bars import counted
 from tangent.theory.arccosine import population_loss, tangent_population_minimum
 from tangent.theory.dynamics import gaps, gradient_flow, square_loss
 
-__all__ = ["blind_curvature", "mean_field"]
-
 _ALPHA = 256.0
 _TEACHERS = 3
 _STEP = 2.0  # of descent in the metric of each scaling, below the stability edge of both

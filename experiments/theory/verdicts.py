@@ -28,8 +28,6 @@ from experiments.theory.claims import (
     slope,
 )
 
-__all__ = ["Series", "series", "verdict_table"]
-
 Series = list[dict[str, Any]]
 """Run settings, metrics and curves of the runs of one theorem."""
 

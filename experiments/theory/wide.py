@@ -17,8 +17,6 @@ from tangent import tangent_kernel
 from tangent.machine.bars import counted
 from tangent.nets import vgg11
 
-__all__ = ["wide"]
-
 _STEPS = 200  # of descent at half the stability edge
 _IMAGES = 20
 

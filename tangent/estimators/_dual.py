@@ -13,8 +13,6 @@ from tangent.solve.centring import KernelCentring
 from tangent.solve.flow import flow_filter
 from tangent.solve.spectrum import Spectrum, spectrum
 
-__all__ = ["DualFit", "dual_fit"]
-
 
 @dataclass(frozen=True)
 class DualFit:

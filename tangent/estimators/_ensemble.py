@@ -13,8 +13,6 @@ from tangent.capture.outputs import output_count
 from tangent.kernel.matrix import tangent_kernel
 from tangent.solve.system import allocations_of, check_memory
 
-__all__ = ["EnsembleKernel", "check_kernel_memory", "feature_dtype"]
-
 _ROWS = 512  # new inputs whose kernel with the training inputs is held at once
 
 Model = str | nn.Module | Callable[..., nn.Module]

@@ -12,8 +12,6 @@ from torch import Tensor
 from tangent.estimators._dual import DualFit
 from tangent.estimators._ensemble import EnsembleKernel
 
-__all__ = ["Explanation", "contributions", "influences"]
-
 
 @dataclass(frozen=True)
 class Explanation:

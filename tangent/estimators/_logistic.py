@@ -16,8 +16,6 @@ from tangent.solve.conjugate import UnconvergedWarning
 from tangent.solve.leave_one_out import cross_entropy_leave_one_out
 from tangent.solve.newton import cross_entropy_solution
 
-__all__ = ["LogisticFit", "calibration", "logistic_fit"]
-
 
 @dataclass(frozen=True)
 class LogisticFit:

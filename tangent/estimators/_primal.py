@@ -16,8 +16,6 @@ from tangent.solve.nystrom import NystromPreconditioner, nystrom_preconditioner
 from tangent.solve.system import available_bytes
 from tangent.training.distributed import ONE, Share
 
-__all__ = ["Iterated", "PrimalFit", "primal_fit", "primal_outputs", "subset_size"]
-
 _PASSES = 16  # of one product from which on the kernel is formed where it fits
 _SUBSET = 2000  # rows of the exact problem on which ridge and temperature are chosen
 

@@ -11,15 +11,6 @@ from torch import Tensor
 
 from tangent.machine.statistics import checked_weights, column_statistics
 
-__all__ = [
-    "first_rows",
-    "float_of",
-    "merged_rows",
-    "row_tensor",
-    "sample_weights",
-    "weighted_normalization",
-]
-
 
 def float_of(X: Any) -> type:
     """The dtype of what is returned for rows ``X``: float32 for float32, else float64."""

@@ -33,8 +33,6 @@ from tangent.nets.designed import with_images
 from tangent.solve.system import available_bytes
 from tangent.training.distributed import share_of_fit
 
-__all__ = ["FLOATS", "TangentModel"]
-
 FLOATS = [np.float64, np.float32]
 _EXACT_ROWS = 8000  # beyond, an eigendecomposition takes minutes
 _BATCH = 256  # inputs of one Jacobian-vector product

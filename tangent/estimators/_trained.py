@@ -44,8 +44,6 @@ from tangent.training.lazy import LazySettings, outputs, stability_of_activation
 from tangent.training.learning_rate import stability_edge
 from tangent.training.memory import training_memory
 
-__all__ = ["Lazy"]
-
 # Of the heavy-ball edge of one mini-batch. Mini-batches differ and momentum remembers: at half of
 # the edge VGG-11 oscillates, at a tenth every alpha trains.
 _AUTO_FRACTION = 0.1

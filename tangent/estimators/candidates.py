@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tangent.nets import mlp, vgg11
 
-__all__ = ["Perceptron", "SinCos", "candidates"]
-
 
 class SinCos(nn.Module):
     """``sin(x) + cos(x)``.

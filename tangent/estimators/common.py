@@ -25,28 +25,6 @@ from tangent.nets.named import is_elsewhere, network_factory
 from tangent.solve.system import allocations_of
 from tangent.training.batches import Inputs
 
-__all__ = [
-    "INPUT_DTYPES",
-    "also_takes",
-    "built_network",
-    "built_networks",
-    "check_takes",
-    "checked_rows",
-    "chosen_part",
-    "embeds",
-    "finite_outputs",
-    "flat_rows",
-    "normalization",
-    "normalized_inputs",
-    "parameter_count",
-    "row_shape",
-    "rows_of",
-    "token_rows",
-    "torch_device",
-    "torch_dtype",
-    "torch_generator",
-]
-
 INPUT_DTYPES = [np.float32, np.float64, np.uint8]
 Model = str | nn.Module | Callable[..., nn.Module]
 

@@ -24,8 +24,6 @@ from tangent.estimators.common import (
 from tangent.kernel.features import tangent_features
 from tangent.machine.modes import ordinary_mode
 
-__all__ = ["TangentFeatures"]
-
 
 class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Gradient of a network's output in its parameters, or a random sketch of it, as features.

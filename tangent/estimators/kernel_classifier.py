@@ -20,8 +20,6 @@ from tangent.estimators._tangent import FLOATS, TangentModel
 from tangent.estimators.common import also_takes, checked_rows
 from tangent.machine.modes import ordinary_mode
 
-__all__ = ["TangentKernelClassifier"]
-
 _LOGISTIC_COST = 1e9  # n^3 k; up to it "auto" tries cross entropy as well
 
 

@@ -21,8 +21,6 @@ from tangent.estimators.common import (
 )
 from tangent.machine.modes import ordinary_mode
 
-__all__ = ["TangentKernel"]
-
 
 class TangentKernel(Kernel):
     """Tangent kernel of a network, for ``kernel=`` in SVC, KernelRidge, GaussianProcess and others.

@@ -14,8 +14,6 @@ from tangent.estimators._tangent import FLOATS, TangentModel
 from tangent.estimators.common import checked_rows
 from tangent.machine.modes import ordinary_mode
 
-__all__ = ["TangentKernelRegressor"]
-
 
 class TangentKernelRegressor(RegressorMixin, TangentModel):
     """Kernel ridge regression, or gradient flow to a time, with the tangent kernel of a network.

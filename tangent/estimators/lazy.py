@@ -16,8 +16,6 @@ from tangent.estimators.common import INPUT_DTYPES, also_takes, checked_rows
 from tangent.machine.modes import ordinary_mode
 from tangent.models.losses import loss_named
 
-__all__ = ["LazyClassifier", "LazyRegressor"]
-
 
 class LazyClassifier(ClassifierMixin, Lazy):
     """Classifier: a network scaled by alpha, centred at initialization, trained by SGD.

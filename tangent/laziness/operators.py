@@ -21,8 +21,6 @@ from tangent.operations.affine import FasterLinear
 from tangent.operations.elementary import TwiceBackwards, TwiceForwards
 from tangent.operations.pointwise import called
 
-__all__ = ["NormalizedKernel", "SecondDerivative", "batches"]
-
 
 def batches(x: Tensor, size: int) -> list[Tensor]:
     """Parts of at most ``size`` inputs."""

@@ -22,8 +22,6 @@ from tangent.machine.copies import copied
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 from tangent.solve.lanczos import lanczos, ritz_values, upper_bound
 
-__all__ = ["LAZY_KAPPA", "LazinessReport", "laziness"]
-
 LAZY_KAPPA = 0.1  # kappa from which on the criterion calls a network lazy
 _WHOLE_ROWS = 600  # rows of a kernel that is computed whole ...
 _WHOLE_ENTRIES = 40_000_000  # ... where the Jacobian would have no more entries

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tangent.laziness.operators import SecondDerivative, inner, unit
 
-__all__ = ["SecondNorm", "second_norm"]
-
 _AGREE = 1e-3  # of <v, Hess<f, h> v> with |D^2 h(v, v)|, f its direction, over |Hess<f, h> v|
 
 

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["SpectrumHead", "whole_spectrum"]
-
 
 @dataclass(frozen=True)
 class SpectrumHead:

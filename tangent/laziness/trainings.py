@@ -14,8 +14,6 @@ from tangent.models import ScaledDifference
 from tangent.training.batches import Inputs
 from tangent.training.lazy import LazySettings, outputs_and_stability, train
 
-__all__ = ["Trained", "short_training"]
-
 
 @dataclass(frozen=True)
 class Trained:

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from tangent.laziness.report import LazinessReport
     from tangent.laziness.trainings import Trained
 
-__all__ = ["text", "verdict"]
-
 NEAR = 0.1  # relative distance to the linearized path up to which a training was lazy
 LEFT = 0.5  # share of the first loss above which a training says little of longer ones
 

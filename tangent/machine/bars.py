@@ -13,8 +13,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["bars", "counted"]
-
 Item = TypeVar("Item")
 
 _SHOWN = ContextVar("shown", default=False)

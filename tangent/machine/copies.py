@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["copied"]
-
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a copy with weights of its own, in which tensors of an earlier call are constants.

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from tangent.machine.copies import copied
 
-__all__ = ["ordinary", "ordinary_mode", "ordinary_network", "ordinary_tensor"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

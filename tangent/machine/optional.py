@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["optional"]
-
 
 def optional(module: str, purpose: str) -> Any:
     """The module ``module``, for what ``purpose`` says.

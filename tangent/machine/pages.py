@@ -9,8 +9,6 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-__all__ = ["fresh", "keep_freed_memory"]
-
 _LARGE = 2**22  # bytes from which it matters
 
 

@@ -13,8 +13,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["add_product", "batched_product", "product"]
-
 _LONG = 256  # entries of a row, from which it pays earlier
 _LITTLE = 2**18  # multiply-adds of such rows; below, the calls' own time weighs more
 _ENOUGH = 2**20  # multiply-adds of any

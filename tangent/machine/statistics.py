@@ -8,8 +8,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike
 
-__all__ = ["checked_weights", "column_statistics", "rounding", "scale_or_one"]
-
 _BLOCK = 2**23  # numbers in float64 at once
 
 

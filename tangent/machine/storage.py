@@ -17,8 +17,6 @@ import numpy as np
 
 from tangent.machine.optional import optional
 
-__all__ = ["allocate_array", "locked", "replacing"]
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL)  # a file system without allocation
 

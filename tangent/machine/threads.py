@@ -11,8 +11,6 @@ from typing import TypeVar
 import threadpoolctl
 import torch
 
-__all__ = ["over_ranges", "side_by_side"]
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

@@ -16,8 +16,6 @@ from tangent.capture.functional import evaluating, model_outputs
 from tangent.capture.outputs import output_shape
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
 
-__all__ = ["CentredModel", "mean_tangent_features"]
-
 
 @ordinary_mode
 def mean_tangent_features(

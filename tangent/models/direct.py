@@ -20,8 +20,6 @@ from tangent.models import ScaledDifference
 from tangent.models.losses import Loss
 from tangent.operations.pointwise import called
 
-__all__ = ["DirectScaling", "Scaled", "UpdateSize", "update_size"]
-
 
 class DirectScaling(nn.Module):
     """The centred, scaled network alpha * (h(w) - h(w0)), trained in w, computed as written.

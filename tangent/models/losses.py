@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["LOSSES", "Loss", "loss_named"]
-
 
 @dataclass(frozen=True)
 class Loss:

@@ -18,8 +18,6 @@ from tangent.machine.copies import copied
 from tangent.models.program import GateObserver, OtherWay, Program
 from tangent.operations.registry import Pair
 
-__all__ = ["ScaledDifference", "linearize"]
-
 _KEPT = 16  # records of as many shapes of inputs
 
 

@@ -18,8 +18,6 @@ from tangent.nets.layers import (
 )
 from tangent.nets.layers import channels as scaled_channels
 
-__all__ = ["resnet18", "vgg11"]
-
 Pooling = Literal["max", "average"]
 Head = Literal["flatten", "global-average"]
 

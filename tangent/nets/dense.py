@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from tangent.nets.layers import Parametrization, check_sizes, constructors, initialize, own_draws
 from tangent.nets.layers import channels as scaled_channels
 
-__all__ = ["TwoLayer", "mlp", "two_layer"]
-
 
 class TwoLayer(nn.Module):
     """``scale * sum_j a_j activation(b_j . x)``, the student and teacher of Figures 1 and 2.

@@ -21,13 +21,6 @@ from tangent.nets.frozen import Patches, WhitenedPatches
 from tangent.nets.layers import check_sizes, own_draws
 from tangent.nets.shares import ShareConv2d, ShareLinear, conv_features, dense_shares
 
-__all__ = [
-    "DenseBranch",
-    "DesignedCNN",
-    "designed_cnn",
-    "with_images",
-]
-
 _MEASURED = 256  # images that channels are whitened on, and shares are measured on
 _CONTRAST = 0.16  # of the pixels' deviation: 10/255 for CIFAR-10
 

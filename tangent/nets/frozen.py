@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from tangent.machine.patches import PatchFilters
 from tangent.nets.patches import patch_maps
 
-__all__ = ["Patches", "PooledPatches", "WhitenedPatches"]
-
 _BIAS = 0.5  # threshold of the two-sided ReLU, for filters of norm one on whitened patches
 
 

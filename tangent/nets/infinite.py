@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from tangent.nets.shares import spread_matrix
 
-__all__ = ["infinite_conv_shares"]
-
 _PAIRS = 8  # of images at once: a megabyte of numbers, which stays in the cache
 
 

@@ -13,19 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = [
-    "Parametrization",
-    "ScaledConv2d",
-    "ScaledLinear",
-    "channels",
-    "check_sizes",
-    "constructors",
-    "global_state_kept",
-    "initialize",
-    "one_of",
-    "own_draws",
-]
-
 Parametrization = Literal["standard", "ntk"]
 Build = TypeVar("Build", bound=Callable[..., Any])
 

@@ -11,8 +11,6 @@ from torch import nn
 from tangent.machine.optional import optional
 from tangent.nets.own import NetworkNameError
 
-__all__ = ["LIBRARIES", "library_network"]
-
 LIBRARIES = ("torchvision", "timm")
 
 

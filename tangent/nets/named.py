@@ -23,8 +23,6 @@ from tangent.nets.layers import global_state_kept
 from tangent.nets.libraries import LIBRARIES, library_network
 from tangent.nets.own import NetworkNameError, own_network
 
-__all__ = ["NAMES", "is_elsewhere", "network", "network_factory"]
-
 NAMES = ("vgg11", "resnet18", "mlp")
 
 

@@ -20,8 +20,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["SIGNATURE", "NetworkNameError", "own_network", "source"]
-
 SIGNATURE = "(input_shape, n_outputs, generator)"
 _PREFIX = "tangent_network_"
 

@@ -16,8 +16,6 @@ from torch.overrides import wrap_torch_function
 from tangent.machine.patches import inverse_contrast, patch_windows
 from tangent.operations import Pair, register_rule
 
-__all__ = ["patch_maps", "pooled_responses"]
-
 _IMAGES = 4  # at once: their responses to a block of filters stay in a core's cache
 _FILTERS = 256
 

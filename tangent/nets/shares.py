@@ -13,16 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = [
-    "ShareConv2d",
-    "ShareLinear",
-    "conv_features",
-    "dense_shares",
-    "dense_sides",
-    "shares_of_sides",
-    "spread_matrix",
-]
-
 Sides = tuple[Tensor, Tensor, Tensor]
 
 _ROWS = 1024  # of a block of a dense branch's kernel

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["KernelCentring", "centred_product"]
-
 
 @dataclass(frozen=True)
 class KernelCentring:

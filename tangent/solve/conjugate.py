@@ -20,8 +20,6 @@ from torch import Tensor
 from tangent.solve.nystrom import NystromPreconditioner
 from tangent.solve.system import check_ridge
 
-__all__ = ["ConjugateGradients", "Iteration", "UnconvergedWarning", "conjugate_gradients"]
-
 Product = Callable[[Tensor], Tensor]
 
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from tangent.solve.spectrum import Spectrum
 
-__all__ = ["TrainingPath", "descent_filter", "flow_filter", "stability_edge", "training_path"]
-
 
 @dataclass(frozen=True)
 class TrainingPath:

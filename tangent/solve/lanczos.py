@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["EigenvalueBounds", "lanczos", "largest_eigenvalue_bounds", "ritz_values", "upper_bound"]
-
 Product = Callable[[Float[Tensor, " m"]], Float[Tensor, " m"]]
 
 

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["cross_entropy_leave_one_out"]
-
 
 def cross_entropy_leave_one_out(
     kernel: Float[Tensor, "n n"],

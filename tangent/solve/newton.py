@@ -20,8 +20,6 @@ from torch import Tensor
 from tangent.solve.conjugate import UnconvergedWarning
 from tangent.solve.system import check_ridge
 
-__all__ = ["CrossEntropySolution", "cross_entropy_solution"]
-
 Product = Callable[[Tensor], Tensor]
 
 

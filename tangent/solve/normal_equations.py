@@ -20,8 +20,6 @@ from torch import Tensor
 
 from tangent.solve.cholesky import factor_upper, solve_transposed, solve_upper
 
-__all__ = ["NormalEquations", "NormalSolution"]
-
 _BLOCK = 2048
 
 Blocks = Callable[[int], Iterable[tuple[Tensor, Tensor]]]

@@ -16,8 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["NystromPreconditioner", "nystrom_preconditioner"]
-
 Product = Callable[[Tensor], Tensor]
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from tangent.solve.system import System, check_memory, check_ridge, system
 
-__all__ = ["IllConditionedWarning", "RidgeSolution", "kernel_ridge"]
-
 
 class IllConditionedWarning(UserWarning):
     """The solution rests on digits of the kernel that rounding has already spoiled."""

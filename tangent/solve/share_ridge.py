@@ -16,8 +16,6 @@ from torch import Tensor
 from tangent.solve.cholesky import inverse_diagonal
 from tangent.solve.system import check_memory, check_ridge
 
-__all__ = ["ShareRidge", "share_ridge"]
-
 _POWER_STEPS = 20
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 from tangent.solve.ridge import warn_if_rounding_rules
 from tangent.solve.system import System, check_memory, check_ridge, system
 
-__all__ = ["FilterFit", "RidgePath", "Spectrum", "spectrum"]
-
 Filter = Callable[[Float[Tensor, " m"]], Float[Tensor, " m"]]
 
 

@@ -18,13 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = [
-    "infinite_width_kernels",
-    "population_loss",
-    "relu_tangent_kernel",
-    "tangent_population_minimum",
-]
-
 
 def _unit(b: Float[Tensor, "*k m d"]) -> tuple[Float[Tensor, "*k m d"], Float[Tensor, "*k m"]]:
     norm = b.norm(dim=-1)

@@ -11,15 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = [
-    "DifferenceStudents",
-    "DirectStudents",
-    "Displacement",
-    "Students",
-    "slices_of_one_form",
-    "students_on",
-]
-
 
 @dataclass(frozen=True)
 class Students:

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-__all__ = ["Inputs", "crop_and_flip"]
-
 
 def crop_and_flip(
     x: Shaped[Tensor, "n c h w"], *, pad: int = 4, generator: torch.Generator | None = None

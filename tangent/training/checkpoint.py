@@ -25,8 +25,6 @@ from tangent.machine.storage import replacing
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["Checkpoint", "CheckpointError", "digest", "load_checkpoint", "save_checkpoint"]
-
 _MAGIC = b"tangent checkpoint 1 "
 _HEADER = len(_MAGIC) + 64 + 1
 

@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["ONE", "Share", "my_share", "share_of_fit"]
-
 
 @dataclass(frozen=True)
 class Share:

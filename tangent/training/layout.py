@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-__all__ = ["channels_last", "like_weights"]
-
 
 @torch.no_grad()
 def channels_last(module: nn.Module) -> None:

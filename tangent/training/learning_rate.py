@@ -11,8 +11,6 @@ from tangent.models import ScaledDifference
 from tangent.models.losses import Loss, loss_named
 from tangent.solve.lanczos import EigenvalueBounds, largest_eigenvalue_bounds
 
-__all__ = ["largest_kernel_eigenvalue", "stability_edge"]
-
 
 def largest_kernel_eigenvalue(
     model: ScaledDifference,

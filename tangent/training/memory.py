@@ -16,8 +16,6 @@ from tangent.machine.copies import copied
 from tangent.models import ScaledDifference
 from tangent.models.direct import DirectScaling
 
-__all__ = ["TrainingMemory", "training_memory"]
-
 
 @dataclass(frozen=True)
 class TrainingMemory:

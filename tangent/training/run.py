@@ -21,8 +21,6 @@ from tangent.training.layout import like_weights
 if TYPE_CHECKING:
     from tangent.training.lazy import LazySettings
 
-__all__ = ["DivergenceError", "History", "Run"]
-
 # May change between two parts of one training: how long it goes on, and what does not enter it.
 _FREE = ("epochs", "patience", "tolerance")
 
