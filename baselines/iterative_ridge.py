@@ -116,7 +116,8 @@ def iterative_kernel_ridge(
         duals[alpha] = dual * root
         if len(alphas) == 1:
             break
-        inverse = float(_dots(columns[:, k:], solved[:, k:]).mean())  # trace of (K + alpha)^-1
+        products = (columns[:, k:] * solved[:, k:]).sum(0, dtype=torch.float64)
+        inverse = float(products.mean())  # trace of (K + alpha)^-1
         trace = n - alpha * inverse
         errors[alpha] = gcv(float(alpha**2 * (dual**2).sum()), trace, total)
         leverages = min(trace / total, 1 - 1e-12) * weight
@@ -151,8 +152,3 @@ def _solved(
             f"{end.residual:.2g}); take a larger alpha"
         )
     return end.coefficients
-
-
-def _dots(a: Tensor, b: Tensor) -> Float[Tensor, " k"]:
-    """Inner products of columns, summed in float64."""
-    return (a * b).sum(0, dtype=torch.float64)

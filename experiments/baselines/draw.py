@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from baselines import published
 from experiments.baselines.settings import COMPETITORS
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range, percent, provenance_notes, write_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FLIPS = {"average": "averaged", "double": "added"}
 _KEYS = ["data_label", "method", "size", "n_features", "n_train", "flips"]

@@ -18,11 +18,11 @@ from typing import Any
 
 from experiments.command.options import DataOptions, RunOptions
 from experiments.files import OutputError
-from experiments.runs import runner
+from experiments.runs import runner, tasks
 from experiments.runs.costs import costs_in, kept_costs
 from experiments.runs.estimate import Estimate, estimate, minutes
 from experiments.runs.experiment import Experiment
-from experiments.runs.machine import cores
+from experiments.runs.machine import cores, provenance, resolve_device, settled
 from experiments.runs.pack import Stamp
 from experiments.runs.pack import kept as has_result
 from experiments.runs.results import Context, file_word, jsonable
@@ -126,13 +126,12 @@ def _unfinished(plan: runner.Plan, options: RunOptions) -> bool:
     if options.force or under_torchrun():
         return True
     # Not said here: what is damaged is said where it is computed again.
-    return not all(runner.finished(path, lambda _: None) for path in plan.paths)
+    return not all(tasks.finished(path, lambda _: None) for path in plan.paths)
 
 
 def _compute(command: Command, plan: runner.Plan, dtype: str) -> runner.Report:
     """Compute what is missing: in this process, or where ``--jobs`` and ``--executor`` say."""
-    from experiments.runs import executors, tasks
-    from experiments.runs.machine import cores, provenance, resolve_device, settled
+    from experiments.runs import executors
 
     options = command.options
     stale = runner.stamps(plan) if options.force else {}
@@ -179,7 +178,6 @@ def _distributed(
 ) -> runner.Report:
     """Compute what is missing with the other processes of ``torchrun``."""
     from experiments.runs import distributed
-    from experiments.runs.machine import settled
 
     with settled(threads):
         return distributed.execute(
@@ -214,7 +212,7 @@ def _dry_run(plan: runner.Plan, options: RunOptions) -> int:
     known = [*costs_in(path for path in plan.paths if has_result(path)), *kept_costs()]
     whole = Estimate()
     for run, path, _ in plan.entries:
-        if not options.force and runner.finished(path, say):
+        if not options.force and tasks.finished(path, say):
             print(f"finished\t{path}")
             continue
         one = estimate(plan.name, run, known)

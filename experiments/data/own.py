@@ -21,10 +21,10 @@ import numpy as np
 
 from experiments.data import archive
 from experiments.data.datasets import DataError, ImageData, image_data
+from experiments.data.scikit import for_testing
 
 KINDS = ("folder", "npz")
 _SIDE = 32
-_TEST_SHARE = 5  # one in so many is kept for testing where there is no test part
 
 _Rows = tuple[np.ndarray, list[str]]
 
@@ -71,18 +71,9 @@ def _numbered(rows: _Rows, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def _split(rows: _Rows) -> tuple[_Rows, _Rows]:
     """Every class's last fifth for testing, in an order drawn with a fixed seed."""
     images, labels = rows
-    order = np.random.default_rng(0).permutation(len(labels))
-    words = np.array(labels)[order]
-    test = np.zeros(len(labels), dtype=bool)
-    for word in set(labels):
-        members = np.flatnonzero(words == word)
-        test[members[: max(1, len(members) // _TEST_SHARE)]] = True
-
-    def part(which: np.ndarray) -> _Rows:
-        chosen = order[which]
-        return images[chosen], [labels[i] for i in chosen]
-
-    return part(~test), part(test)
+    test, order = for_testing(np.array(labels))
+    train, held = order[~test[order]], order[test[order]]
+    return tuple((images[i], [labels[j] for j in i]) for i in (train, held))  # type: ignore[return-value]
 
 
 def _from_folder(path: Path, side: int) -> tuple[_Rows, _Rows | None]:

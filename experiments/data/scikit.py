@@ -44,13 +44,22 @@ def load_scikit(name: str, *, download: bool = False) -> ImageData:
     kinds, labels = np.unique(bunch.target, return_inverse=True)
     words = bunch.get("target_names")
     names = tuple(map(str, kinds if words is None or len(words) != len(kinds) else words))
-    test = np.zeros(len(labels), dtype=bool)
-    order = np.random.default_rng(0).permutation(len(labels))
-    for kind in range(len(kinds)):
-        members = order[labels[order] == kind]
-        test[members[: max(1, len(members) // _TEST_SHARE)]] = True
+    test, _ = for_testing(labels)
     parts = [(X[which], labels[which].astype(np.int64)) for which in (~test, test)]
     return image_data(name, name.replace("_", " "), names, *parts)
+
+
+def for_testing(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row is one of its class's fifth for testing, and an order that was drawn.
+
+    Both with a fixed seed; of every class one at least.
+    """
+    test = np.zeros(len(labels), dtype=bool)
+    order = np.random.default_rng(0).permutation(len(labels))
+    for kind in np.unique(labels):
+        members = order[labels[order] == kind]
+        test[members[: max(1, len(members) // _TEST_SHARE)]] = True
+    return test, order
 
 
 def _bunch(name: str, download: bool) -> Any:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.animation import FFMpegWriter, FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, noted, write_table
 from experiments.fig1.settings import check_animation
 from experiments.runs.results import joined_arrays, read_arrays
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # One red and one blue of the palette: positive and negative output weights.
 _POSITIVE, _NEGATIVE = "#bd1f01", "#3f90da"

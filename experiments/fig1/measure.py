@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.data.teachers import (
     Task,
@@ -21,9 +22,6 @@ from experiments.data.teachers import (
 from experiments.runs.results import Context, Outcome
 from tangent.theory.arccosine import relu_tangent_kernel
 from tangent.theory.shallow import Students, descend
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TEACHER_UNITS = 3
 

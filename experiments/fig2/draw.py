@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, noted, write_table
 from experiments.runs.results import joined_arrays
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CURVES = {"root": (r"scaling $1/\sqrt{m}$", "black"), "inverse": ("scaling $1/m$", "0.55")}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.data.teachers import Task, doubled_units, draw_task, generators, half_square, on
 from experiments.runs.results import Context, Outcome
@@ -14,9 +15,6 @@ from tangent.theory.arccosine import (
     tangent_population_minimum,
 )
 from tangent.theory.shallow import Displacement, Students, descend, stochastic_descent
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TEACHER_UNITS = 3
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_axis, alpha_label
@@ -18,9 +19,6 @@ from experiments.drawing.tables import (
     provenance_notes,
     values_of,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CURVES = (
     ("train_accuracy", "train accuracy", "o", "--", 1),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_label
 from experiments.drawing.tables import Table, mean_and_range
 from experiments.fig3a.against_alpha import study_name
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MARKERS = "osv^Dp*hX"
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from experiments.drawing.axes import power
 from experiments.networks.rows import is_exact, network_label
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CLEAR = 2.0  # standard errors from which a difference counts
 SMALL_GAP = 0.05  # training minus test accuracy up to which there is no overfitting

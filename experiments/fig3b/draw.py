@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.drawing import plots
@@ -26,9 +27,6 @@ from experiments.fig3b.draw_exact import exact_table, flow
 from experiments.fig3b.paper import dagger, of_the_paper
 from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
 from experiments.networks.rows import is_exact, network_label, split_method
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NAMES = {
     "random-features": "random features",

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range
 from experiments.networks.rows import is_exact, network_label, split_method
 from experiments.runs.results import read_result
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _FIRST = ("vgg11", "resnet18")
 # What solves the linearized network, and the columns of the results that hold its accuracies.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.drawing import plots
@@ -14,9 +15,6 @@ from experiments.fig3b.claims import Row, claims, rows
 from experiments.fig3b.paper import dagger, of_the_paper
 from experiments.runs.pack import run_paths
 from experiments.runs.results import load_results
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PUBLISHED = {
     ("standard", "vgg11"): "vgg11",

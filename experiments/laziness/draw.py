@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, write_table
 from experiments.files import write_file
 from experiments.runs.results import read_result
 from tangent.laziness.words import NEAR
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 _COLUMNS = {
     "model": "network",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
+import baselines
 from experiments.networks import named as networks
 from experiments.usage import UsageError, watched
-
-if TYPE_CHECKING:
-    import torch
+from tangent import LazyClassifier
+from tangent.estimators.common import normalization, normalized_inputs, torch_dtype
 
 
 def classifier(
@@ -43,7 +44,6 @@ def classifier(
     """
     method, seed = run["method"], run["seed"]
     if "model" in run:
-        from tangent import LazyClassifier
 
         def images() -> Any:
             assert rows is not None
@@ -63,8 +63,6 @@ def classifier(
             verbose=watched(),
             distributed=distributed,
         )
-    import baselines
-
     if image_shape[1:] == (1, 1) and method != "gaussian":
         raise UsageError(
             f"method {method!r} takes images; {run['dataset']} is a table of {image_shape[0]} "
@@ -91,10 +89,6 @@ def normalized(
     dtype: str,
 ) -> torch.Tensor:
     """Return ``rows`` as the networks see them: images, by mean and deviation of ``training``."""
-    import torch
-
-    from tangent.estimators.common import normalization, normalized_inputs, torch_dtype
-
     mean, deviation = normalization(training, image_shape, True)
     place = (torch.device(device), torch_dtype(dtype))
     made = normalized_inputs(rows, image_shape, mean, deviation, *place)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, mean_and_range, percent, write_table
 from experiments.runs.results import read_arrays
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _ROWS = {
     "A": "A: linearized convolution",

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from experiments.command import registry
 from experiments.drawing.collected import collected
@@ -16,9 +18,6 @@ from experiments.page.provenance import Provenance, provenance
 from experiments.runs import runner
 from experiments.runs.pack import kept
 from experiments.runs.results import load_results
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Larger studies first; a data set of images that the paper used before the one that comes along.
 _SIZES = ("full", "paper", "published", "targets", "subsets", "laptop", "exact", "smoke")

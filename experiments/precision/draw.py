@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from experiments.drawing import plots
 from experiments.drawing.axes import alpha_axis
 from experiments.drawing.tables import Table, write_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # A colour a way of computing, a marker a precision, a dash a gain, a thickness a width.
 _COLOURS = {"oracle": "black", "direct": "#bd1f01", "difference": "#3f90da"}

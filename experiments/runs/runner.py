@@ -19,24 +19,7 @@ from experiments.runs.countdown import Countdown
 from experiments.runs.experiment import Experiment
 from experiments.runs.pack import Stamp, kept, stamp
 from experiments.runs.results import Context, ResultError, jsonable, load_results, result_path
-from experiments.runs.tasks import Done, Task, finished
-
-__all__ = [
-    "Plan",
-    "Report",
-    "Study",
-    "check_writable",
-    "compute_all",
-    "draw_study",
-    "execute",
-    "finished",
-    "plan",
-    "stamps",
-    "studies",
-    "swept",
-    "tasks_of",
-]
-
+from experiments.runs.tasks import Done, Task
 
 _ATTEMPTS = 3  # of a run whose workers die
 
@@ -109,11 +92,7 @@ def plan(
         data = None
         if names_images(run.get("dataset")):
             images = context.load(run["dataset"])
-            data = {
-                "name": images.name,
-                "label": images.label,
-                "fingerprint": images.fingerprint,
-            }
+            data = {key: getattr(images, key) for key in ("name", "label", "fingerprint")}
         fingerprint = data["fingerprint"] if data else None
         path = result_path(out, name, run, fingerprint=fingerprint, dtype=context.dtype)
         entries.append((run, path, data))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, provenance_notes, write_table
 from experiments.runs.results import read_arrays
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 _NETWORK = ["variant", "width", "gain"]
 _LINES = {"images": "-", "random": "--"}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, percent, provenance_notes, write_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NAMES = {
     "tangent-kernel": "tangent kernel (ours)",

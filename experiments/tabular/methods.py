@@ -13,6 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from tangent.estimators.candidates import Perceptron
+from tangent.estimators.kernel_classifier import TangentKernelClassifier
+from tangent.estimators.kernel_function import TangentKernel
+
 _GAMMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # over the number of features
 
 
@@ -40,8 +44,6 @@ class KernelRidgeClassifier(ClassifierMixin, BaseEstimator):
 def method(name: str, inner_folds: int, seed: int, n_features: int) -> Any:
     """Return the unfitted classifier called ``name``, tuning included."""
     if name == "tangent-kernel":
-        from tangent.estimators.kernel_classifier import TangentKernelClassifier
-
         return TangentKernelClassifier(random_state=seed)
     model, grid = _tuned(name, seed, n_features)
     folds = StratifiedKFold(inner_folds, shuffle=True, random_state=seed)
@@ -51,9 +53,6 @@ def method(name: str, inner_folds: int, seed: int, n_features: int) -> Any:
 def _tuned(name: str, seed: int, n_features: int) -> tuple[Any, dict[str, Any]]:
     gammas = [gamma / n_features for gamma in _GAMMAS]
     if name == "tangent-kernel-svc":
-        from tangent.estimators.candidates import Perceptron
-        from tangent.estimators.kernel_function import TangentKernel
-
         kernels = [
             TangentKernel(Perceptron("sincos", 1, 512, gain), random_state=seed)
             for gain in (0.15, 0.3, 0.6, 1.0)

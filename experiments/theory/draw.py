@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from experiments.drawing import plots
 from experiments.drawing.tables import write_table
 from experiments.theory.verdicts import Series, series, verdict_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 _DISTANCES = {
     "weights": r"$\sup|w - w_0|$",

@@ -55,8 +55,8 @@ class EnsembleKernel:
 
         With ``distributed`` its rows are shared by the processes, and each gets all of it.
         """
-        total = self._of(self.networks[0], x1, x2, device, distributed)
-        return self._mean(total, x1, x2, device, distributed)
+        others = (x1, x2, device, distributed)
+        return self._mean(self._of(self.networks[0], *others), *others)
 
     def first(self, x: Tensor, device: str | torch.device, *, distributed: bool) -> Tensor:
         """Return the kernel of the first network alone."""

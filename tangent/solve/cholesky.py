@@ -18,19 +18,9 @@ BLOCK = 1024
 
 
 def factor_in_place(lower: Float64[np.ndarray, "n n"], *, block: int = BLOCK) -> None:
-    """Write the Cholesky factor over the lower triangle, the only part that is read.
+    """Write the Cholesky factor over the lower triangle, as `factor_upper` over the upper one.
 
-    Parameters
-    ----------
-    lower : ndarray of shape (n, n)
-        In Fortran order. What lies above the triangle is left undefined.
-    block : int
-        Columns eliminated at once.
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        If a leading minor is not positive; the matrix is then partly overwritten.
+    ``lower`` is in Fortran order; what lies above its triangle is left undefined.
     """
     factor_upper(torch.from_numpy(lower.T), block=block)  # in C order: rows of the upper factor
 
@@ -48,7 +38,7 @@ def factor_upper(upper: Float[Tensor, "n n"], *, block: int = BLOCK) -> None:
     Raises
     ------
     numpy.linalg.LinAlgError
-        As `factor_in_place`.
+        If a leading minor is not positive; the matrix is then partly overwritten.
     """
     n = len(upper)
     for start in counted(range(0, n, block), "rows of the factor"):
@@ -126,12 +116,5 @@ def squared_norms(
 
     The upper triangle of the factor is not read; n^2 / 2 multiply-adds a column.
     """
-    lower = torch.from_numpy(factor.T).T
-    right = right.double()
-    for start in range(0, len(lower), block):
-        stop = min(start + block, len(lower))
-        corner = lower[start:stop, start:stop].tril()
-        solved = torch.linalg.solve_triangular(corner, right[start:stop], upper=False)
-        right[start:stop] = solved
-        right[stop:].addmm_(lower[stop:, start:stop], solved, alpha=-1)
-    return right.square_().sum(0).numpy()
+    half = solve_transposed(torch.from_numpy(factor.T), right.double(), block=block)
+    return half.square_().sum(0).numpy()
