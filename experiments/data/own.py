@@ -23,7 +23,6 @@ from experiments.data import archive
 from experiments.data.datasets import DataError, ImageData, image_data
 from experiments.data.scikit import for_testing
 
-KINDS = ("folder", "npz")
 _SIDE = 32
 
 _Rows = tuple[np.ndarray, list[str]]

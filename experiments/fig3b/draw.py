@@ -93,11 +93,6 @@ def _alpha(rows: pd.DataFrame) -> float | None:
     return None if "alpha" not in rows else rows["alpha"].iloc[0]
 
 
-def _rise(rows: pd.DataFrame) -> float:
-    """The largest rise of the process's memory during a run."""
-    return float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
-
-
 def accuracy_table(results: pd.DataFrame) -> Table:
     """Measured accuracies, cost and size of every method, beside the paper's.
 
@@ -110,7 +105,8 @@ def accuracy_table(results: pd.DataFrame) -> Table:
         known = paper.get(method, {})
         stable, size = mean_of(rows, "stability"), mean_of(rows, "size")
         cpu, memory = mean_of(rows, "cpu_seconds"), max(known_of(rows, "peak_memory_bytes"))
-        rise = _rise(rows)
+        # The largest rise of the process's memory during a run.
+        rise = float((rows["peak_memory_bytes"] - rows["memory_before_bytes"]).max())
         record: dict[str, Any] = {"method": method, "alpha": _alpha(rows), "runs": len(rows)}
         record["diverged"] = int((rows["status"] == "diverged").sum())
         for metric in ("train_accuracy", "test_accuracy"):

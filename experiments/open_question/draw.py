@@ -228,16 +228,24 @@ def _accuracy_bars(results: pd.DataFrame) -> Figure:
         if f"{row}: test accuracy" in results
     }
     order = sorted(found, key=lambda row: found[row].mean())
-    fig, ax = plots.figure(size=(7.0, 0.32 * len(order) + 1.0))
-    for place, row in enumerate(order):
-        colour = plots.colour(_COLOURS[row.partition(",")[0]])
-        ax.barh(place, found[row].mean(), color=colour, alpha=0.6)
-        ax.plot(found[row], [place] * len(found[row]), "o", color="black", markersize=3)
-        label = f"{found[row].mean():.1f}"
-        ax.annotate(label, (found[row].max(), place), (5, -3), textcoords="offset points")
-    ax.set_yticks(range(len(order)), [_ROWS[row] for row in order])
+    bars = [
+        (_ROWS[row], plots.colour(_COLOURS[row.partition(",")[0]]), list(found[row]))
+        for row in order
+    ]
     images, label = int(results["n_train"].iloc[0]), results["data_label"].iloc[0]
-    ax.set(xlabel=f"test accuracy (%), {images:,} images of {label}; dots: draws")
+    return _bars(bars, f"test accuracy (%), {images:,} images of {label}; dots: draws")
+
+
+def _bars(bars: list[tuple[str, str, list[float]]], xlabel: str) -> Figure:
+    """Means of some values as bars, each with its label and colour, and the values as dots."""
+    fig, ax = plots.figure(size=(7.0, 0.32 * len(bars) + 1.0))
+    for place, (_, colour, values) in enumerate(bars):
+        mean = float(np.mean(values))
+        ax.barh(place, mean, color=colour, alpha=0.6)
+        ax.plot(values, [place] * len(values), "o", color="black", markersize=3)
+        ax.annotate(f"{mean:.1f}", (max(values), place), (5, -3), textcoords="offset points")
+    ax.set_yticks(range(len(bars)), [label for label, *_ in bars])
+    ax.set(xlabel=xlabel)
     return fig
 
 
@@ -322,16 +330,11 @@ def steps_figure(results: pd.DataFrame) -> Figure:
     rows = _step_rows(results)
     largest = max(row["n_train"] for row in rows)
     rows = [row for row in rows if row["n_train"] == largest]
-    fig, ax = plots.figure(size=(7.0, 0.32 * len(rows) + 1.0))
-    means = [100 * float(np.mean(row["accuracies"])) for row in rows]
-    ax.barh(range(len(rows)), means, color=plots.colour("tangent-kernel"), alpha=0.6)
-    for place, (row, mean) in enumerate(zip(rows, means, strict=True)):
-        dots = [100 * a for a in row["accuracies"]]
-        ax.plot(dots, [place] * len(dots), "o", color="black", markersize=3)
-        ax.annotate(f"{mean:.1f}", (max(dots), place), (5, -3), textcoords="offset points")
-    ax.set_yticks(range(len(rows)), [row["step"] for row in rows])
-    ax.invert_yaxis()
-    ax.set(xlabel=f"test accuracy (%), {largest:,} images of {results['data_label'].iloc[0]}")
+    colour = plots.colour("tangent-kernel")
+    bars = [(row["step"], colour, [100 * a for a in row["accuracies"]]) for row in rows]
+    label = results["data_label"].iloc[0]
+    fig = _bars(bars, f"test accuracy (%), {largest:,} images of {label}")
+    fig.axes[0].invert_yaxis()
     return fig
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -41,17 +42,9 @@ def finite_horizon_distances(run: dict[str, Any], device: str) -> Outcome:
             path(h, w0, loss, alpha, times, linearized=linearized, step=step)
             for linearized in (False, True)
         )
-        found = gaps(flow, linear)
         bound = finite_horizon(alpha, run["horizon"], float(loss(alpha * h(w0))))
-        rows.append(
-            {
-                "alpha": alpha,
-                "weights": found.weights,
-                "weights_gap": found.weights_gap,
-                "outputs_gap": found.outputs_gap,
-                "weights_bound": bound.weights,
-            }
-        )
+        found = asdict(gaps(flow, linear))
+        rows.append({"alpha": alpha, **found, "weights_bound": bound.weights})
     return Outcome({}, curves=columns(rows))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,6 @@ from tangent.kernel.matrix import tangent_kernel
 from tangent.solve.system import allocations_of, check_memory
 
 _ROWS = 512  # new inputs whose kernel with the training inputs is held at once
-
-Model = str | nn.Module | Callable[..., nn.Module]
 
 
 class EnsembleKernel:

@@ -61,13 +61,13 @@ def _keys(X: np.ndarray) -> np.ndarray:
 
 
 def weighted_normalization(
-    X: np.ndarray, weights: np.ndarray, shape: tuple[int, ...]
+    X: np.ndarray, weights: np.ndarray, shape: tuple[int, ...], normalize: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and scale by feature, or by channel of images, repeated for every feature.
 
-    Of tokens (int64) there are none: zeros and ones.
+    Of tokens (int64), and where they are not asked for, there are none: zeros and ones.
     """
-    if X.dtype == np.int64:
+    if not normalize or X.dtype == np.int64:
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
     channels = shape[0] if len(shape) == 3 else None
     mean, scale = column_statistics(X, weights, channels)

@@ -114,9 +114,7 @@ class TangentModel(BaseEstimator):
         shape = row_shape(self.image_shape, X.shape[1], self.input_shape)
         self.rows_ = first_rows(X, weights)
         X, y, weights = merged_rows(X, y, weights)
-        self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        if self.normalize:
-            self.mean_, self.scale_ = weighted_normalization(X, weights, shape)
+        self.mean_, self.scale_ = weighted_normalization(X, weights, shape, self.normalize)
         self.input_shape_ = shape
         x = self._inputs(X)
         self.solver_ = self._solver(len(x), y.shape[1])

@@ -145,9 +145,9 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )
         dtype = feature_dtype(self.dtype, self.image_shape or self.input_shape)
         self.module_ = picking(network.to(dtype), self.output)
-        self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        if self.normalize:
-            self.mean_, self.scale_ = weighted_normalization(X, np.ones(len(X)), self.input_shape_)
+        self.mean_, self.scale_ = weighted_normalization(
+            X, np.ones(len(X)), self.input_shape_, self.normalize
+        )
         x = row_tensor(X, self.mean_, self.scale_, self.input_shape_, dtype)
         check_takes(self.module_, x, self.tokens_)
         features = self._features(X)

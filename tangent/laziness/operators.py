@@ -16,15 +16,9 @@ from torch.func import jvp
 
 from tangent.kernel.products import KernelProduct
 from tangent.machine.copies import copied
-from tangent.models import ScaledDifference
 from tangent.operations.affine import FasterLinear
 from tangent.operations.elementary import TwiceBackwards, TwiceForwards
 from tangent.operations.pointwise import called
-
-
-def batches(x: Tensor, size: int) -> list[Tensor]:
-    """Parts of at most ``size`` inputs."""
-    return list(x.split(size))
 
 
 class NormalizedKernel:
@@ -146,10 +140,3 @@ def unit(v: Sequence[Tensor]) -> list[Tensor]:
     """A displacement divided by its norm; zeros stay."""
     size = math.sqrt(float(inner(v, v)))
     return [t / size for t in v] if size > 0 else list(v)
-
-
-def linear_outputs(model: ScaledDifference, x: Tensor, delta: Sequence[Tensor]) -> Tensor:
-    """J(x) delta for the network of a scaled difference, exactly."""
-    with torch.no_grad():
-        pair = model.pair(x, alpha=math.inf, delta=delta)
-    return torch.zeros_like(pair.base) if pair.difference is None else pair.difference

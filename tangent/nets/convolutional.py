@@ -12,7 +12,7 @@ from tangent.nets.layers import (
     Parametrization,
     check_sizes,
     constructors,
-    initialize,
+    initialized,
     one_of,
     own_draws,
 )
@@ -116,9 +116,7 @@ def vgg11(
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(channels, num_classes)]
     else:
         layers += [nn.Flatten(), linear(channels * size * size, num_classes)]
-    model = nn.Sequential(*layers)
-    initialize(model, gain, parametrization, generator)
-    return model
+    return initialized(layers, gain, parametrization, generator)
 
 
 @own_draws
@@ -161,6 +159,4 @@ def resnet18(
         layers.append(_ResidualBlock(conv, out, out, stride=1))
         channels = out
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(channels, num_classes)]
-    model = nn.Sequential(*layers)
-    initialize(model, gain, parametrization, generator)
-    return model
+    return initialized(layers, gain, parametrization, generator)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangent.nets.layers import Parametrization, check_sizes, constructors, initialize, own_draws
+from tangent.nets.layers import Parametrization, check_sizes, constructors, initialized, own_draws
 from tangent.nets.layers import channels as scaled_channels
 
 
@@ -73,9 +73,7 @@ def mlp(
         layers += [linear(units, out), activation()]
         units = out
     layers.append(linear(units, num_classes))
-    model = nn.Sequential(*layers)
-    initialize(model, gain, parametrization, generator)
-    return model
+    return initialized(layers, gain, parametrization, generator)
 
 
 @own_draws

@@ -63,13 +63,17 @@ def constructors(
 
 
 @torch.no_grad()
-def initialize(
-    model: nn.Module,
+def initialized(
+    layers: Sequence[nn.Module],
     gain: float,
     parametrization: Parametrization,
     generator: torch.Generator | None,
-) -> nn.Module:
-    """Draw the weights in place: Xavier normal, or N(0, 1) for the NTK; zero biases."""
+) -> nn.Sequential:
+    """The layers one behind the other, with weights Xavier normal, or N(0, 1) for the NTK.
+
+    Biases are zero.
+    """
+    model = nn.Sequential(*layers)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if parametrization == "ntk":
