@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, percent
-from experiments.fig3b.claims import Row, claims, rows
+from experiments.fig3b.claims import rows
+from experiments.networks.claims import Row
 from experiments.runs.pack import run_paths
 from experiments.runs.results import load_results
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["claim_table", "comparison", "comparison_rows", "comparison_table", "widening"]
+__all__ = ["comparison", "comparison_rows", "comparison_table", "widening"]
 
 _PUBLISHED = {
     ("standard", "vgg11"): "vgg11",
@@ -111,20 +112,6 @@ def _dagger(number: Any) -> str:
     if number is None:
         return "–"
     return percent(number.value) + ("†" if number.status == "recalled" else "")
-
-
-def claim_table(found: list[Row], label: str) -> Table:
-    """The claims of the paper's Section 3.2 and what the measured rows say of them."""
-    import pandas as pd
-
-    made = claims(found)
-    numbers = [{"claim": c.text, "found": c.found, "holds": c.holds} for c in made]
-    shown = [{"claim": c.text, "measured, test %": c.found, "verdict": c.verdict} for c in made]
-    notes = [
-        "A difference counts from two standard errors on. Said of these widths, epochs and images "
-        "only."
-    ]
-    return Table(f"Section 3.2 on {label}", pd.DataFrame(numbers), pd.DataFrame(shown), notes)
 
 
 def comparison(found: list[Row], label: str) -> Figure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.drawing.collected import Collected
 from experiments.drawing.tables import percent
-from experiments.fig3b.claims import CLEAR, Row
+from experiments.networks.claims import CLEAR, Row
 
 if TYPE_CHECKING:
     import pandas as pd
