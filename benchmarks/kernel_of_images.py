@@ -1,8 +1,8 @@
 """The tangent kernel of VGG-11 on many CIFAR-10 images, on disk, in pieces of so many minutes.
 
-    python benchmarks/kernel_of_images.py FOLDER --data-dir DIR --device cuda --images 50000 \\
+    python -m benchmarks.kernel_of_images FOLDER --data-dir DIR --device cuda --images 50000 \\
         --outputs trace --minutes 9
-    python benchmarks/kernel_of_images.py FOLDER2 --data-dir DIR --device cuda --images 5000 \\
+    python -m benchmarks.kernel_of_images FOLDER2 --data-dir DIR --device cuda --images 5000 \\
         --outputs full --minutes 9
 
 A piece ends at the first block after ``--minutes``; the same command goes on from there. The record
@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 
 import torch
-from common import machine, write
-from lazy_methods import operations, peak_rate
 
+from benchmarks.common import machine, write
+from benchmarks.lazy_methods import operations, peak_rate
 from experiments.data.datasets import load_dataset
 from tangent import stored_tangent_kernel, vgg11
 from tangent.kernel.engine.cost import Problem, Rates, seconds
@@ -122,7 +122,7 @@ def main():
     took = time.perf_counter() - clock.start
     pairs = clock.done - (clock.before or 0)
     line = {
-        "command": "python " + shlex.join(sys.argv),
+        "command": "python -m benchmarks.kernel_of_images " + shlex.join(sys.argv[1:]),
         "data": data.label,
         "finished": clock.done == clock.total,
         "pairs": pairs,

@@ -5,7 +5,7 @@ cross entropy, gain 1.3 (Chizat et al. 2019, Figure 3(b), whose wide VGG-11 has 
 of 8). The process's peak resident memory stands beside
 `tangent.training.memory.training_memory`, which allocates nothing.
 
-    python benchmarks/lazy_memory.py [--width 8] [--batch 8] [--steps 2] [--lr auto] [--out FILE]
+    python -m benchmarks.lazy_memory [--width 8] [--batch 8] [--steps 2] [--lr auto] [--out FILE]
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def main():
     print(f"said beforehand: {need}")
     words = [f"--{k}={getattr(chosen, k)}" for k in ("width", "batch", "steps", "lr")]
     child = subprocess.run(
-        [sys.executable, __file__, "--measure", *words], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.lazy_memory", "--measure", *words],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found = json.loads(child.stdout.splitlines()[-1])
     rise = found["peak_bytes"] - found["bytes_before"]
@@ -108,7 +111,7 @@ def main():
         "measured_over_said": rise / need.total,
         "fits_12_gib": found["peak_bytes"] <= LIMIT,
         "machine": machine(),
-        "command": f"python benchmarks/lazy_memory.py {' '.join(words)}",
+        "command": f"python -m benchmarks.lazy_memory {' '.join(words)}",
     }
     write(result, chosen.out)
     return None

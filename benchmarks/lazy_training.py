@@ -10,8 +10,8 @@ times. After the timed steps (a)-(d) are compared by their outputs.
 On a GPU (d) and (e) are timed with TF32 and in bfloat16 as well, step by step and replayed as a
 CUDA graph. Model operations a second are the passes a step needs times those of one pass.
 
-    python benchmarks/lazy_training.py [--steps 4] [--batch 128] [--width 1] [--out FILE]
-    python benchmarks/lazy_training.py --device cuda --steps 20 \\
+    python -m benchmarks.lazy_training [--steps 4] [--batch 128] [--width 1] [--out FILE]
+    python -m benchmarks.lazy_training --device cuda --steps 20 \\
         --out results/benchmarks/lazy_training-cuda.json
 """
 
@@ -26,8 +26,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from common import machine, write
-from lazy_methods import (
+
+from benchmarks.common import machine, write
+from benchmarks.lazy_methods import (
     ALPHA,
     Difference,
     Graphed,
@@ -39,7 +40,6 @@ from lazy_methods import (
     peak_rate,
     wait,
 )
-
 from tangent import vgg11
 
 OURS, PLAIN = "(d) difference propagation, float32", "(e) plain training, alpha = 1"
@@ -200,7 +200,7 @@ def main():
         "model_operations": model_operations(typical, floors["operations_of_one_pass"]),
         "not_recorded_as_a_graph": refused,
         "machine": with_rates(device),
-        "command": "python " + shlex.join(sys.argv),
+        "command": "python -m benchmarks.lazy_training " + shlex.join(sys.argv[1:]),
     }
     write(result, options.out, shown={k: v for k, v in result.items() if k != "seconds"})
 

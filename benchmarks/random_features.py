@@ -1,6 +1,6 @@
 """Rate of random patch features against the machine's own matrix products, in one run.
 
-    python benchmarks/random_features.py [--images 64] [--filters 1024] [--threads 1] [--out FILE]
+    python -m benchmarks.random_features [--images 64] [--filters 1024] [--threads 1] [--out FILE]
 
 Floating-point operations counted: two for each patch value, position and filter (the convolution)
 and nothing for normalization, whitening, rectifying and pooling, whose time is included; with
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, seconds_of, write
 
 from baselines.random_features import RandomPatchFeatures
+from benchmarks.common import machine, seconds_of, write
 
 
 def product_rate(repeats, size=2048):
@@ -44,7 +44,7 @@ def main():
     convolution = 2 * positions * values * options.filters * options.images
     pooling = 2 * 2 * positions * options.filters * options.images
     report = {
-        "command": f"python benchmarks/random_features.py --images {options.images}"
+        "command": f"python -m benchmarks.random_features --images {options.images}"
         f" --filters {options.filters} --threads {options.threads} --repeats {options.repeats}",
         "machine": machine(),
         "cpu_seconds": times,

@@ -1,7 +1,7 @@
 """Cost against the number of images, and what many images would take by the fitted costs.
 
-    python benchmarks/scale.py measure   some minutes of one thread: results/benchmarks/scale.json
-    python benchmarks/scale.py page      docs/scale.md and the plot, from that file
+    python -m benchmarks.scale measure   some minutes of one thread: results/benchmarks/scale.json
+    python -m benchmarks.scale page      docs/scale.md and the plot, from that file
 
 VGG-11 at a quarter of its width on scikit-learn's digits at 32 x 32, gray, ten outputs, float32.
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, write
-from solve import as_far_as_it_goes, digits
 
+from benchmarks.common import machine, write
+from benchmarks.solve import as_far_as_it_goes, digits
 from tangent import linearize, tangent_features, tangent_kernel, vgg11
 from tangent.kernel.products import KernelProduct
 from tangent.models.direct import Scaled
@@ -227,8 +227,8 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Scale",
         "",
-        "Written by `python benchmarks/scale.py page` from `results/benchmarks/scale.json` "
-        "(`python benchmarks/scale.py measure`).",
+        "Written by `python -m benchmarks.scale page` from `results/benchmarks/scale.json` "
+        "(`python -m benchmarks.scale measure`).",
         "",
         f"VGG-11 at {record['width']:g} of its width, ten outputs, digits at 32 x 32, float32 "
         f"(systems in float64), one thread of {facts['cpu']}, torch "

@@ -1,6 +1,6 @@
 """Images a CPU second of the two scattering backends, side by side in one run, on one thread.
 
-    python benchmarks/scattering.py [--size 32] [--images 192] [--batches 8 32] [--out FILE.json]
+    python -m benchmarks.scattering [--size 32] [--images 192] [--batches 8 32] [--out FILE.json]
 
 Each backend is given batches of several sizes in turn and keeps its best; CPU seconds are those of
 the thread, the median of the repeats.
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import threadpoolctl
 import torch
-from common import machine, seconds_of, write
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
 from baselines.transform import FastScattering
+from benchmarks.common import machine, seconds_of, write
 
 
 def images_a_second(transform, images, batch, repeats):
@@ -87,7 +87,7 @@ def main():
     shape = (options.images, 3, options.size, options.size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     report = {
-        "command": f"python benchmarks/scattering.py --size {options.size}"
+        "command": f"python -m benchmarks.scattering --size {options.size}"
         f" --images {options.images} --batches {' '.join(map(str, options.batches))}"
         f" --repeats {options.repeats}",
         "machine": machine(threads=1),

@@ -7,7 +7,7 @@ work" looks at the test loss at every step; a look every 10 steps is less work, 
 to the best test loss over a whole training is measured with --whole. The floor is the time of the
 same matrix products alone, at the speed the machine reaches on them.
 
-    OMP_NUM_THREADS=2 python benchmarks/shallow.py [--steps 300] [--repeats 3] [--whole] [--forms]
+    OMP_NUM_THREADS=2 python -m benchmarks.shallow [--steps 300] [--repeats 3] [--whole] [--forms]
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from types import SimpleNamespace
 import numpy as np
 import threadpoolctl
 import torch
-from common import machine, seconds_of, wall_and_cpu, write
 
+from benchmarks.common import machine, seconds_of, wall_and_cpu, write
 from experiments.fig1.measure import problem
 from experiments.fig1.settings import PRESETS, runs
 from tangent.machine.threads import side_by_side
@@ -190,7 +190,7 @@ def main():
         report["relative_error_of_the_test_loss_in_float32_after_1500_steps"] = forms()
     whole = " --whole" * options.whole + " --forms" * options.forms
     report = {
-        "command": f"OMP_NUM_THREADS={threads} python benchmarks/shallow.py "
+        "command": f"OMP_NUM_THREADS={threads} python -m benchmarks.shallow "
         f"--steps {options.steps} --repeats {options.repeats}{whole}",
         "machine": machine(),
         **report,

@@ -1,12 +1,12 @@
 """Solvers of tangent-kernel systems: time, memory, iterations.
 
-    python benchmarks/solve.py exact         n = 10,000 shared kernel: Cholesky; eigenvectors
-    python benchmarks/solve.py memory        matrix-free products, VGG-11 of width 1, against n
-    python benchmarks/solve.py large         CG on CIFAR-10 images, VGG-11 of width 1 (--data-dir)
-    python benchmarks/solve.py cifar10 --device cuda --n 50000 --minutes 9 --state FILE
+    python -m benchmarks.solve exact         n = 10,000 shared kernel: Cholesky; eigenvectors
+    python -m benchmarks.solve memory        matrix-free products, VGG-11 of width 1, against n
+    python -m benchmarks.solve large         CG on CIFAR-10 images, VGG-11 of width 1 (--data-dir)
+    python -m benchmarks.solve cifar10 --device cuda --n 50000 --minutes 9 --state FILE
                                              CG on all of CIFAR-10, sum of the outputs, in pieces
-    python benchmarks/solve.py iterations    CG matrix-free, with and without preconditioner
-    python benchmarks/solve.py conditioning  what centring and per-layer scales do
+    python -m benchmarks.solve iterations    CG matrix-free, with and without preconditioner
+    python -m benchmarks.solve conditioning  what centring and per-layer scales do
 
 Each writes results/benchmarks/solve-NAME.json. Images are scikit-learn's digits at 32 x 32, gray,
 where nothing else is said.
@@ -25,10 +25,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from common import machine, write
 
+from benchmarks.common import machine, write
 from tangent import solve, vgg11
-from tangent.kernel.matrix import tangent_kernel
+from tangent.kernel import KernelProduct, balancing_scales, scaled_kernel, tangent_kernel
 
 
 def timed(function):
@@ -110,13 +110,13 @@ def memory(options) -> dict:
     if options.single:
         x, y = digits(options.single)
         model = network(1.0)
-        product = solve.KernelProduct(model, x, outputs="full", batch_size=16)
+        product = KernelProduct(model, x, outputs="full", batch_size=16)
         before = peak_gib()
         _, wall, cpu = timed(lambda: product(y.flatten()))
         return {"peak_gib": peak_gib(), "before_gib": before, "wall_s": wall, "cpu_s": cpu}
     results = {}
     for n in (16, 64, 256):
-        command = [sys.executable, __file__, "memory", "--single", str(n)]
+        command = [sys.executable, "-m", "benchmarks.solve", "memory", "--single", str(n)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         results[f"n={n}, {10 * n} rows"] = json.loads(done.stdout.splitlines()[-1])
     return results
@@ -133,7 +133,7 @@ def large(options) -> dict:
         x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
         labels = torch.eye(10, dtype=torch.float64)[torch.from_numpy(y)]
         model = vgg11(width=1.0, gain=1.3, generator=torch.Generator().manual_seed(0))
-        product = solve.KernelProduct(model, x, outputs="full", batch_size=32)
+        product = KernelProduct(model, x, outputs="full", batch_size=32)
         mean = float(tangent_kernel(model, x[:20], outputs="trace").diagonal().mean()) / 10
         before = peak_gib()
         fit, wall, cpu = timed(
@@ -155,7 +155,7 @@ def large(options) -> dict:
         }
     results = {}
     for n in (500, options.n):
-        command = [sys.executable, __file__, "large", "--single", str(n)]
+        command = [sys.executable, "-m", "benchmarks.solve", "large", "--single", str(n)]
         command += ["--data-dir", str(options.data_dir)]
         command += ["--max-iterations", str(options.max_iterations)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -178,7 +178,7 @@ def cifar10(options) -> dict:
     target = (labels - centre).to(options.device)
     model = vgg11(width=options.width, gain=1.3, generator=torch.Generator().manual_seed(0))
     model.to(options.device)
-    product = solve.KernelProduct(model, x, outputs="pseudo", batch_size=options.batch_size)
+    product = KernelProduct(model, x, outputs="pseudo", batch_size=options.batch_size)
     few = tangent_kernel(model, x[:20], outputs="pseudo")
     ridge = options.ridge * float(few.diagonal().mean())
     settings = {name: getattr(options, name) for name in ("n", "width", "ridge", "rank")}
@@ -249,7 +249,7 @@ def iterations(options) -> dict:
     results: dict = {"n": n, "rows": 10 * n, "width": 0.25, "mean_diagonal": mean}
     for relative in (1e-1, 1e-3):
         for rank in (0, 50, 150):
-            product = solve.KernelProduct(model, x, outputs="full", batch_size=30)
+            product = KernelProduct(model, x, outputs="full", batch_size=30)
             ridge = relative * mean
             start = time.perf_counter()
             preconditioner = None
@@ -294,7 +294,7 @@ def conditioning(options) -> dict:
             in_channels=1, width=0.25, gain=1.3, pooling=pooling, head=head, generator=generator
         )
         shares = tangent_kernel(model, x, outputs="trace", per_layer=True, accumulate=torch.float64)
-        balanced = solve.scaled_kernel(shares, solve.balancing_scales(shares))
+        balanced = scaled_kernel(shares, balancing_scales(shares))
         plain = torch.stack(list(shares.values())).sum(0)
         for name, kernel in (("as it is", plain), ("layers balanced", balanced)):
             for centred in (False, True):
@@ -358,7 +358,7 @@ def main() -> None:
         return
     results = parts[options.part](options)
     report = {
-        "command": "python benchmarks/solve.py " + _shown(sys.argv[1:]),
+        "command": "python -m benchmarks.solve " + _shown(sys.argv[1:]),
         "machine": machine(options.device),
         "repetitions": 1,
         "results": results,

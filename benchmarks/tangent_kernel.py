@@ -1,6 +1,6 @@
 """Time and memory of the tangent kernel, ours and others', on the same weights and inputs.
 
-    python benchmarks/tangent_kernel.py --case full-16 --out results/benchmarks
+    python -m benchmarks.tangent_kernel --case full-16 --out results/benchmarks
 
 Every method runs alone in a process of its own, on one thread by default. The time is CPU
 seconds, the median of ``--repeats`` calls after a first one, without imports and ahead-of-time
@@ -24,8 +24,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import DIRTY, later, machine, write
 
@@ -120,7 +118,15 @@ def measured(case: str, peer: str, repeats: int, threads: int, path: str) -> Non
 
 def alone(case: str, peer: str, repeats: int, threads: int, path: Path) -> dict:
     """The figures of one method, from a process of its own."""
-    command = [sys.executable, __file__, "--case", case, "--repeats", str(repeats)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.tangent_kernel",
+        "--case",
+        case,
+        "--repeats",
+        str(repeats),
+    ]
     command += ["--threads", str(threads), "--inside", peer, "--kernel", str(path)]
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -226,7 +232,7 @@ def main() -> None:
             "settings": dict(
                 zip(("network", "width", "inputs", "trace"), CASES[case], strict=True)
             ),
-            "command": f"python benchmarks/tangent_kernel.py --case {case}",
+            "command": f"python -m benchmarks.tangent_kernel --case {case}",
             "machine": machine(threads=options.threads) | {"versions": _versions()},
             "note": options.note,
             "results": results,

@@ -1,6 +1,6 @@
 """Time of the tangent kernel against the number of inputs, beside the cost model's prediction.
 
-    python benchmarks/tangent_kernel_size.py --width 0.25 --out results/benchmarks
+    python -m benchmarks.tangent_kernel_size --width 0.25 --out results/benchmarks
 
 VGG-11, 10 outputs, one thread. The prediction adds up two terms: the factors, at the seconds an
 input measured on the first ``--first`` inputs, and every layer's contraction, at the seconds that
@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common import later, machine, seconds_of, write
 from benchmarks.tangent_kernel import network
@@ -134,7 +132,7 @@ def main() -> None:
     arguments = f"--width {options.width:g} --outputs {options.outputs} --sizes "
     arguments += " ".join(map(str, options.sizes))
     record = {
-        "command": f"python benchmarks/tangent_kernel_size.py {arguments}",
+        "command": f"python -m benchmarks.tangent_kernel_size {arguments}",
         "width": options.width,
         "outputs": options.outputs,
         "machine": machine(),

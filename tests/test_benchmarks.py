@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -80,9 +81,35 @@ def test_whatever_a_benchmark_writes_says_commit_processor_threads_and_load(path
     assert len(dumped) == own.get(path.stem, 0)
 
 
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_whatever_a_benchmark_takes_from_a_module_is_there(path):
+    if path.stem == "kernel_of_zoo":
+        pytest.importorskip("timm")
+        pytest.importorskip("transformers")
+    benchmark = importlib.import_module(f"benchmarks.{path.stem}")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = getattr(benchmark, node.value.id, None)
+            if isinstance(module, ModuleType):
+                assert hasattr(module, node.attr), f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("part", ["exact", "conditioning"])
+def test_a_benchmark_of_the_solvers_runs_on_few_rows(part, tmp_path, monkeypatch):
+    from benchmarks import solve
+
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    words = ["--n", "16", "--n-spectrum", "16", "--max-iterations", "3", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["solve.py", part, *words])
+    solve.main()
+    found = json.loads((tmp_path / f"solve-{part}.json").read_text())
+    assert found["command"] == f"python -m benchmarks.solve {part} " + " ".join(words)
+    assert found["results"]
+    assert {"commit", "threads", "load_average"} <= found["machine"].keys()
+
+
 def test_a_benchmark_run_writes_its_machine(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)  # as where it is run as a script
-    import random_features
+    from benchmarks import random_features
 
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     words = ["--images", "2", "--filters", "4", "--repeats", "1", "--out", str(tmp_path / "a.json")]

@@ -23,9 +23,11 @@ from experiments.drawing.tables import (
     write_table,
 )
 from experiments.fig3b import draw_full as full_figure
+from experiments.fig3b.claims import claims
 from experiments.fig3b.draw_exact import exact_table, flow
 from experiments.fig3b.paper import dagger, of_the_paper
 from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
+from experiments.networks.claims import claim_table
 from experiments.networks.rows import is_exact, network_label, split_method
 
 _NAMES = {
@@ -251,7 +253,7 @@ def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
     label = results["data_label"].iloc[0]
     found = full_figure.comparison_rows(results, Path(results["path"].iloc[0]).parents[2])
     paths = write_table(full_figure.comparison_table(found, label), folder, "fig3b")
-    paths += write_table(full_figure.claim_table(found, label), folder, "fig3b-claims")
+    paths += write_table(claim_table(claims(found), label), folder, "fig3b-claims")
     with plots.style():
         paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
         if len({row.width for row in found if row.kind == "lazy" and row.width}) > 1:

@@ -11,8 +11,9 @@ from matplotlib.patches import Patch
 
 from experiments.drawing import plots
 from experiments.drawing.tables import Table, percent
-from experiments.fig3b.claims import Row, claims, rows
+from experiments.fig3b.claims import rows
 from experiments.fig3b.paper import dagger, of_the_paper
+from experiments.networks.claims import Row
 from experiments.runs.pack import run_paths
 from experiments.runs.results import load_results
 
@@ -96,18 +97,6 @@ def comparison_table(found: list[Row], label: str) -> Table:
     ]
     title = f"Figure 3(b) on {label}"
     return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), notes)
-
-
-def claim_table(found: list[Row], label: str) -> Table:
-    """The claims of the paper's Section 3.2 and what the measured rows say of them."""
-    made = claims(found)
-    numbers = [{"claim": c.text, "found": c.found, "holds": c.holds} for c in made]
-    shown = [{"claim": c.text, "measured, test %": c.found, "verdict": c.verdict} for c in made]
-    notes = [
-        "A difference counts from two standard errors on. Said of these widths, epochs and images "
-        "only."
-    ]
-    return Table(f"Section 3.2 on {label}", pd.DataFrame(numbers), pd.DataFrame(shown), notes)
 
 
 def comparison(found: list[Row], label: str) -> Figure:

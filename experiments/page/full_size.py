@@ -14,9 +14,10 @@ from experiments.drawing.axes import power
 from experiments.drawing.collected import Collected, collected
 from experiments.drawing.tables import percent
 from experiments.fig3b import draw_full as full_figure
-from experiments.fig3b.claims import CLEAR, Row, pairs, rows
+from experiments.fig3b.claims import pairs, rows
 from experiments.fig3b.draw_full import comparison_rows
 from experiments.fig3b.paper import of_the_paper
+from experiments.networks.claims import CLEAR, Row
 from experiments.page.drawn import Drawn
 from experiments.page.findings import images_of
 from experiments.runs.pack import run_paths

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from experiments.command.registry import experiment
-from experiments.fig3b.claims import CLEAR, SMALL_GAP, Row, claims, network_name, rows
+from experiments.fig3b.claims import claims, rows
+from experiments.networks.claims import CLEAR, SMALL_GAP, Row, network_name
 
 fig3b = experiment("fig3b")
 
