@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tangent.capture import evaluated_copy, picking, unwrapped
 from tangent.capture.functional import check_inputs, selected_parameters
 from tangent.capture.outputs import output_count
+from tangent.kernel.cut import cuts_gradients, plain_output, pushed_forward
 from tangent.kernel.matrix import factor_dtype
 from tangent.machine.copies import copied
 from tangent.machine.modes import ordinary_mode, ordinary_network, ordinary_tensor
@@ -87,6 +88,7 @@ class KernelProduct:
         self.names = tuple(selected_parameters(model, parameters))
         self.model, self.x = model, ordinary_tensor(check_inputs(model, x))
         self._linear: ScaledDifference | None = None
+        self._cut = False
         self.outputs, self.batch_size = outputs, batch_size
         self.group = dist.group.WORLD if isinstance(group, str) else group
         self.k = output_count(model, self.x)
@@ -179,9 +181,14 @@ class KernelProduct:
         start = self.start
         with torch.inference_mode(False), torch.enable_grad():
             for x in self.x.split(self.batch_size):
-                out = linear.network_output(x, leaves).reshape(len(x), -1)
+                if self._cut:
+                    out = plain_output(linear.network, x, leaves)
+                else:
+                    out = linear.network_output(x, leaves).reshape(len(x), -1)
                 rows = slice(start, start + len(x) * self.width)
                 start = rows.stop
+                if not out.requires_grad:  # all of it is cut
+                    continue
                 for last, ((v, read), total) in enumerate(zip(jobs, totals, strict=True), 1):
                     f = read(out)
                     found = torch.autograd.grad(
@@ -208,8 +215,13 @@ class KernelProduct:
         parts = []
         with torch.inference_mode(False), torch.no_grad():
             for part in x.split(self.batch_size):
-                out = linear.pair(part, delta=moved)
-                v = torch.zeros_like(out.base) if out.difference is None else out.difference
+                if self._cut:
+                    v = pushed_forward(
+                        linear.network, part, dict(zip(linear.names, moved, strict=True))
+                    )
+                else:
+                    out = linear.pair(part, delta=moved)
+                    v = torch.zeros_like(out.base) if out.difference is None else out.difference
                 parts.append(read(v.reshape(len(part), -1)).reshape(-1))
         return torch.cat(parts)
 
@@ -217,6 +229,7 @@ class KernelProduct:
         """The network's linear part, which shares the memory of its weights."""
         if self._linear is None:
             self._linear = sharing(evaluated_copy(self.model).eval(), self.names)
+            self._cut = cuts_gradients(self._linear, self.x)
         return self._linear
 
 

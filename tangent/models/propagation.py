@@ -192,6 +192,10 @@ class ScaledDifference(nn.Module):
         program = self._program((x,), {})
         return program.plain([_usable(x)], {**self._weights(), **weights})
 
+    def suspect(self, x: Tensor) -> bool:
+        """Whether autograd may be kept from differentiating the network at inputs ``x``."""
+        return self._program((x,), {}).graph.suspect
+
     def _weights(self) -> dict[str, Tensor]:
         return {
             **dict(self.network.named_parameters()),

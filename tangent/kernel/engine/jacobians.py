@@ -38,7 +38,8 @@ def jacobians(
             outputs = picked(called(twin, None, (torch.stack([one, one]),))).reshape(2, -1)[0]
             rows: dict[str, list[Tensor]] = {name: [] for name in params}
             for f in outputs:
-                f.backward(retain_graph=True)
+                if f.requires_grad:  # the network may cut what leads to these parameters
+                    f.backward(retain_graph=True)
                 for name, leaf in leaves.items():
                     gradient, leaf.grad = leaf.grad, None
                     rows[name].append(

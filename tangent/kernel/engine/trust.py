@@ -41,7 +41,8 @@ def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> fro
             value = output[:, outputs].sum() * weights[0]
         else:
             value = (output @ weights).sum()
-        value.backward()  # not torch.autograd.grad, which reentrant checkpoints refuse
+        if value.requires_grad:
+            value.backward()  # not torch.autograd.grad, which reentrant checkpoints refuse
     # A mistake is of the order of the gradient; a ReLU that falls the other way is not.
     tolerance = 0.01 if torch.finfo(output.dtype).bits >= 32 else 0.1
     wrong = set()

@@ -204,7 +204,8 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
     for one in x:
         row = []
         for f in outputs(one.unsqueeze(0)).flatten():
-            f.backward(retain_graph=True)
+            if f.requires_grad:
+                f.backward(retain_graph=True)
             row.append(
                 torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
                            for p in parameters])
@@ -232,6 +233,44 @@ def test_kernel_features_and_products_are_those_of_plain_autograd(name):
         assert torch.equal(value, before[key])
     assert all(isinstance(p, nn.Parameter) and p.requires_grad == (k != "base")
                for k, p in ((n.split(".")[0], p) for n, p in model.named_parameters()))  # fmt: skip
+
+
+def _without_gradient(s: Net, x: Tensor) -> Tensor:
+    h = s.l(x)
+    with torch.no_grad():
+        gate = torch.tanh(s.l(x))
+    return s.m(h * gate)
+
+
+CUT = {
+    "a weight's data": lambda s, x: s.m(torch.tanh(F.linear(x, s.l.weight + 2 * s.l.weight.data))),
+    "a value's data": lambda s, x: s.m(torch.tanh(s.l(x)) * s.l(x).data),
+    "a detached value": lambda s, x: s.m(torch.tanh(s.l(x)) * s.l(x).detach()),
+    "no gradient": _without_gradient,
+    "a fixed part": lambda s, x: s.m(torch.tanh(s.l(x)).detach()),
+    "all": lambda s, x: s.m(s.l(x)).detach(),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_gradients_stop_where_the_network_cuts_them(name):
+    torch.manual_seed(0)
+    model = Net(CUT[name], l=nn.Linear(4, 3), m=nn.Linear(3, 2)).double().eval()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    phi = features(model, x)
+    expected = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(model, x), expected)
+    torch.testing.assert_close(tangent_kernel(model, x, batch_size=2), expected)
+    torch.testing.assert_close(tangent_features(model, x), phi)
+    product = KernelProduct(model, x, batch_size=2)
+    v = torch.linspace(-1, 1, product.rows, dtype=torch.float64)
+    torch.testing.assert_close(product(v), expected.reshape(len(v), -1) @ v)
+    torch.testing.assert_close(product.displacement(v)["l.weight"].flatten(),
+                               phi.flatten(0, 1).T[:12] @ v)  # fmt: skip
+    some = KernelProduct(model, x, outputs="trace", parameters=["m.weight", "l.bias"])
+    own = torch.cat([phi[..., 12:15], phi[..., 15:21]], dim=2)
+    trace = torch.einsum("iap,jap->ij", own, own)
+    torch.testing.assert_close(some(v[:5]), trace @ v[:5])
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
