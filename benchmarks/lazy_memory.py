@@ -82,8 +82,8 @@ def main():
     if chosen.measure:
         return measured(chosen)
     import torch
-    from common import machine, write
 
+    from benchmarks.common import machine, write
     from tangent import vgg11
     from tangent.training.memory import training_memory
 

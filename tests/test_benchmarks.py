@@ -87,7 +87,11 @@ def test_whatever_a_benchmark_takes_from_a_module_is_there(path):
         pytest.importorskip("timm")
         pytest.importorskip("transformers")
     benchmark = importlib.import_module(f"benchmarks.{path.stem}")
+    own = ("benchmarks", "tangent", "baselines", "experiments", "common")
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in own:
+            source = importlib.import_module(str(node.module))  # those within functions, too
+            assert all(hasattr(source, name.name) for name in node.names)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = getattr(benchmark, node.value.id, None)
             if isinstance(module, ModuleType):
