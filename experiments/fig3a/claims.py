@@ -42,7 +42,7 @@ def claims(found: Sequence[Row]) -> list[Claim]:
         return []
     standard, laziest = finite[0], finite[-1]
     made = [
-        above(f"{standard.name} above the same network at {_scale(laziest)}", standard, laziest),
+        above(f"{standard.name} above the same network at {laziest.scale}", standard, laziest),
         _never_rises(finite),
         less_training(standard, laziest),
         no_overfitting(laziest),
@@ -50,10 +50,6 @@ def claims(found: Sequence[Row]) -> list[Claim]:
     ]
     linearized = [row for row in found if row.alpha == math.inf]
     return made + [_same(laziest, row) for row in linearized]
-
-
-def _scale(row: Row) -> str:
-    return row.name.rpartition(", ")[2]
 
 
 def _never_rises(finite: Sequence[Row]) -> Claim:
@@ -67,7 +63,7 @@ def _never_rises(finite: Sequence[Row]) -> Claim:
     if len(steps) < len(finite) - 1:
         return Claim(text, "–", None)
     errors, a, b = max(steps, key=lambda step: step[0])
-    found = f"largest step {errors:+.1f} standard errors, from {_scale(a)} to {_scale(b)}"
+    found = f"largest step {errors:+.1f} standard errors, from {a.scale} to {b.scale}"
     return Claim(text, found, errors < CLEAR)
 
 

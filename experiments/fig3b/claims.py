@@ -79,16 +79,12 @@ def claims(found: Sequence[Row]) -> list[Claim]:
     ]
     for one, other in pairs(found):
         result.append(
-            above(f"{one.name} above the same network at {_scale(other)}: test", one, other)
+            above(f"{one.name} above the same network at {other.scale}: test", one, other)
         )
         result.append(less_training(one, other))
         result.append(no_overfitting(other))
     result.extend(_widening(found))
     return result
-
-
-def _scale(row: Row) -> str:
-    return row.name.rpartition(", ")[2]
 
 
 def _best(found: Sequence[Row], kind: str) -> Row | None:

@@ -53,6 +53,11 @@ class Row:
     alpha: float | None = None
     model: str | None = None
 
+    @property
+    def scale(self) -> str:
+        """The end of a network's name: "α = 10⁷"."""
+        return self.name.rpartition(", ")[2]
+
 
 @dataclass(frozen=True)
 class Claim:
