@@ -8,18 +8,19 @@ channels writes beyond its memory (``free(): invalid next size``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from tangent.operations.prelu import ElementaryPReLU
-from tangent.operations.single import OrderedBatchNorm
+from tangent.operations.prelu import elementary_prelu
+from tangent.operations.single import ordered_batch_norm
 
-__all__ = ["SubsampledPointwise", "called", "subsampled"]
+__all__ = ["Differentiable", "SubsampledPointwise", "called", "subsampled"]
 
 _CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
@@ -63,21 +64,36 @@ def subsampled(
 class SubsampledPointwise(TorchFunctionMode):
     """Within it, a strided convolution with a window of one position is made of its subsample."""
 
+    ways: ClassVar[dict[Any, Callable[..., Any]]] = {}  # what is led around: way(func, *args)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
-            args, kwargs = _without_stride(_CONVOLUTIONS[func], *args, **kwargs)
-        return func(*args, **kwargs)
+        way = self.ways.get(func)
+        if way is not None:
+            return way(func, *args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def _without_stride(  # named as torch's convolutions name them
-    dims: int, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    func: Any, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: Any = 1,
 ) -> Any:  # fmt: skip
-    part = subsampled(input, weight, stride, padding, dims)
+    part = subsampled(input, weight, stride, padding, _CONVOLUTIONS[func])
     if part is None:
-        return (input, weight, bias, stride, padding, dilation, groups), {}
-    return (part, weight, bias, 1, 0, 1, groups), {}
+        return func(input, weight, bias, stride, padding, dilation, groups)
+    return func(part, weight, bias, 1, 0, 1, groups)
+
+
+SubsampledPointwise.ways = dict.fromkeys(_CONVOLUTIONS, _without_stride)
+
+
+class Differentiable(SubsampledPointwise):
+    """Within it, what torch differentiates wrongly or not at all is computed in another way."""
+
+    ways: ClassVar = {
+        **SubsampledPointwise.ways,
+        **dict.fromkeys((torch.prelu, Tensor.prelu), elementary_prelu),
+        **dict.fromkeys((torch.batch_norm, F.batch_norm), ordered_batch_norm),
+    }
 
 
 def called(
@@ -96,7 +112,7 @@ def called(
     args, kwargs
         The model's arguments.
     """
-    with SubsampledPointwise(), ElementaryPReLU(), OrderedBatchNorm():
+    with Differentiable():
         if tensors is None:
             return model(*args, **(kwargs or {}))
         return functional_call(model, dict(tensors), args, dict(kwargs or {}))

@@ -10,21 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["ElementaryPReLU"]
-
-
-class ElementaryPReLU(TorchFunctionMode):
-    """Within it, PReLU is a choice between two products."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.prelu, Tensor.prelu):
-            return _prelu(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+__all__ = ["elementary_prelu"]
 
 
-def _prelu(input: Tensor, weight: Tensor) -> Tensor:
+def elementary_prelu(func: Any, input: Tensor, weight: Tensor) -> Tensor:
+    """PReLU, whatever function of torch's it was, as a choice between two products."""
     if weight.numel() > 1 and input.ndim > 1:
         weight = weight.reshape(-1, *[1] * (input.ndim - 2))
     return torch.where(input > 0, input, weight * input)

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["OrderedBatchNorm", "in_order"]
+__all__ = ["in_order", "ordered_batch_norm"]
 
 
 def in_order(x: Tensor) -> Tensor:
@@ -22,14 +19,6 @@ def in_order(x: Tensor) -> Tensor:
     return x.contiguous() if x.ndim > 2 and len(x) == 1 else x
 
 
-class OrderedBatchNorm(TorchFunctionMode):
-    """Within it, batch norm takes one input in the usual order."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.batch_norm, F.batch_norm):
-            if args:
-                args = (in_order(args[0]), *args[1:])
-            else:
-                kwargs["input"] = in_order(kwargs["input"])
-        return func(*args, **kwargs)
+def ordered_batch_norm(func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Batch norm by ``func``, of one input in the usual order."""
+    return func(in_order(input), *args, **kwargs)
