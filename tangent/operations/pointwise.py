@@ -18,10 +18,11 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from tangent.operations.prelu import elementary_prelu
-from tangent.operations.single import ordered_batch_norm
+from tangent.operations.single import ordered_norm
 
 __all__ = ["Differentiable", "SubsampledPointwise", "called", "subsampled"]
 
+_NORMS = (torch.batch_norm, F.batch_norm, torch.instance_norm, F.instance_norm)
 _CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
@@ -92,7 +93,7 @@ class Differentiable(SubsampledPointwise):
     ways: ClassVar = {
         **SubsampledPointwise.ways,
         **dict.fromkeys((torch.prelu, Tensor.prelu), elementary_prelu),
-        **dict.fromkeys((torch.batch_norm, F.batch_norm), ordered_batch_norm),
+        **dict.fromkeys(_NORMS, ordered_norm),
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.registry import Pair
-from tangent.operations.single import in_order
+from tangent.operations.single import ordered
 
 __all__ = [
     "Operation",
@@ -91,7 +91,7 @@ def executed(op: Any, args: tuple, kwargs: dict) -> Any:
     if op in _VIEWS:
         return args[0].reshape(args[1])
     if op is torch.ops.aten.native_batch_norm.default:
-        args = (in_order(args[0]), *args[1:])
+        return ordered(op, *args, **kwargs)
     return op(*args, **kwargs)
 
 

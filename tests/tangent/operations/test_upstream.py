@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
@@ -176,6 +178,84 @@ def test_one_image_turned_round_has_the_gradients_of_the_same_image(what):
     assert x.stride() == (3, 1, 12, 3)
     ask, expected = ASKED[what]
     torch.testing.assert_close(ask(model, x), expected(one_by_one(model, x)[0]))
+
+
+class Turned(nn.Module):
+    """A norm before products of positions, whose gradient comes back in another order."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.scale, self.norm = nn.Parameter(torch.rand(3, 1, 1) + 0.5), norm
+        self.mix, self.head = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.mixed(self.norm(self.scale * x))
+
+    def mixed(self, x):
+        """Rows of the image come first, as some attention has them."""
+        rows = F.layer_norm(x.permute(2, 0, 3, 1), (3,))
+        rows = self.mix(rows).square().cumsum(2).cumsum(0)
+        return self.head(rows.mean((0, 2)))
+
+
+@pytest.mark.parametrize("what", ASKED)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@pytest.mark.parametrize("size", [(1, 3, 3, 4), (1, 3, 1, 4), (1, 3, 4, 1)])
+def test_a_norm_of_one_image_has_the_right_gradients_in_any_order(what, norm, size):
+    torch.manual_seed(0)
+    model = Turned(norm(3)).double().eval()
+    if norm is nn.BatchNorm2d:
+        model.norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(model.norm.weight)
+    x = torch.randn(size, dtype=torch.float64)
+    ask, expected = ASKED[what]
+    torch.testing.assert_close(ask(model, x), expected(one_by_one_apart(model, x)))
+
+
+def one_by_one_apart(model, x):
+    """Features of one input, the norm written out."""
+    norm = model.norm
+
+    def written_out(z):
+        if isinstance(norm, nn.InstanceNorm2d):
+            away = z - z.mean((2, 3), keepdim=True)
+            return away / (away.square().mean((2, 3), keepdim=True) + norm.eps).sqrt()
+        mean, variance, weight, bias = (
+            t[:, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        return (z - mean) * (variance + norm.eps).rsqrt() * weight + bias
+
+    outputs = model.mixed(written_out(model.scale * x))[0]
+    grads = [torch.autograd.grad(o, list(model.parameters()), retain_graph=True) for o in outputs]
+    return torch.stack([torch.cat([g.flatten() for g in gs]) for gs in grads])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(*[st.sampled_from([1, 2, 3])] * 4),
+    orders=st.tuples(*[st.permutations(range(4))] * 2),
+    training=st.booleans(),
+)
+def test_batch_norm_called_has_its_gradient_whatever_the_order_in_memory(size, orders, training):
+    generator = torch.Generator().manual_seed(0)
+    n, c, h, w = size
+    assume(not training or n * h * w > 1)
+
+    def ordered(order):
+        t = torch.randn([size[i] for i in order], dtype=torch.float64, generator=generator)
+        return t.permute([order.index(i) for i in range(4)])
+
+    x, cotangent = ordered(orders[0]).requires_grad_(), ordered(orders[1])
+    norm = nn.BatchNorm2d(c).double().train(training)
+    norm.running_var.fill_(2.0)
+    found = torch.autograd.grad(called(norm, None, (x,)), (x, norm.weight), cotangent)
+    mean, variance = torch.zeros(c).double(), torch.full((c,), 2.0).double()
+    if training:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+    out = (x - mean[:, None, None]) * (variance + norm.eps).rsqrt()[:, None, None]
+    out = out * norm.weight[:, None, None]
+    right = torch.autograd.grad(out, (x, norm.weight), cotangent)
+    torch.testing.assert_close(found, right)
 
 
 def test_torch_cannot_take_the_gradient_of_prelu_for_many_inputs():
