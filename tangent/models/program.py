@@ -13,15 +13,11 @@ from tangent.capture.rewrite import folded_products, gate_names, pooled_before_r
 from tangent.operations import families  # noqa: F401  (fills the table)
 from tangent.operations.affine import plain_call
 from tangent.operations.arguments import leaves_of, over_leaves
-from tangent.operations.generic import generic_difference
+from tangent.operations.generic import OtherWay, generic_difference
 from tangent.operations.registry import Pair, gate_for, rule_for
 from tangent.operations.table import bases, entry, executed, is_pair, moves
 
 GateObserver = Callable[[str, Tensor], None]
-
-
-class OtherWay(Exception):
-    """The moved network takes another way than the base: what it reads differs."""
 
 
 class _Way(NamedTuple):

@@ -15,7 +15,8 @@ from tangent.capture import captured, picked, unwrapped
 from tangent.capture.functional import selected_parameters
 from tangent.capture.separate import check_separate
 from tangent.machine.copies import copied
-from tangent.models.program import GateObserver, OtherWay, Program
+from tangent.models.program import GateObserver, Program
+from tangent.operations.generic import OtherWay
 from tangent.operations.registry import Pair
 
 _KEPT = 16  # records of as many shapes of inputs

@@ -12,7 +12,7 @@ from torch import Tensor
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
 from tangent.operations.relu import bent
-from tangent.operations.table import exact, gate, is_pair
+from tangent.operations.table import bases, exact, gate, is_pair
 
 __all__ = ["multilinear"]
 
@@ -98,6 +98,25 @@ def _mul(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
 @exact(aten.bmm, aten.mv, aten.dot, aten.vdot, aten.ger, aten.outer, aten.matmul)
 def _product(alpha: float, x: Any, y: Any, *, _op: Any = None) -> Any:
     return multilinear(_op, alpha, x, y)
+
+
+@exact(aten._grouped_mm)
+def _grouped_product(
+    alpha: float, x: Any, y: Any, ends: Any = None, *others: Any, _op: Any = None, **kwargs: Any
+) -> Any:
+    """Rows by the matrix of their group: of experts, for one. torch has it in 32 bits at most."""
+    if ends is None or ends.difference is None or math.isinf(alpha):
+        at = (None if ends is None else ends.base, *bases(others))
+        return multilinear(lambda a, b: _op(a, b, *at, **bases(kwargs)), alpha, x, y)
+    # Where rows change their groups the product jumps: what a subtraction loses is less than that.
+    base, moved = (
+        _op(x_at, y_at, ends_at, *bases(others), **bases(kwargs))
+        for x_at, y_at, ends_at in (
+            (x.base, y.base, ends.base),
+            (x.moved(alpha), y.moved(alpha), ends.moved(alpha).round().to(ends.base.dtype)),
+        )
+    )
+    return Pair(base, alpha * (moved - base))
 
 
 @exact(aten.baddbmm, aten.addmv, aten.addbmm, aten.addr)

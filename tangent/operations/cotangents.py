@@ -90,8 +90,20 @@ class Pull:
 Rule = Callable[[Pull], dict[int, Tensor] | None]
 
 
-def pulled(pull: Pull) -> dict[int, Tensor]:
-    """Return the cotangents of the wanted arguments, by their position."""
+def pulled(pull: Pull) -> dict[int, Any]:
+    """Return the cotangents of the wanted arguments, by their position, each in its dtype."""
+    return {i: _in_dtype_of(pull.leaves[i], d) for i, d in _pulled(pull).items()}
+
+
+def _in_dtype_of(argument: Any, d: Any) -> Any:
+    """A cotangent in the dtype of its argument, where numbers of two precisions have met."""
+    dtype = (argument.t if type(argument) is Many else argument).dtype
+    if not isinstance(d, Tensor) or d.dtype == dtype or not dtype.is_floating_point:
+        return d
+    return d.to(dtype)
+
+
+def _pulled(pull: Pull) -> dict[int, Any]:
     if pull.complex:
         return _generic(pull)
     rule = entry(pull.op).cotangent

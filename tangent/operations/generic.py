@@ -16,7 +16,7 @@ from tangent.operations.arguments import flattened, leaves_of, rebuilt
 from tangent.operations.registry import Pair
 from tangent.operations.table import is_pair
 
-__all__ = ["generic_difference"]
+__all__ = ["OtherWay", "generic_difference"]
 
 _LARGEST = 1e9
 _WIDE = {
@@ -25,6 +25,10 @@ _WIDE = {
     torch.bfloat16: torch.float64,
     torch.complex64: torch.complex128,
 }
+
+
+class OtherWay(Exception):
+    """The moved network takes another way than the base: what it reads or leaves out differs."""
 
 
 def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs: dict) -> Any:
@@ -63,11 +67,21 @@ def _divided(call: Any, leaves: list, moving: list[int], base: Any, alpha: float
         if not isinstance(b, Tensor):
             out.append(None)
         elif _smooth(b):
-            out.append((alpha * (a - w)).to(b.dtype))
+            out.append((alpha * _away(a, w)).to(b.dtype))
         else:  # an index or a decision that may fall otherwise
             step = alpha * (a.to(torch.float64) - w.to(torch.float64))
             out.append(step if bool(step.any()) else None)
     return out
+
+
+def _away(after: Tensor, before: Tensor) -> Tensor:
+    """The difference, zero between infinities that are the same (what a mask leaves out)."""
+    infinite = before.isinf() | after.isinf()
+    if not bool(infinite.any()):
+        return after - before
+    if bool((infinite & (after != before)).any()):
+        raise OtherWay
+    return torch.where(infinite, 0.0, after - before)
 
 
 def _smooth(t: Tensor) -> bool:

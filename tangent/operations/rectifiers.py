@@ -71,6 +71,12 @@ def _clamp(alpha: float, z: Pair, *limits: Any, _op: Any = None, **kwargs: Any) 
 
 
 def _limits(op: Any, limits: tuple, kwargs: dict) -> tuple:
+    """Both limits; None where there is none, or an infinite one, which limits nothing."""
+    low, high = _given_limits(op, limits, kwargs)
+    return None if low == -math.inf else low, None if high == math.inf else high
+
+
+def _given_limits(op: Any, limits: tuple, kwargs: dict) -> tuple:
     packet = op.overloadpacket
     if packet == aten.clamp_min:
         return limits[0], None

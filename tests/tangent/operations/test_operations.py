@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -14,14 +15,25 @@ from tangent.operations import smooth
 from tangent.operations.registry import Pair
 from tests.zoo.plain import Net
 
+
+def _chosen(z: Tensor) -> Tensor:
+    """The largest two entries among infinities, as routers of experts have them."""
+    values, where = z.topk(2, 1)
+    return torch.full_like(z, -math.inf).scatter(1, where, values)
+
+
 OPERATIONS = {
     "abs": torch.abs,
     "amax": lambda z: z.amax(1, keepdim=True),
     "celu": lambda z: F.celu(z, 0.7),
     "clamp": lambda z: z.clamp(-0.2, 0.4),
+    "clamp between infinities": lambda z: z.clamp(-math.inf, math.inf).exp(),
+    "clamp from below to infinity": lambda z: z.clamp(0.0, math.inf),
     "clamp from below": lambda z: z.clamp(min=0.1),
     "clamp from above": lambda z: z.clamp(max=0.1),
     "cosine similarity": lambda z: F.cosine_similarity(z, z.flip(1))[:, None],
+    "chosen entries": lambda z: _chosen(z).sigmoid() * z,
+    "chosen entries, normalized": lambda z: _chosen(z).softmax(1),
     "cumulated sum": lambda z: z.cumsum(1),
     "distance": lambda z: torch.cdist(z[:, None], z[:, None].flip(2))[:, 0],
     "elu": lambda z: F.elu(z, 1.3),
@@ -148,3 +160,67 @@ def test_a_choice_by_the_largest_entry_is_a_gate():
         module.delta[0][2, 0] = 2.0  # the third score of the first input becomes the largest
     x = torch.eye(3, dtype=torch.float64)[:2]
     assert stability_of_activations(module, x) == {"argmax": 0.5}
+
+
+class Experts(nn.Module):
+    """Every input goes to the expert of its largest score, as in mixtures of experts."""
+
+    def __init__(self):
+        super().__init__()
+        self.score, self.enter = nn.Linear(4, 3), nn.Linear(4, 8)
+        self.experts = nn.Parameter(torch.randn(3, 8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # One input apart from the others: places of inputs are no business of a network.
+        gate, which = self.score(x).softmax(-1).max(-1)
+        order = which.sort(dim=1, stable=True).indices
+        ends = torch.stack([(which == e).sum(1) for e in range(3)]).cumsum(0).to(torch.int32)
+        rows = self.enter(x).gather(1, order[..., None].expand(-1, -1, 8))
+        out = torch.stack([self.product(r, e) for r, e in zip(rows, ends.T, strict=True)])
+        back = order.argsort(1)[..., None].expand(-1, -1, 4)
+        return out.gather(1, back) * gate[..., None]
+
+    def product(self, rows: Tensor, ends: Tensor) -> Tensor:
+        if rows.dtype == torch.float32:
+            return torch._grouped_mm(rows, self.experts, offs=ends)
+        starts = [0, *ends.tolist()[:-1]]
+        return torch.cat(
+            [rows[a:b] @ w for a, b, w in zip(starts, ends, self.experts, strict=True)]
+        )
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e3, 1e7, math.inf])
+def test_products_by_groups_move_as_those_of_each_group(alpha):
+    torch.manual_seed(0)
+    net = Experts()
+    try:
+        net(torch.randn(1, 6, 4))
+    except (RuntimeError, AttributeError) as error:
+        pytest.skip(f"no grouped products here: {error}")
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 6, 4, generator=generator)
+    module, wide = ScaledDifference(net, alpha), copy.deepcopy(net).double()
+    delta = {}
+    for name, d in zip(module.names, module.delta, strict=True):
+        d.data = torch.randn(d.shape, generator=generator)
+        delta[name] = d.detach().double()
+    with torch.no_grad():
+        got = module(x).double()
+    weights = {n: p.detach() for n, p in wide.named_parameters()}
+
+    def outputs(step: float) -> Tensor:
+        at = {n: w + step * delta[n] for n, w in weights.items()}
+        return torch.func.functional_call(wide, at, (x.double(),)).detach()
+
+    if math.isinf(alpha):
+        expected = (outputs(1e-6) - outputs(-1e-6)) / 2e-6
+    else:
+        expected = alpha * (outputs(1 / alpha) - outputs(0.0))
+    moves = (net.score(x).argmax(-1) != displaced_scores(module, x)).any()
+    assert bool(moves) == (alpha == 1.0)  # at one, some inputs change their experts
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def displaced_scores(module: ScaledDifference, x: Tensor) -> Tensor:
+    at = module.network if math.isinf(module.alpha) else module.displaced()
+    return at.score(x).argmax(-1)
