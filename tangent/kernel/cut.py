@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tangent.capture import evaluated_copy, picked
+from tangent.kernel.engine.trust import tolerated
 from tangent.models.propagation import ScaledDifference
 from tangent.operations.elementary import TwiceBackwards
 from tangent.operations.pointwise import called
-
-_TOLERANCE = 0.01  # of a gradient: a mistake is of its order, a ReLU that falls the other way not
 
 
 def plain_output(network: nn.Module, x: Tensor, weights: dict[str, Tensor]) -> Tensor:
@@ -60,7 +59,8 @@ def cuts_gradients(linear: ScaledDifference, x: Tensor) -> bool:
         _differentiated(picked(called(twin, None, (x,))))
         _differentiated(linear.network_output(x, moving))
     return any(
-        not (_gradient(p) - _gradient(moving[name])).norm() <= _TOLERANCE * _gradient(p).norm()
+        not (_gradient(p) - _gradient(moving[name])).norm()
+        <= tolerated(p.dtype) * _gradient(p).norm()
         for name, p in leaves.items()
     )
 

@@ -10,7 +10,16 @@ from tangent.kernel.engine.plan import Network
 from tangent.operations.pieces import Piece
 from tangent.operations.pointwise import called
 
-__all__ = ["mistaken"]
+__all__ = ["mistaken", "tolerated"]
+
+# Of a gradient: more than rounding, and a ReLU that falls the other way, make of it. Whoever is
+# distrusted wrongly gets the right numbers, later.
+_TOLERATED = {torch.float64: 1e-5, torch.float32: 1e-3}
+
+
+def tolerated(dtype: torch.dtype) -> float:
+    """How far two ways to a gradient may be apart, relative to it."""
+    return _TOLERATED.get(dtype, 0.1)
 
 
 def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> frozenset[str]:
@@ -43,8 +52,7 @@ def mistaken(network: Network, pieces: dict[str, list[Piece]], x: Tensor) -> fro
             value = (output @ weights).sum()
         if value.requires_grad:
             value.backward()  # not torch.autograd.grad, which reentrant checkpoints refuse
-    # A mistake is of the order of the gradient; a ReLU that falls the other way is not.
-    tolerance = 0.01 if torch.finfo(output.dtype).bits >= 32 else 0.1
+    tolerance = tolerated(output.dtype)
     wrong = set()
     for name, leaf in leaves.items():
         gradient = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).flatten()

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from tangent import tangent_features
 from tangent.kernel.matrix import tangent_kernel
 from tangent.kernel.products import KernelProduct
 from tangent.solve.conjugate import conjugate_gradients
@@ -104,7 +106,7 @@ def test_products_of_float16_weights_do_not_end_at_65504(outputs):
     exact = tangent_kernel(copy.deepcopy(model).double(), x.double(), outputs=outputs)
     expected = exact.reshape(product.rows, -1) @ v.double()
     assert float(expected.abs().max()) > 65504
-    torch.testing.assert_close(product(v).double(), expected, rtol=1e-5, atol=1.0)
+    close(product(v).double(), expected, rtol=1e-5, atol=1.0)
     with pytest.raises(ValueError, match=r"product with v must be finite; in float16, which ends"):
         product(v.half())
     assert next(model.parameters()).dtype == torch.float16
@@ -116,3 +118,33 @@ def test_a_product_that_leaves_its_dtype_is_refused():
         product(torch.ones(6))
     with pytest.raises(ValueError, match="check that v is finite"):
         KernelProduct(torch.nn.Linear(4, 2), torch.ones(3, 4))(torch.full((6,), torch.nan))
+
+
+class OfTwoPrecisions(nn.Module):
+    """Attention in float32, whatever the network's own dtype is."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 8), nn.Linear(4, 2)
+
+    def forward(self, x):
+        q, k = self.enter(x).float().chunk(2, -1)
+        out = (q @ k.transpose(-1, -2)) @ k
+        out = out[..., :-1] / (1 + out[..., -1:].square())
+        return self.leave(torch.cat([out, out[..., :1]], -1).to(x.dtype)).mean(1)
+
+
+def test_a_cast_in_between_keeps_kernel_features_and_products():
+    torch.manual_seed(0)
+    model, x = OfTwoPrecisions().double(), torch.randn(3, 5, 3, dtype=torch.float64)
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(o, list(model.parameters()))])
+        for one in x
+        for o in (model(one[None])[0, 0], model(one[None])[0, 1])
+    ]
+    phi = torch.stack(rows)
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    close(tangent_features(model, x).flatten(0, 1), phi, **near)
+    close(tangent_kernel(model, x).reshape(6, 6), phi @ phi.T, **near)
+    v = torch.cos(torch.arange(6).double())
+    close(KernelProduct(model, x)(v), phi @ (phi.T @ v), **near)
