@@ -16,6 +16,9 @@ from tangent.operations.table import exact, operation
 aten = torch.ops.aten
 
 
+_SAVING = 20.0  # thresholds from which on softplus is the identity up to 2e-9
+
+
 def _softplus(z: Pair, alpha: float, beta: float) -> Pair:
     # softplus_beta(z) = softplus(beta z) / beta; the threshold only saves torch an exponential.
     scaled = Pair(beta * z.base, None if z.difference is None else beta * z.difference)
@@ -51,6 +54,8 @@ def _gelu_rule(alpha: float, z: Pair, *, approximate: str = "none", _op: Any = N
 def _softplus_rule(
     alpha: float, z: Pair, beta: Any = 1.0, threshold: Any = 20.0, *, _op: Any = None
 ) -> Pair:
+    if threshold < _SAVING:  # where it is a jump, and no longer a saving
+        return generic_difference(_op, alpha, (z, beta, threshold), {})
     return Pair(_op(z.base, beta, threshold), _softplus(z, alpha, beta).difference)
 
 

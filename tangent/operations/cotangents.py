@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.func import vjp, vmap
 
 from tangent.operations.arguments import leaves_of, rebuilt
 from tangent.operations.batched import Many, aligned, elementwise, is_many
+from tangent.operations.once import Once, kind_of, mixture
 from tangent.operations.table import entry, operation
 
 __all__ = ["SEVERAL", "Pull", "Rule", "cotangent", "makes_new_memory", "pulled", "reduced"]
@@ -179,14 +181,57 @@ def _elementwise(pull: Pull) -> dict[int, Tensor]:
     }
 
 
+@dataclass
+class _Call:
+    """A call to be differentiated by torch: its values of many inputs, its cotangents."""
+
+    pull: Pull
+    many: list[int]
+    given: list[int]
+
+    @staticmethod
+    def of(pull: Pull) -> _Call:
+        """The call whose cotangents ``pull`` asks for."""
+        many = [i for i, a in enumerate(pull.leaves) if is_many(a)]
+        given = [i for i, c in enumerate(pull.cotangents) if c is not None]
+        return _Call(pull, many, given)
+
+    @property
+    def cotangents(self) -> tuple[Tensor, ...]:
+        """Those of the results that have one, each (n, o, *shape)."""
+        return tuple(self.pull.cotangents[i] for i in self.given)  # type: ignore[misc]
+
+    def results(self, leaves: list[Any]) -> tuple[Tensor, ...]:
+        """Of the call on other arguments, those that have a cotangent."""
+        args, kwargs = rebuilt(leaves, self.pull.structure)
+        out = [t for t in leaves_of(self.pull.op(*args, **kwargs)) if isinstance(t, Tensor)]
+        return tuple(out[i] for i in self.given)
+
+    def key(self) -> Any:
+        """What torch's way of differentiating it may depend on."""
+        kinds = tuple(kind_of(a.t if is_many(a) else a) for a in self.pull.leaves)
+        which = tuple(self.many), tuple(self.pull.wanted), tuple(self.given)
+        return self.pull.op, kinds, which, self.cotangents[0].shape[:2]
+
+
+_RIGHT: Once[bool] = Once()  # whether batched derivatives are those of one input
+
+
 def _generic(pull: Pull) -> dict[int, Tensor]:
-    """By torch.func, input by input and output by output."""
-    many = [i for i, a in enumerate(pull.leaves) if is_many(a)]
+    """By torch.func for all inputs and outputs at once, where that is right; one by one."""
+    call = _Call.of(pull)
+    key = call.key()
+    found = None if _RIGHT.get(key) is False else _batched(call)
+    if found is None or not _RIGHT.of(key, partial(_agree, call)):
+        found = _one_by_one(call)
+    return dict(zip(pull.wanted, found, strict=True))
+
+
+def _batched(call: _Call) -> tuple[Tensor, ...] | None:
+    """By torch.func; None where torch cannot batch the operation or its derivative."""
+    pull, many = call.pull, call.many
     positions = sorted({*many, *pull.wanted})
     values = [a.t if is_many(a) else a for a in (pull.leaves[i] for i in positions)]
-    in_dims = tuple(0 if i in many else None for i in positions)
-    given = [i for i, c in enumerate(pull.cotangents) if c is not None]
-    cotangents = tuple(pull.cotangents[i] for i in given)
 
     def back(cots: tuple, *tensors: Tensor) -> tuple[Tensor, ...]:
         fixed = list(pull.leaves)
@@ -197,45 +242,66 @@ def _generic(pull: Pull) -> dict[int, Tensor]:
             leaves = list(fixed)
             for i, t in zip(pull.wanted, wanted, strict=True):
                 leaves[i] = t
-            a, k = rebuilt(leaves, pull.structure)
-            out = [t for t in leaves_of(pull.op(*a, **k)) if isinstance(t, Tensor)]
-            return tuple(out[i] for i in given)
+            return call.results(leaves)
 
         _, pullback = vjp(forward, *(fixed[i] for i in pull.wanted))
         return vmap(pullback)(cots)
 
+    in_dims = (0, *(0 if i in many else None for i in positions))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = vmap(back, in_dims=(0, *in_dims))(cotangents, *values)
+            return vmap(back, in_dims=in_dims)(call.cotangents, *values)
     except (RuntimeError, NotImplementedError, ValueError):
-        found = tuple(_one_by_one(pull, positions, many, values, given))
-    return dict(zip(pull.wanted, found, strict=True))
+        return None
 
 
-def _one_by_one(pull: Pull, positions: Any, many: Any, values: Any, given: Any) -> list[Tensor]:
+def _agree(call: _Call) -> bool:
+    """Whether the last input's own backward passes say the same, for cotangents of all sizes.
+
+    torch's batching rules are wrong for some: of the determinant and of distances, in 2.14.
+    """
+    trial = [None if c is None else mixture(c) for c in call.pull.cotangents]
+    call = _Call.of(replace(call.pull, cotangents=trial))
+    found, back = _batched(call), _backward(call, -1)
+    assert found is not None
+    for b in (0, call.cotangents[0].shape[1] - 1):
+        for f, right in zip(found, back([c[-1, b] for c in call.cotangents]), strict=True):
+            tolerance = torch.finfo(right.dtype).eps ** 0.5
+            if not (f[-1, b] - right).norm() <= tolerance * right.norm():
+                return False
+    return True
+
+
+def _backward(call: _Call, j: int) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+    """An ordinary backward pass of one input's call."""
+    pull = call.pull
+    leaves = [a.t[j] if is_many(a) else a for a in pull.leaves]
+    for i in pull.wanted:
+        leaves[i] = leaves[i].detach().requires_grad_()
+    with torch.enable_grad():
+        out = call.results(leaves)
+    live = [t.requires_grad for t in out]
+    ends = [t for t, lives in zip(out, live, strict=True) if lives]
+    at = [leaves[i] for i in pull.wanted]
+
+    def back(cots: list[Tensor]) -> tuple[Tensor, ...]:
+        if not ends:
+            return tuple(torch.zeros_like(t) for t in at)
+        seeds = [c for c, lives in zip(cots, live, strict=True) if lives]
+        return torch.autograd.grad(
+            ends, at, seeds, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+
+    return back
+
+
+def _one_by_one(call: _Call) -> tuple[Tensor, ...]:
     """One ordinary backward pass an input and output: right wherever torch's own are."""
-    rows: list[list[Tensor]] = []
-    n, o = next(c for c in pull.cotangents if c is not None).shape[:2]
+    n, o = call.cotangents[0].shape[:2]
+    rows = []
     for j in range(n):
-        leaves = list(pull.leaves)
-        for i, t in zip(positions, values, strict=True):
-            leaves[i] = t[j] if i in many else t
-        at = []
-        for i in pull.wanted:
-            leaves[i] = leaves[i].detach().requires_grad_()
-            at.append(leaves[i])
-        with torch.enable_grad():
-            a, k = rebuilt(leaves, pull.structure)
-            out = [t for t in leaves_of(pull.op(*a, **k)) if isinstance(t, Tensor)]
-        per_output = []
-        for b in range(o):
-            cots = [pull.cotangents[i][j, b] for i in given]  # type: ignore[index]
-            per_output.append(
-                torch.autograd.grad(
-                    [out[i] for i in given], at, cots, retain_graph=True, allow_unused=True,
-                    materialize_grads=True,
-                )
-            )  # fmt: skip
+        back = _backward(call, j)
+        per_output = [back([c[j, b] for c in call.cotangents]) for b in range(o)]
         rows.append([torch.stack(column) for column in zip(*per_output, strict=True)])
-    return [torch.stack(column) for column in zip(*rows, strict=True)]
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True))

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from tangent.operations.arguments import flattened, leaves_of, rebuilt
+from tangent.operations.once import Once, kind_of, mixture
 from tangent.operations.registry import Pair
 from tangent.operations.table import is_pair
 
 __all__ = ["OtherWay", "generic_difference"]
 
 _LARGEST = 1e9
+Pushing = Callable[[Any, tuple, tuple], tuple[Tensor, ...]]
+_WAYS: Once[Pushing] = Once()
 _WIDE = {
     torch.float32: torch.float64,
     torch.float16: torch.float64,
@@ -43,7 +46,7 @@ def generic_difference(op: Callable[..., Any], alpha: float, args: tuple, kwargs
     plain = [v.base if is_pair(v) else v for v in leaves]
     base = call(plain)
     if alpha > _LARGEST:
-        moved = _derivative(call, plain, leaves, moving, base)
+        moved = _derivative(op, call, plain, leaves, moving, base)
     else:
         moved = _divided(call, leaves, moving, base, alpha)
     out, shape = flattened(base)
@@ -104,7 +107,9 @@ def _moved(pair: Pair, alpha: float) -> Tensor:
     return moved.round().to(pair.base.dtype)
 
 
-def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: Any) -> list:
+def _derivative(
+    op: Any, call: Any, plain: list, leaves: list, moving: list[int], base: Any
+) -> list:
     at = [i for i in moving if _smooth(leaves[i].base)]
     floating = [isinstance(t, Tensor) and _smooth(t) for t in leaves_of(base)]
     if not at or not any(floating):
@@ -122,20 +127,50 @@ def _derivative(call: Any, plain: list, leaves: list, moving: list[int], base: A
     tangents = tuple(
         u.expand_as(p) if u.shape != p.shape else u for u, p in zip(tangents, primals, strict=True)
     )
-    found = iter(_pushed(outputs, primals, tangents))
+    key = op, tuple(at), tuple(kind_of(a) for a in plain)
+    way = _WAYS.of(key, lambda: _right_way(outputs, primals))
+    found = iter(way(outputs, primals, tangents))
     return [next(found) if keep else None for keep in floating]
 
 
-def _pushed(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
-    """Forward derivative; by two backward passes where torch has no formula for it."""
-    try:
-        return torch.func.jvp(outputs, primals, tangents)[1]
-    except (RuntimeError, NotImplementedError):
-        pass
-    try:
-        return _by_two_backward_passes(outputs, primals, tangents)
-    except (RuntimeError, NotImplementedError):
-        return _central(outputs, primals, tangents)
+def _right_way(outputs: Any, primals: tuple) -> Pushing:
+    """How this call is pushed forward rightly: torch's formula, two backward passes, a difference.
+
+    torch has a wrong formula for some (products by index, in 2.14), none for others.
+    """
+    with torch.enable_grad():
+        at = tuple(p.detach().requires_grad_() for p in primals)
+        out = outputs(*at)
+    if not all(o.requires_grad for o in out):
+        return _central
+    tangents = tuple(mixture(p) for p in primals)
+    for way in (_by_formula, _by_two_backward_passes):
+        try:
+            if _adjoint(at, out, tangents, way(outputs, primals, tangents)):
+                return way
+        except (RuntimeError, NotImplementedError):
+            continue
+    return _central
+
+
+def _by_formula(outputs: Any, primals: tuple, tangents: tuple) -> tuple[Tensor, ...]:
+    return torch.func.jvp(outputs, primals, tangents)[1]
+
+
+@torch.no_grad()
+def _adjoint(at: tuple, out: tuple, tangents: tuple, found: tuple) -> bool:
+    """Whether the forward derivative and the backward pass are of one Jacobian, in a mixture."""
+    mixtures = tuple(mixture(o) for o in out)
+    back = torch.autograd.grad(
+        out, at, mixtures, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    products = [(m, f, 1) for m, f in zip(mixtures, found, strict=True)]
+    products += [(b, u, -1) for b, u in zip(back, tangents, strict=True)]
+    away = size = torch.zeros((), device=out[0].device)
+    for a, b, sign in products:
+        away = away + sign * ((a.conj() * b).real if a.is_complex() else a * b).sum()
+        size = size + a.norm() * b.norm()
+    return bool(away.abs() <= max(torch.finfo(o.dtype).eps for o in out) ** 0.5 * size)
 
 
 def _central(

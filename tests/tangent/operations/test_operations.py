@@ -10,10 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangent import ScaledDifference, stability_of_activations
+from tangent import ScaledDifference, stability_of_activations, tangent_kernel
+from tangent.kernel.products import KernelProduct
 from tangent.operations import smooth
 from tangent.operations.registry import Pair
 from tests.zoo.plain import Net
+
+
+def _square(z: Tensor) -> Tensor:
+    """A positive definite matrix an input."""
+    rows = z.unflatten(1, (2, 3))
+    return rows @ rows.mT + 2 * torch.eye(2, dtype=z.dtype)
+
+
+_PLACES = torch.tensor([0, 1, 0, 2, 3, 3])
 
 
 def _chosen(z: Tensor) -> Tensor:
@@ -24,6 +34,35 @@ def _chosen(z: Tensor) -> Tensor:
 
 OPERATIONS = {
     "abs": torch.abs,
+    "cholesky": lambda z: torch.linalg.cholesky(_square(z)).flatten(1),
+    "determinant": lambda z: torch.linalg.det(_square(z))[:, None],
+    "logarithm of a determinant": lambda z: torch.linalg.slogdet(_square(z)).logabsdet[:, None],
+    "inverse": lambda z: torch.linalg.inv(_square(z)).flatten(1),
+    "solution": lambda z: torch.linalg.solve(_square(z), z.unflatten(1, (2, 3))).flatten(1),
+    "eigenvalues": lambda z: torch.linalg.eigvalsh(_square(z)),
+    "exponential of a matrix": lambda z: torch.matrix_exp(0.1 * _square(z)).flatten(1),
+    "distances by absolute values": lambda z: torch.cdist(
+        z.view(-1, 3, 2), z.view(-1, 3, 2).flip(1) + 0.3, p=1.0
+    ).flatten(1),
+    "distances of few points": lambda z: torch.cdist(
+        z.view(-1, 3, 2), z.view(-1, 3, 2).flip(1) + 0.3
+    ).flatten(1),
+    "complex product": lambda z: (torch.complex(z, z.flip(1)) ** 2).real,
+    "products by index": lambda z: torch.ones_like(z).scatter_reduce(
+        1, _PLACES.expand_as(z), z, "prod"
+    ),
+    "largest by index": lambda z: torch.full_like(z, -9.0).scatter_reduce(
+        1, _PLACES.expand_as(z), z, "amax"
+    ),
+    "sums by index": lambda z: torch.zeros_like(z).index_add(1, _PLACES, z * z),
+    "cumulated product": lambda z: z.cumprod(1),
+    "soft plus": F.softplus,
+    "soft plus, cut off early": lambda z: F.softplus(z, 3.0, 1.0),
+    "sampled at moving places": lambda z: F.grid_sample(
+        z.view(-1, 1, 2, 3),
+        0.5 * torch.stack([z, z.flip(1)], -1).tanh().view(-1, 2, 3, 2),
+        align_corners=False,
+    ).flatten(1),
     "amax": lambda z: z.amax(1, keepdim=True),
     "celu": lambda z: F.celu(z, 0.7),
     "clamp": lambda z: z.clamp(-0.2, 0.4),
@@ -124,6 +163,38 @@ def test_every_operation_has_the_gradient_of_the_moved_network(name, alpha):
     rtol = 2e-7 if name in ("celu", "hard sigmoid") else 1e-8
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=10 * rtol)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_has_the_kernel_of_its_gradients(name):
+    net = network(name)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(o, list(net.parameters()))])
+        for one in x
+        for o in [net(one[None])[0, a] for a in range(net(x).shape[1])]
+    ]
+    kernel = torch.stack(rows) @ torch.stack(rows).T
+    rtol = 2e-7 if name in ("celu", "hard sigmoid") else 1e-9
+    near = {"rtol": rtol, "atol": rtol * float(kernel.abs().max())}
+    found = tangent_kernel(net, x).reshape(kernel.shape)
+    torch.testing.assert_close(found, kernel, **near)
+    v = torch.cos(torch.arange(len(kernel)).double())
+    torch.testing.assert_close(KernelProduct(net, x)(v), kernel @ v, **near)
+
+
+def test_what_torch_has_no_derivative_of_moves_at_infinity_too():
+    def net(infinity: float) -> Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 6)
+        parts = Net(lambda net, x: torch.special.bessel_j0(net.layer(x)), layer=layer).double()
+        module = ScaledDifference(parts, infinity)
+        generator = torch.Generator().manual_seed(2)
+        for d in module.delta:
+            d.data = torch.randn(d.shape, generator=generator, dtype=torch.float64)
+        return module(torch.randn(5, 4, generator=generator, dtype=torch.float64)).detach()
+
+    torch.testing.assert_close(net(math.inf), net(1e6), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [1e-3, 5.0, 1e4, 1e7, 1e12])
