@@ -192,7 +192,7 @@ def _called(model: nn.Module, args: tuple, kwargs: dict) -> Any:
 
 def _refuse_draws(model: nn.Module, args: tuple, kwargs: dict, output: Any, where: str) -> None:
     """What is drawn has to be the same at every call."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         twice = [picked(model(*args, **kwargs), output) for _ in range(2)]
     if not torch.equal(*twice):
         raise ValueError(

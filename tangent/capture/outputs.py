@@ -42,7 +42,7 @@ def outputs_of_two(network: nn.Module, x: Tensor) -> Tensor:
         As `output_shape`.
     """
     two = x[:2].clone() if len(x) > 1 else torch.cat([x[:1], x[:1]])
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         # of reentrant checkpoints, which expect to be differentiated
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
         output = picked(called(network, None, (two,)))
@@ -51,7 +51,7 @@ def outputs_of_two(network: nn.Module, x: Tensor) -> Tensor:
             "model must return one row of outputs for each input; for 2 inputs it returned shape "
             f"{tuple(output.shape)}; keep the batch as the first axis"
         )
-    return output
+    return output.detach()
 
 
 def output_count(model: nn.Module, x: Tensor) -> int:

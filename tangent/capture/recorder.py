@@ -79,6 +79,13 @@ class _Memory:
         return self.root if where == self.geometry else None
 
 
+_BY_FREQUENCY = {
+    torch.ops.aten.embedding.default,
+    torch.ops.aten._embedding_bag.default,
+    torch.ops.aten._embedding_bag_forward_only.default,
+}
+
+
 class Recorder(TorchDispatchMode):
     """Runs every operation and writes down those that depend on inputs or weights."""
 
@@ -180,6 +187,11 @@ class Recorder(TorchDispatchMode):
                 self._drawn(result)
             return result
         self.suspect |= not torch.is_grad_enabled()
+        if func in _BY_FREQUENCY and len(args) > 3 and args[3]:
+            raise ValueError(
+                f"scale_grad_by_freq must be False; it is True{self._place()}: gradients of an "
+                "input then depend on the others of its batch, and there is no tangent kernel"
+            )
         if written:
             self._prepare(written)
         values = {i: self.value(flat[i]) for i in tensors}

@@ -66,9 +66,13 @@ class DirectScaling(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "n ..."]) -> Tensor:
         """Return alpha (h(w) - h(w0)) at ``x``, with all the rounding of the subtraction."""
-        with torch.no_grad():
-            base = self.network(x)
-        return self.alpha * (called(self.moving, None, (x,)) - base)
+        differentiable, weights = torch.is_grad_enabled(), None
+        if not differentiable:
+            weights = {name: p.detach() for name, p in self.moving.named_parameters()}
+        with torch.enable_grad():  # which a network may need within
+            base = self.network(x).detach()
+            difference = called(self.moving, weights, (x,)) - base
+        return self.alpha * (difference if differentiable else difference.detach())
 
     def initial_weights(self) -> Iterator[Tensor]:
         """Yield the weights at w0."""

@@ -162,10 +162,12 @@ class ScaledDifference(nn.Module):
         network = copied(self.network).double().eval()
         args, kwargs = tree_map(_doubled, (inputs, keywords))
         weights = dict(network.named_parameters())
+        if not torch.is_grad_enabled():
+            delta = {n: d.detach() for n, d in delta.items()}
         moved = {n: weights[n] + d.double() / alpha for n, d in delta.items()}
-        with torch.no_grad():
-            before = picked(network(*args, **kwargs), self.output)
-        after = picked(torch.func.functional_call(network, moved, args, kwargs), self.output)
+        with torch.enable_grad():  # which a network may need within
+            before = picked(network(*args, **kwargs), self.output).detach()
+            after = picked(torch.func.functional_call(network, moved, args, kwargs), self.output)
         dtype = next(self.network.parameters()).dtype
         return Pair(before.to(dtype), (alpha * (after - before)).to(dtype))
 

@@ -12,7 +12,7 @@ from tangent.operations.batched import is_many
 from tangent.operations.cotangents import Pull, reduced
 from tangent.operations.cotangents_of_layers import layer_normalized
 from tangent.operations.patches import Patches
-from tangent.operations.pieces import Piece
+from tangent.operations.pieces import Piece, as_rows
 from tangent.operations.table import entry, operation
 
 __all__ = ["factors_of"]
@@ -77,7 +77,7 @@ def _added_product(pull: Pull) -> Found:
         return {}
     found = _matrix(pull, 1, 2)
     if not is_many(pull.leaves[0]):
-        found[0] = Piece(gradient=reduced(pull.d, pull.shape(0)).flatten(2))
+        found[0] = Piece(gradient=as_rows(reduced(pull.d, pull.shape(0))))
     return found
 
 
@@ -88,7 +88,7 @@ def _added(pull: Pull) -> Found:
     for i in pull.wanted:
         if isinstance(pull.leaves[i], Tensor):
             d = pull.d if i == 0 or scale == 1 else pull.d * scale
-            found[i] = Piece(gradient=reduced(d, pull.shape(i)).flatten(2))
+            found[i] = Piece(gradient=as_rows(reduced(d, pull.shape(i))))
     return found
 
 
@@ -197,5 +197,5 @@ def _scaled(pull: Pull) -> Found:
         if i in pull.wanted and isinstance(pull.leaves[i], Tensor) and is_many(x):
             lead = (1,) * (pull.d.dim() - 2 - x.dims)
             value = x.t.reshape(len(x.t), 1, *lead, *x.t.shape[1:])
-            found[i] = Piece(gradient=reduced(pull.d * value, pull.shape(i)).flatten(2))
+            found[i] = Piece(gradient=as_rows(reduced(pull.d * value, pull.shape(i))))
     return found

@@ -11,9 +11,14 @@ from torch import Tensor
 from tangent.machine.products import batched_product
 from tangent.operations.patches import Patches
 
-__all__ = ["Piece"]
+__all__ = ["Piece", "as_rows"]
 
 _NARROW = 32  # entries of a patch: of the first layer of a network of images
+
+
+def as_rows(gradient: Float[Tensor, "b o ..."]) -> Float[Tensor, "b o p"]:
+    """The entries of a parameter in one axis; of a number, its only one."""
+    return gradient.flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(2)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from tangent.operations.batched import Many, run_batched, tensors_in
 from tangent.operations.cotangents import Pull, makes_new_memory, pulled
 from tangent.operations.factors import factors_of
 from tangent.operations.partial import dense, merged, on_its_part, viewed, views, widened
-from tangent.operations.pieces import Piece
+from tangent.operations.pieces import Piece, as_rows
 from tangent.operations.table import executed
 
 __all__ = ["Record", "Run"]
@@ -186,7 +186,7 @@ class Record:
                     done(name)
         for name, value in self.graph.weights.items():
             if value in carried and value in self.live:
-                visit(name, Piece(gradient=dense(carried.pop(value)).flatten(2)))
+                visit(name, Piece(gradient=as_rows(dense(carried.pop(value)))))
 
     def _pull(
         self,

@@ -27,6 +27,7 @@ from tangent import (
 from tangent.capture import evaluated_copy
 from tangent.kernel.products import KernelProduct
 from tangent.machine.copies import copied
+from tangent.models.direct import DirectScaling
 from tests.tangent.naive import naive_features
 from tests.zoo.plain import NETWORKS, Net
 
@@ -101,7 +102,29 @@ def _scalar_mixture(net: Net, x: Tensor) -> Tensor:
     return torch.where(net.l(x) > 0.1, net.l(x) ** 2, net.l(x).exp())
 
 
+def _slope(net: Net, x: Tensor) -> Tensor:
+    """The derivative of the output in the input, gradients turned on by whoever calls."""
+    x = x.detach().requires_grad_()
+    out = net.m(torch.tanh(net.l(x)))
+    return torch.autograd.grad(out.sum(), x, create_graph=True)[0]
+
+
+def _against_the_mean(net: Net, x: Tensor) -> Tensor:
+    return _slope(net, x) - x.mean(0)
+
+
 CASES = {
+    "numbers among the weights": (
+        lambda: Net(
+            lambda s, x: (s.scale * s.l(x) + s.shift) / s.temperature.exp(), l=nn.Linear(4, 2),
+            scale=nn.Parameter(torch.tensor(1.5)), shift=nn.Parameter(torch.tensor(0.5)),
+            temperature=nn.Parameter(torch.tensor(0.3)),
+        ),
+        lambda: torch.randn(3, 4),
+    ),
+    "slope": (
+        lambda: Net(_slope, l=nn.Linear(4, 5), m=nn.Linear(5, 1)), lambda: torch.randn(3, 4),
+    ),
     "mask in place": (
         lambda: Net(_mask_in_place, e=nn.Embedding(3, 2)),
         lambda: torch.tensor([[1, 2], [2, 0]]),
@@ -296,7 +319,7 @@ def test_differences_are_those_of_two_networks(name, alpha, dtype):
             for n, p in moved.named_parameters():
                 if n in moving:
                     p.copy_(weights[n] + step * moving[n].double())
-            return Outputs(moved)(x).clone()
+        return Outputs(moved)(x).detach().clone()
 
     with torch.no_grad():
         got = module.pair(x.to(dtype) if x.is_floating_point() else x)
@@ -326,6 +349,10 @@ REFUSED = {
     "earlier inputs": (
         lambda: Net(lambda s, x: s.l(x).cumsum(0), l=nn.Linear(4, 2)),
         r"mixes the inputs of a batch in aten\.cumsum",
+    ),
+    "slope beside a mean over the batch": (
+        lambda: Net(_against_the_mean, l=nn.Linear(4, 5), m=nn.Linear(5, 1)),
+        r"mixes the inputs of a batch in aten\.mean",
     ),
     "batch second": (
         lambda: nn.TransformerEncoderLayer(4, 2, 8),
@@ -357,6 +384,26 @@ def test_what_has_no_tangent_kernel_is_refused_for_the_right_reason(name, ask):
     }
     with pytest.raises(ValueError, match=words):
         calls[ask]()
+
+
+@pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])
+def test_gradients_by_frequency_in_the_batch_are_refused(layer):
+    model = Net(
+        lambda s, x: s.l(s.e(x).flatten(1)),
+        e=layer(5, 4, scale_grad_by_freq=True), l=nn.LazyLinear(2),
+    )  # fmt: skip
+    tokens = torch.tensor([[0, 1, 1], [2, 3, 4]])
+    model(tokens)
+    with pytest.raises(ValueError, match="scale_grad_by_freq must be False"):
+        tangent_kernel(model, tokens)
+
+
+@pytest.mark.parametrize("name", ["slope", "choice by values"])
+def test_predictions_need_no_gradients_of_the_callers(name):
+    model, x = case(name)
+    for module in (ScaledDifference(model, 2.0), DirectScaling(model, 2.0)):
+        with torch.no_grad():
+            assert not module(x).requires_grad
 
 
 def test_a_kernel_that_float16_cannot_hold_is_in_float32():
