@@ -32,6 +32,8 @@ class Outcome:
     generic: tuple[str, ...] = ()
     refusal: str = ""
     right: bool = False
+    cuts: bool = False  # gradients: at infinity it moves as its values do
+    oracle: str = ""  # why plain PyTorch gives none
 
     def row(self) -> dict:
         """As JSON has it."""
@@ -44,7 +46,7 @@ def outcome_of(name: str, entry: Entry, n: int = 2) -> Outcome:
     Where an error is that of one gate which float32 decides otherwise, other inputs are taken.
     """
     torch.manual_seed(0)
-    model = _scattered(entry.build().eval())
+    model = _scattered(entry.build().eval()).requires_grad_(True)
     found = Outcome(name, entry.source, sum(p.numel() for p in model.parameters()))
     x = entry.inputs(3 * n)
     for start in range(0, 3 * n, n):
@@ -53,6 +55,7 @@ def outcome_of(name: str, entry: Entry, n: int = 2) -> Outcome:
             found.generic = describe(copied(model), part).generic
             tangent_kernel(copied(model), part, outputs="pseudo")
             found.errors = _errors(model, part)
+            found.cuts = found.errors.pop("values", 0.0) > ALLOWED
         except (ValueError, TypeError) as error:
             found.refusal = str(error)
         if entry.refused:
@@ -101,7 +104,11 @@ def _errors(model: nn.Module, x: Tensor) -> dict[str, float]:
     v = torch.cos(torch.arange(len(kernel), dtype=torch.float64) + 1)
     errors["product"] = _relative(KernelProduct(copied(wide), x_wide)(v), kernel @ v)
     for alpha in ALPHAS:
-        errors[f"alpha {alpha:g}"] = _difference(copied(model), wide, x, x_wide, alpha, whole)
+        found = _difference(copied(model), wide, x, x_wide, alpha, whole)
+        errors[f"alpha {alpha:g}"] = found
+    if found > ALLOWED:  # gradients that are cut are no derivatives of the values
+        errors["values"] = found
+        errors["alpha inf"] = _difference(copied(model), wide, x, x_wide, math.inf, None)
     return errors
 
 
@@ -117,7 +124,8 @@ class Wide(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _difference(model, wide, x, x_wide, alpha: float, phi: dict) -> float:
+def _difference(model, wide, x, x_wide, alpha: float, phi: dict | None) -> float:
+    """Error of the difference; at infinity beside the gradients, or else a central difference."""
     module = ScaledDifference(model.requires_grad_(True), alpha)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -125,6 +133,15 @@ def _difference(model, wide, x, x_wide, alpha: float, phi: dict) -> float:
             size = 0.1 * float(w.norm()) / max(w.numel(), 1) ** 0.5 + 1e-3
             delta.copy_(size * torch.randn(delta.shape, generator=generator))
         got = module(x).double().flatten()
+    if math.isinf(alpha) and phi is None:
+        sides = []
+        for step in (1e-5, -1e-5):
+            moved = copied(wide)
+            with torch.no_grad(), Wide():
+                for p, delta in zip(moved.parameters(), module.delta, strict=True):
+                    p.add_(step * delta.double())
+                sides.append(moved(x_wide).flatten())
+        return _relative(got, (sides[0] - sides[1]) / 2e-5)
     if math.isinf(alpha):
         parts = zip(module.names, module.delta, strict=True)
         expected = sum(

@@ -18,6 +18,7 @@ from tests.zoo.check import ALLOWED, Outcome, outcome_of
 from tests.zoo.networks import zoo
 
 DOCS = Path(__file__).parents[2] / "docs"
+FILE, TITLE = "zoo", "Networks that were tried"
 COLUMNS = ("kernel", "features", "product", "alpha 1", "alpha 1000", "alpha 1e+07", "alpha inf")
 
 
@@ -28,32 +29,37 @@ def _worst(outcome: Outcome, column: str) -> str:
     return "not finite" if any(map(math.isnan, found)) else f"{max(found):.0e}"
 
 
-def page(outcomes: list[Outcome]) -> str:
+def page(title: str, command: str, outcomes: list[Outcome]) -> str:
     """The table as Markdown."""
-    right = sum(o.right for o in outcomes)
+    compared = [o for o in outcomes if not o.oracle]
+    right = sum(o.right for o in compared)
     lines = [
-        "# Networks that were tried",
+        f"# {title}",
         "",
-        f"{right} of {len(outcomes)} are right: every error below {ALLOWED:g} of the largest "
-        "entry, or a refusal for the right reason. Two inputs each, weights at random; kernels, "
+        f"{right} of {len(compared)} are right: every error below {ALLOWED:g} of the largest "
+        "entry, or a refusal for the right reason. Weights at random; kernels, "
         "features and products in float64 beside one backward pass an input and output, "
         "differences in float32 beside two networks in float64 (alpha = inf: beside the "
-        "gradients). Where float32 decides a ReLU otherwise than float64 the error is that of the "
-        "decision.",
+        "gradients; where the network cuts them, which is marked, beside a central difference). "
+        "Where float32 decides a ReLU otherwise than float64 the error is that of the decision.",
         "",
-        f"torch {torch.__version__}; written by `python -m tests.zoo.table`.",
+        f"torch {torch.__version__}; written by `{command}`.",
         "",
         "| network | from | parameters | " + " | ".join(COLUMNS) + " | generic operations |",
         "|---|---|---|" + "---|" * (len(COLUMNS) + 1),
     ]
-    for o in outcomes:
+    for o in compared:
         cells = [_worst(o, column) for column in COLUMNS]
         last = ", ".join(g.removeprefix("aten.") for g in o.generic)
         if o.refusal:
             cells, last = [""] * len(COLUMNS), f"refused: {o.refusal.split(':')[0]}"
         mark = "" if o.right else " (wrong)"
+        mark += ", cut" if o.cuts else ""
         row = [o.name + mark, o.source, str(o.parameters), *cells, last]
         lines.append("| " + " | ".join(row) + " |")
+    left = [f"{o.name} ({o.oracle})" for o in outcomes if o.oracle]
+    if left:
+        lines += ["", f"Plain PyTorch gives nothing to compare in float64: {'; '.join(left)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -69,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(asked.names) - set(networks):
         parser.error(f"no such network: {', '.join(sorted(unknown))}")
     partial = asked.resume or asked.names or asked.source
-    outcomes = {o.name: o for o in _written() if o.name in networks} if partial else {}
+    outcomes = {o.name: o for o in read(FILE) if o.name in networks} if partial else {}
     for name, entry in networks.items():
         if asked.names and name not in asked.names:
             continue
@@ -81,18 +87,22 @@ def main(arguments: list[str] | None = None) -> None:
         found = outcomes[name] = outcome_of(name, entry)
         seconds = time.perf_counter() - start
         print("right" if found.right else "WRONG", name, f"{seconds:.1f} s", flush=True)
-        _write([outcomes[name] for name in networks if name in outcomes])
+        write(FILE, TITLE, [outcomes[name] for name in networks if name in outcomes])
 
 
-def _written() -> list[Outcome]:
-    path = DOCS / "zoo.json"
+def read(file: str) -> list[Outcome]:
+    """What an earlier run wrote."""
+    path = DOCS / f"{file}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     return [Outcome(**{**row, "generic": tuple(row["generic"])}) for row in rows]
 
 
-def _write(outcomes: list[Outcome]) -> None:
-    (DOCS / "zoo.md").write_text(page(outcomes))
-    (DOCS / "zoo.json").write_text(json.dumps([o.row() for o in outcomes], indent=1) + "\n")
+def write(file: str, title: str, outcomes: list[Outcome]) -> None:
+    """Write the table as a page and as data."""
+    command = f"python -m tests.zoo.{'table' if file == FILE else file}"
+    (DOCS / f"{file}.md").write_text(page(title, command, outcomes))
+    rows = json.dumps([o.row() for o in outcomes], indent=1)
+    (DOCS / f"{file}.json").write_text(rows + "\n")
 
 
 if __name__ == "__main__":
