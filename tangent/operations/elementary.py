@@ -3,7 +3,8 @@
 torch 2.14.1 has no derivative of the gradient of ``embedding_bag`` and ``hardsigmoid``, and a wrong
 one of ``_weight_norm``. Twice forwards, or backwards through forwards, it is silently wrong about
 what normalizes by the statistics of its input (layer, instance and batch norm: their mean and
-variance count as constants) and about some of linear algebra, and has none of ``glu``.
+variance count as constants) and about some of linear algebra, and has none of ``glu`` and
+distances, whose gradients of many outputs at once are wrong.
 """
 
 from __future__ import annotations
@@ -113,6 +114,10 @@ def _glu(input: Tensor, dim: int = -1) -> Tensor:
     return value * torch.sigmoid(gate)
 
 
+def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
 Made = Callable[..., "Tensor | None"]
 
 _BACKWARDS: dict[Any, Made] = {
@@ -128,6 +133,7 @@ _FORWARDS: dict[Any, Made] = {
     F.batch_norm: _batch_norm,
     torch.batch_norm: _batch_norm_of_torch,
     F.glu: _glu,
+    torch.cdist: _distances,
     **ALGEBRA,
 }
 
@@ -151,7 +157,7 @@ class TwiceBackwards(_Elementary):
 
 
 class TwiceForwards(_Elementary):
-    """Within it, ``jvp`` may stand within ``jvp`` or ``vjp``: norms, GLU, linear algebra."""
+    """Within it, ``jvp`` may stand within ``jvp``: norms, GLU, distances, linear algebra."""
 
     table = _FORWARDS
 

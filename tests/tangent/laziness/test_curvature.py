@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from torch.func import hessian
 from tangent.laziness import curvature as module
 from tangent.laziness.curvature import (
     curvature,
+    derivative,
     derivative_norm,
     derivative_rank,
     second_derivative_bound,
@@ -256,3 +259,33 @@ def test_weight_function_is_the_network_over_the_root_of_the_number_of_inputs(ge
     torch.testing.assert_close(h(moved), net(x).detach().flatten() / 5**0.5)
     centred, at = weight_function(net, x, centred=True)
     assert not centred(at).any()
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_the_derivative_of_distances_is_theirs(norm, generator):
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.centres = nn.Linear(3, 2), nn.Parameter(torch.randn(4, 2))
+
+        def forward(self, x):
+            return torch.cdist(self.layer(x), self.centres, p=norm)
+
+    model = Distances().double()
+    x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    h, w = weight_function(model, x)
+    step = 1e-6 * torch.eye(len(w)).double()
+    expected = torch.stack([(h(w + e) - h(w - e)) / 2e-6 for e in step], dim=1)
+    torch.testing.assert_close(derivative(h, w), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_a_derivative_that_is_batched_wrongly_is_made_one_by_one(generator):
+    first = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+
+    def h(w):
+        return torch.cdist(w.view(3, 2), first).flatten()
+
+    w = torch.randn(6, generator=generator, dtype=torch.float64)
+    step = 1e-6 * torch.eye(6).double()
+    expected = torch.stack([(h(w + e) - h(w - e)) / 2e-6 for e in step], dim=1)
+    torch.testing.assert_close(derivative(h, w), expected, rtol=1e-6, atol=1e-8)

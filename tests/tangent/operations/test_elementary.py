@@ -41,6 +41,9 @@ WRONG_FORWARDS = {
     "householder": (lambda x: torch.linalg.householder_product(x, x[0] ** 2), (4, 3)),
 }
 MISSING = {
+    "distances": (lambda x: torch.cdist(x, x.flip(1) + 0.3), (2, 3, 2)),
+    "distances by absolute values": (lambda x: torch.cdist(x, x * x + 0.3, p=1.0), (2, 3, 2)),
+    "largest distances": (lambda x: torch.cdist(x, x * x + 9, p=float("inf")), (2, 3, 2)),
     "glu": (lambda x: F.glu(x, 1), (2, 4, 3)),
     "hardsigmoid": (lambda x: F.hardsigmoid(x * x), (2, 4)),
     "embedding bag": (lambda x: F.embedding_bag(BAGS, x * x), (4, 2)),
