@@ -51,6 +51,11 @@ def outputs_of_two(network: nn.Module, x: Tensor) -> Tensor:
             "model must return one row of outputs for each input; for 2 inputs it returned shape "
             f"{tuple(output.shape)}; keep the batch as the first axis"
         )
+    if output.is_complex():
+        raise ValueError(
+            f"model must return real numbers; it returned {output.dtype}; return "
+            "torch.view_as_real of them"
+        )
     return output.detach()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tangent.capture import picking
-from tangent.capture.functional import check_inputs
+from tangent.capture.functional import check_inputs, first_weight
 from tangent.kernel.engine.blocks import (
     FactorCache,
     Reporter,
@@ -269,7 +269,7 @@ def _reduce(cache: FactorCache, totals: dict[str, Tensor], names: Sequence[str])
 
 def factor_dtype(model: nn.Module) -> torch.dtype | None:
     """float32 for weights in float16, which ends at 65504; None for those of other dtypes."""
-    weight = next(model.parameters(), None)
+    weight = first_weight(model)
     return torch.float32 if weight is not None and weight.dtype == torch.float16 else None
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
+from tangent.capture.functional import first_weight
 from tangent.kernel.products import KernelProduct
 from tangent.solve.centring import centred_product
 
@@ -60,7 +61,9 @@ class TangentOperator(LinearOperator):
                 f"outputs must be 'full', 'pseudo' or the index of an output; got {outputs!r}; "
                 "sum the operators of the outputs for the trace"
             )
-        weight = next(model.parameters())
+        weight = first_weight(model)
+        if weight is None:
+            raise ValueError("model must have real parameters; it has none, so it has no kernel")
         if weight.dtype not in _NUMPY:
             raise ValueError(f"model must be float32 or float64; got {weight.dtype}")
         self._like = weight.detach()

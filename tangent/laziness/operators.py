@@ -36,7 +36,7 @@ class NormalizedKernel:
     def __init__(self, model: nn.Module, x: Tensor, batch_size: int):
         self.product = KernelProduct(model, x, batch_size=batch_size)
         self.n, self.size = len(x), self.product.rows
-        self.like = next(model.parameters()).detach()
+        self.like = next(p for p in model.parameters() if p.is_floating_point()).detach()
 
     def __call__(self, v: Float[Tensor, " q *r"]) -> Float[Tensor, " q *r"]:
         """Return the kernel times ``v``, or times the columns of a matrix."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tangent.capture.functional import first_weight, fixed_whole_numbers
 from tangent.capture.outputs import output_shape
 from tangent.kernel.matrix import tangent_kernel
 from tangent.laziness.operators import NormalizedKernel
@@ -184,7 +185,7 @@ def laziness(
     >>> found.kappa_centred > 0 and found.spectrum.exact
     True
     """
-    model = copied(ordinary_network(model)).eval().requires_grad_(True)
+    model = fixed_whole_numbers(copied(ordinary_network(model))).eval().requires_grad_(True)
     X, y = (ordinary_tensor(t) if isinstance(t, Tensor) else t for t in (X, y))
     x, targets, start = _checked(model, X, y)
     generator = torch.Generator().manual_seed(random_state)
@@ -254,7 +255,7 @@ def _rms(values: Tensor) -> float:
 
 def _checked(model: nn.Module, X: Any, y: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs as the weights are, targets as (n, k), and the outputs at w0."""
-    weight = next(model.parameters(), None)
+    weight = first_weight(model)
     if weight is None:
         raise ValueError("model must have parameters; it has none, so nothing can train")
     x = torch.as_tensor(X).detach()

@@ -184,7 +184,9 @@ class ScaledDifference(nn.Module):
         weights = dict(model.named_parameters())
         for name, delta in zip(self.names, self.delta, strict=True):
             weights[name].add_(delta, alpha=1 / self.alpha)
-        return model.requires_grad_(True)
+        for p in weights.values():
+            p.requires_grad_(p.is_floating_point() or p.is_complex())
+        return model
 
     def __getstate__(self) -> dict[str, Any]:
         # Records are made again from the network.

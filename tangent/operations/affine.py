@@ -217,6 +217,8 @@ def _added_matrix_product(
 def _moved_product(alpha: float, x: Pair, y: Pair) -> Tensor | None:
     u, dm = x.difference, y.difference
     if u is not None and dm is not None:
+        if x.base.is_complex() or y.base.is_complex():  # whose gradients have conjugates
+            return multilinear(torch.mm, alpha, x, y).difference
         return _ProductDifference.apply(u, dm, x.base, y.base, alpha)
     if u is not None:
         return plain_call(aten.mm.default, (u, y.base), {})
