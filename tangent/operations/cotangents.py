@@ -94,15 +94,14 @@ Rule = Callable[[Pull], dict[int, Tensor] | None]
 
 def pulled(pull: Pull) -> dict[int, Any]:
     """Return the cotangents of the wanted arguments, by their position, each in its dtype."""
-    return {i: _in_dtype_of(pull.leaves[i], d) for i, d in _pulled(pull).items()}
-
-
-def _in_dtype_of(argument: Any, d: Any) -> Any:
-    """A cotangent in the dtype of its argument, where numbers of two precisions have met."""
-    dtype = (argument.t if type(argument) is Many else argument).dtype
-    if not isinstance(d, Tensor) or d.dtype == dtype or not dtype.is_floating_point:
-        return d
-    return d.to(dtype)
+    found = _pulled(pull)
+    for i, d in found.items():
+        argument = pull.leaves[i]
+        dtype = (argument.t if type(argument) is Many else argument).dtype
+        # Where numbers of two precisions have met; what is partly zero is of its argument's own.
+        if isinstance(d, Tensor) and d.dtype != dtype and dtype.is_floating_point:
+            found[i] = d.to(dtype)
+    return found
 
 
 def _pulled(pull: Pull) -> dict[int, Any]:
