@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -79,8 +79,8 @@ class _Part(Protocol):
         """The kernel of two blocks of training images."""
         ...
 
-    def products(self, duals: Sequence[Tensor]) -> Callable[[Views], Tensor]:
-        """From new images to their kernel with all training images, times dual coefficients."""
+    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
+        """The kernel of new images with all training images, times dual coefficients."""
         ...
 
 
@@ -102,11 +102,12 @@ class _Convolved:
         """The kernel of two blocks of training images."""
         return self.features(i) @ self.features(j).T
 
-    def products(self, duals: Sequence[Tensor]) -> Callable[[Views], Tensor]:
-        """From new images to their kernel with all training images, times dual coefficients."""
+    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
+        """The kernel of new images with all training images, times dual coefficients."""
         weight = sum(self.features(j).T @ dual for j, dual in enumerate(duals))
         self.features.cache_clear()
-        return lambda views: self.layers.scaled(views, self.scales) @ weight
+        blocks = (Views(new.read(b, "maps")) for b in range(len(new.starts)))
+        return torch.cat([self.layers.scaled(views, self.scales) @ weight for views in blocks])
 
 
 class _Branch:
@@ -163,16 +164,16 @@ class _Branch:
         """The kernel of two blocks of training images."""
         return self._kernel(self.sides(i), None if i == j else self.sides(j))
 
-    def products(self, duals: Sequence[Tensor]) -> Callable[[Views], Tensor]:
-        """From new images to their kernel with all training images, times dual coefficients."""
-
-        def product(views: Views) -> Tensor:
-            rows = self.standardized(getattr(views, self.name))
-            new = dense_sides(self.hidden, self.head, rows)
-            parts = [self._kernel(new, self.sides(j)) @ d for j, d in enumerate(duals)]
-            return torch.stack(parts).sum(0)
-
-        return product
+    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
+        """The kernel of new images with all training images, times dual coefficients."""
+        found = []
+        for b in range(len(new.starts)):
+            rows = self.standardized(new.read(b, self.name))
+            sides = dense_sides(self.hidden, self.head, rows)
+            parts = [self._kernel(sides, self.sides(j)) @ d for j, d in enumerate(duals)]
+            found.append(torch.stack(parts).sum(0))
+        self.rows.cache_clear()
+        return torch.cat(found)
 
 
 @dataclass
@@ -257,7 +258,8 @@ def dual(
             kernel = _Kernel(parts, images)
             kernel.make(context)
             solution = _solved(kernel, one_hot(y), run["ridges"], context, row)
-            correct = _correct(kernel, solution, one_hot(y), test, y_test)
+            new = _Images(made, test, folder / "test", run["block"])
+            correct = _correct(kernel, solution, one_hot(y), new, y_test)
             context.log(f"{row}: test {100 * float(correct.double().mean()):.2f}")
             metrics |= {
                 f"{row}: test accuracy": float(correct.double().mean()),
@@ -279,7 +281,7 @@ def _solved(
     """The best of several ridges, largest first; they end where a smaller one is worse."""
     best: _Solution | None = None
     for ridge in sorted(ridges, reverse=True):
-        found = _at(kernel, y, ridge)
+        found = _stored_solution(kernel, y, ridge, row)
         context.log(
             f"{row}, ridge {ridge}: leave-one-out {100 * found.accuracy:.2f}, residual "
             f"{found.residual:.1e}"
@@ -289,6 +291,20 @@ def _solved(
         best = found
     assert best is not None
     return best
+
+
+def _stored_solution(kernel: _Kernel, y: Tensor, ridge: float, row: str) -> _Solution:
+    """The solution at a ridge, made once: its file has the accuracy and residual in a last row."""
+
+    def made() -> Tensor:
+        found = _at(kernel, y, ridge)
+        last = torch.zeros(1, y.shape[1]).double()
+        last[0, :2] = torch.tensor([found.accuracy, found.residual])
+        return torch.cat([found.dual, last])
+
+    whole = stored(kernel.images.folder / f"solution-{row}-{ridge:g}.npy", made)
+    accuracy, residual = whole[-1, :2].tolist()
+    return _Solution(ridge, whole[:-1], accuracy, residual)
 
 
 def _at(kernel: _Kernel, y: Float64[Tensor, "n k"], ridge: float) -> _Solution:
@@ -321,19 +337,16 @@ def _at(kernel: _Kernel, y: Float64[Tensor, "n k"], ridge: float) -> _Solution:
 
 @torch.no_grad()
 def _correct(
-    kernel: _Kernel, solution: _Solution, y: Tensor, test: Tensor, y_test: Tensor
+    kernel: _Kernel, solution: _Solution, y: Tensor, new: _Images, y_test: Tensor
 ) -> Tensor:
+    """Which new images are right; part by part, so that one part's blocks are held at a time."""
+    new.folder.mkdir(exist_ok=True)
     images = kernel.images
     duals = [solution.dual[images.rows(j)].float() for j in range(len(images.starts))]
-    products = [part.products(duals) for part in kernel.parts]
-    constant = y.mean(0) - kernel.means @ solution.dual
-    bits = []
-    starts = range(0, len(test), images.size)
-    for start in counted(starts, "block of test images"):
-        views = images.made.views(test[start : start + images.size])
-        scores = constant + sum(product(views).double() for product in products)
-        bits.append(scores.argmax(1) == y_test[start : start + images.size])
-    return torch.cat(bits)
+    scores = y.mean(0) - kernel.means @ solution.dual
+    for part in counted(kernel.parts, "part of the kernel of test images"):
+        scores = scores + part.scores(duals, new).double()
+    return scores.argmax(1) == y_test
 
 
 def _count(part: Any) -> int:
