@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tangent.operations import smooth
 from tangent.operations.generic import generic_difference
 from tangent.operations.registry import Pair
 from tangent.operations.relu import bent
@@ -212,9 +213,9 @@ def _log1p(alpha: float, x: Any, *, _op: Any = None) -> Any:
 
 @exact(aten.expm1)
 def _expm1(alpha: float, x: Any, *, _op: Any = None) -> Any:
-    if math.isinf(alpha):
-        return Pair(x.base.expm1(), x.difference * x.base.exp())
-    return Pair(x.base.expm1(), alpha * x.base.exp() * torch.expm1(x.difference / alpha))
+    if x.base.is_complex():
+        return generic_difference(_op, alpha, (x,), {})
+    return Pair(x.base.expm1(), smooth.exp(x, alpha).difference)
 
 
 # Comparisons: v > alpha (y - x) says whether x' > y' without rounding a small v away.

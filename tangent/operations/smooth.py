@@ -135,6 +135,12 @@ def _sigmoid_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
     return _tanh_difference(v / 2, z / 2, alpha) / 2
 
 
+def _exp_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
+    # By the larger of both: a long way up from a small one would be infinity times zero.
+    step = v / alpha
+    return -alpha * torch.sign(v) * torch.exp(z + step.clamp(min=0)) * torch.expm1(-step.abs())
+
+
 def _softplus_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
     # log1p(sigmoid(z) expm1(step)) for a step down; a step up is the step down of -z, plus v.
     step = v / alpha
@@ -235,9 +241,7 @@ gelu_tanh = smooth_rule(
     lambda z: F.gelu(z, approximate="tanh"), _gelu_tanh_slope, _gelu_tanh_difference
 )
 erf = smooth_rule(torch.erf, lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z))
-exp = smooth_rule(
-    torch.exp, torch.exp, lambda v, z, alpha: alpha * torch.exp(z) * torch.expm1(v / alpha)
-)
+exp = smooth_rule(torch.exp, torch.exp, _exp_difference)
 sin = smooth_rule(torch.sin, torch.cos)
 cos = smooth_rule(torch.cos, lambda z: -torch.sin(z))
 softplus_one = smooth_rule(F.softplus, torch.sigmoid, _softplus_difference)

@@ -208,6 +208,19 @@ def test_saturating_activations_keep_their_digits_at_any_step(step, sign):
         assert (got - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
+@pytest.mark.parametrize("function", [torch.exp, torch.expm1])
+def test_exponentials_may_move_a_long_way_up_from_a_small_one(function):
+    model = Net(lambda s, x: function(x + s.shift), shift=nn.Parameter(torch.zeros(3)))
+    module = ScaledDifference(model, 1.0)
+    module.delta[0].data = torch.tensor([150.0, -150.0, 0.0])
+    x = torch.tensor([[-200.0, 3.0, -math.inf]])
+    expected = torch.tensor([[math.exp(-50), -math.exp(3), 0.0]])
+    out = module(x)
+    torch.testing.assert_close(out, expected)
+    out.sum().backward()
+    assert module.delta[0].grad.isfinite().all()
+
+
 def test_the_share_of_a_sigmoid_that_was_wrong():
     moved = smooth.sigmoid(Pair(torch.tensor([0.3]), torch.tensor([2e6])), 1.0)
     assert float(moved.difference) == pytest.approx(0.4255575, rel=1e-6)
