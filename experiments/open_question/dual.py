@@ -302,7 +302,7 @@ def _stored_solution(kernel: _Kernel, y: Tensor, ridge: float, row: str) -> _Sol
         last[0, :2] = torch.tensor([found.accuracy, found.residual])
         return torch.cat([found.dual, last])
 
-    whole = stored(kernel.images.folder / f"solution-{row}-{ridge:g}.npy", made)
+    whole = stored(kernel.images.folder / f"solution-{row}-{ridge!r}.npy", made)
     accuracy, residual = whole[-1, :2].tolist()
     return _Solution(ridge, whole[:-1], accuracy, residual)
 

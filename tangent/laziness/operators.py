@@ -97,7 +97,7 @@ class SecondDerivative:
         if self.forward:
             try:
                 return self._values_forwards(v)
-            except (NotImplementedError, RuntimeError):  # an operation without forward mode
+            except RuntimeError:  # an operation without forward mode
                 self.forward = False
         return self._values_backwards(v)
 

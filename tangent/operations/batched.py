@@ -107,7 +107,7 @@ def mapped(op: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return vmap(one)(*tensors)
-    except (RuntimeError, NotImplementedError, ValueError):
+    except (RuntimeError, ValueError):
         results = [one(*(t[i] for t in tensors)) for i in range(len(tensors[0]))]
         flat = [leaves_of(r) for r in results]
         stacked = [

@@ -219,9 +219,8 @@ _RIGHT: Once[bool] = Once()  # whether batched derivatives are those of one inpu
 def _generic(pull: Pull) -> dict[int, Tensor]:
     """By torch.func for all inputs and outputs at once, where that is right; one by one."""
     call = _Call.of(pull)
-    key = call.key()
-    found = None if _RIGHT.get(key) is False else _batched(call)
-    if found is None or not _RIGHT.of(key, partial(_agree, call)):
+    found = _batched(call) if _RIGHT.of(call.key(), partial(_agree, call)) else None
+    if found is None:
         found = _one_by_one(call)
     return dict(zip(pull.wanted, found, strict=True))
 
@@ -251,19 +250,21 @@ def _batched(call: _Call) -> tuple[Tensor, ...] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return vmap(back, in_dims=in_dims)(call.cotangents, *values)
-    except (RuntimeError, NotImplementedError, ValueError):
+    except (RuntimeError, ValueError):
         return None
 
 
 def _agree(call: _Call) -> bool:
-    """Whether the last input's own backward passes say the same, for cotangents of all sizes.
+    """Whether torch can batch this, and the last input's own backward passes say the same.
 
     torch's batching rules are wrong for some: of the determinant and of distances, in 2.14.
     """
     trial = [None if c is None else mixture(c) for c in call.pull.cotangents]
     call = _Call.of(replace(call.pull, cotangents=trial))
-    found, back = _batched(call), _backward(call, -1)
-    assert found is not None
+    found = _batched(call)
+    if found is None:
+        return False
+    back = _backward(call, -1)
     for b in (0, call.cotangents[0].shape[1] - 1):
         for f, right in zip(found, back([c[-1, b] for c in call.cotangents]), strict=True):
             tolerance = torch.finfo(right.dtype).eps ** 0.5

@@ -20,10 +20,6 @@ class Once(Generic[T]):
     def __init__(self) -> None:
         self.known: dict[Any, T] = {}
 
-    def get(self, key: Any) -> T | None:
-        """What was found, or None."""
-        return self.known.get(key)
-
     def of(self, key: Any, find: Callable[[], T]) -> T:
         """What was found, or is found now."""
         if key not in self.known:

@@ -1,7 +1,7 @@
 """Batch norm of inputs whose order in memory has two names, in the usual order.
 
 Where there is one input, or one position along some axis, an image may count as channels first and
-as channels last at once. The backward pass of batch norm (torch 2.11 to 2.14, on a CPU) then
+as channels last at once. The backward pass of batch norm (torch 2.14.1, on a CPU) then
 takes the name of the input for that of the gradient, and reads the gradient in a wrong order. Both
 in the usual order, what it finds is right.
 """

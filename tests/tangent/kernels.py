@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from tangent.kernel.products import KernelProduct
+
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
     """(n, k, p): gradient of every output with respect to all parameters."""
@@ -40,3 +42,9 @@ def full(phi: Tensor, psi: Tensor) -> Tensor:
 
 def trace(phi: Tensor, psi: Tensor) -> Tensor:
     return torch.einsum("iap,jap->ij", phi, psi)
+
+
+def product_with_ones(model: nn.Module, x: Tensor) -> Tensor:
+    """The sum of the kernel's columns, by products."""
+    product = KernelProduct(model, x)
+    return product(torch.ones(product.rows).to(x))
