@@ -20,7 +20,8 @@ FULL = RESULTS / "fig3b" / "full-cifar10-f1e499"
 SCALE = RESULTS / "fig3a" / "full-cifar10-9d4914"
 OPEN = RESULTS / "open-question" / "paper-cifar10-112903"
 ALL = RESULTS / "open-question" / "full-cifar10-8d56dd"
-SHOWN = (FULL, SCALE, OPEN, ALL)
+WIDE = RESULTS / "open-question" / "full-cifar10-8509af"
+SHOWN = (FULL, SCALE, OPEN, ALL, WIDE)
 
 
 def rows(text: str) -> list[list[str]]:
