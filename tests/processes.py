@@ -44,7 +44,7 @@ def cluster(**environment: str) -> Iterator[Any]:
             n_workers=2,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # None takes port 8787, whoever has it
             env=environment,
         ) as found,
     ):
