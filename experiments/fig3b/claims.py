@@ -16,7 +16,7 @@ from experiments.networks.claims import (
     no_overfitting,
     row_of,
 )
-from experiments.networks.rows import is_exact, network_label
+from experiments.networks.rows import is_exact, is_stopped, network_label
 
 _KINDS = {"random-patches": "patches", "scattering": "scattering", "roto": "scattering"}
 _FIXED = {
@@ -44,7 +44,8 @@ def rows(networks: pd.DataFrame, fixed: pd.DataFrame) -> list[Row]:
     of_a_row = ["model", "width", "alpha", "method"]
     for _, group in networks.groupby(of_a_row, sort=False, dropna=False):
         first = group.iloc[0]
-        standard, solved = first["alpha"] == 1, is_exact(first["method"])
+        standard = first["alpha"] == 1
+        solved = is_exact(first["method"]) or is_stopped(first["method"])
         width = None if first["width"] != first["width"] else float(first["width"])
         found.append(
             row_of(
@@ -84,6 +85,21 @@ def claims(found: Sequence[Row]) -> list[Claim]:
         result.append(less_training(one, other))
         result.append(no_overfitting(other))
     result.extend(_widening(found))
+    result.extend(_losses(found))
+    return result
+
+
+def _losses(found: Sequence[Row]) -> list[Claim]:
+    """What optimization loses (solved against trained) and the kernel (alpha = 1 against it)."""
+    result = []
+    for solved in (row for row in found if row.kind == "solved"):
+        size = (solved.model, solved.width)
+        same = [r for r in found if (r.model, r.width) == size and r.test is not None]
+        lazy = max((r for r in same if r.kind == "lazy"), key=lambda r: r.alpha or 0, default=None)
+        standard = next((r for r in same if r.kind == "standard"), None)
+        name = solved.name.removesuffix(", solved")
+        result.append(above(f"{name}: solved above trained (lost by optimization)", solved, lazy))
+        result.append(above(f"{name}: α = 1 above solved (lost by the kernel)", standard, solved))
     return result
 
 

@@ -25,10 +25,16 @@ from experiments.drawing.tables import (
 from experiments.fig3b import draw_full as full_figure
 from experiments.fig3b.claims import claims
 from experiments.fig3b.draw_exact import exact_table, flow
+from experiments.fig3b.draw_stopped import along_steps
 from experiments.fig3b.paper import dagger, of_the_paper
-from experiments.fig3b.settings import DIRECT_METHODS, EXACT_METHODS, METHODS
+from experiments.fig3b.settings import (
+    DIRECT_METHODS,
+    EXACT_METHODS,
+    METHODS,
+    STOPPED_METHODS,
+)
 from experiments.networks.claims import claim_table
-from experiments.networks.rows import is_exact, network_label, split_method
+from experiments.networks.rows import is_exact, is_stopped, network_label, split_method
 
 _NAMES = {
     "random-features": "random features",
@@ -51,8 +57,8 @@ def name(method: str, alpha: float | None = None) -> str:
         return _NAMES[method]
     model, kind = split_method(method)
     label = network_label(model)
-    if kind == "exact":
-        return f"{label}, linearized, solved"
+    if kind in ("exact", "stopped"):
+        return f"{label}, linearized, solved{' by steps' * (kind == 'stopped')}"
     if alpha is None or alpha != alpha:
         return label
     if math.isinf(alpha):
@@ -68,6 +74,8 @@ def _methods(results: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
         order.insert(order.index(method.replace("direct", "lazy")) + 1, method)
     for method in EXACT_METHODS:
         order.insert(order.index(method.replace("exact", "linear")) + 1, method)
+    for method in STOPPED_METHODS:
+        order.insert(order.index(method.replace("stopped", "exact")) + 1, method)
     others = [m for m in dict.fromkeys(results["method"]) if m not in order]
     first = next((i for i, m in enumerate(order) if m in _NAMES), len(order))
     found = []
@@ -245,7 +253,13 @@ def draw(results: pd.DataFrame, folder: Path) -> list[Path]:
         if exact.any():
             paths += write_table(exact_table(results), folder, "fig3b-exact")
             paths += plots.save_figure(flow(results), folder, "fig3b-flow")
+        paths += _draw_steps(results, folder)
     return paths
+
+
+def _draw_steps(results: pd.DataFrame, folder: Path) -> list[Path]:
+    done = results["method"].map(is_stopped) & (results["status"] == "done")
+    return plots.save_figure(along_steps(results), folder, "fig3b-steps") if done.any() else []
 
 
 def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
@@ -258,4 +272,5 @@ def _draw_whole(results: pd.DataFrame, folder: Path) -> list[Path]:
         paths += plots.save_figure(full_figure.comparison(found, label), folder, "fig3b")
         if len({row.width for row in found if row.kind == "lazy" and row.width}) > 1:
             paths += plots.save_figure(full_figure.widening(found, label), folder, "fig3b-widening")
+        paths += _draw_steps(results, folder)
     return paths

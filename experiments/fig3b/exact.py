@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from experiments.networks import named as networks
 from experiments.networks.classifiers import normalized
@@ -51,16 +52,16 @@ def compute_exact(run: dict[str, Any], context: Context) -> Outcome:
     train, test = _flow(decomposed, y, times, scale, kernels.test)
     best = _validated(kernels.train, y, labels, times, scale, run["validation"])
     accuracy = {
-        "train": _accuracies(train, labels),
-        "test": _accuracies(test, test_labels),
+        "train": accuracies(train, labels),
+        "test": accuracies(test, test_labels),
     }
     ridge = _ridge(decomposed, y, kernels.test)
     metrics = {
         "train_accuracy": accuracy["train"][best],
         "test_accuracy": accuracy["test"][best],
         "time": times[best],
-        "ridge_train_accuracy": _accuracies(ridge[0][None], labels)[0],
-        "ridge_test_accuracy": _accuracies(ridge[1][None], test_labels)[0],
+        "ridge_train_accuracy": accuracies(ridge[0][None], labels)[0],
+        "ridge_test_accuracy": accuracies(ridge[1][None], test_labels)[0],
         "interpolant_train_accuracy": accuracy["train"][-1],
         "interpolant_test_accuracy": accuracy["test"][-1],
         "best_test_accuracy": max(accuracy["test"]),
@@ -96,6 +97,30 @@ def _kernels(
     context: Context,
 ) -> _Kernels:
     """Kernels of the network of the SGD row: same weights, same normalization."""
+    network, inputs = initial_network(run, X, shape, classes, context)
+    outputs = run["outputs"]
+    if outputs == "auto":
+        outputs = "full" if len(X) * classes <= _FULL_ROWS else "trace"
+    x, x_test = inputs(X), inputs(X_test)
+    options: dict[str, Any] = {"outputs": outputs, "accumulate": torch.float64}
+    train, test = (
+        tangent_kernel(network, x, **options),
+        tangent_kernel(network, x_test, x, **options),
+    )
+    assert isinstance(train, torch.Tensor)
+    assert isinstance(test, torch.Tensor)
+    divisor = classes if outputs == "trace" else 1
+    return _Kernels(train.cpu() / divisor, test.cpu() / divisor, outputs, parameter_count(network))
+
+
+def initial_network(
+    run: dict[str, Any],
+    X: np.ndarray,
+    shape: tuple[int, int, int],
+    classes: int,
+    context: Context,
+) -> tuple[nn.Module, Callable[[np.ndarray], torch.Tensor]]:
+    """The network of the trained row at its initial weights, and images as it sees them."""
     dtype = "float64" if context.dtype == "float64" else "float32"
 
     def inputs(rows: np.ndarray, device: str = context.device) -> torch.Tensor:
@@ -109,20 +134,7 @@ def _kernels(
         gain=run.get("gain"),
         generator=torch_generator(run["seed"]),
     )
-    outputs = run["outputs"]
-    if outputs == "auto":
-        outputs = "full" if len(X) * classes <= _FULL_ROWS else "trace"
-    network = network.to(context.device, getattr(torch, dtype)).eval()
-    x, x_test = inputs(X), inputs(X_test)
-    options: dict[str, Any] = {"outputs": outputs, "accumulate": torch.float64}
-    train, test = (
-        tangent_kernel(network, x, **options),
-        tangent_kernel(network, x_test, x, **options),
-    )
-    assert isinstance(train, torch.Tensor)
-    assert isinstance(test, torch.Tensor)
-    divisor = classes if outputs == "trace" else 1
-    return _Kernels(train.cpu() / divisor, test.cpu() / divisor, outputs, parameter_count(network))
+    return network.to(context.device, getattr(torch, dtype)).eval(), inputs
 
 
 def _times(eigenvalues: torch.Tensor, scale: float) -> list[float]:
@@ -160,7 +172,7 @@ def _validated(
         fitted, cross = kernel[:kept, :, :kept], kernel[kept:, :, :kept]
     # The flow's time is that of the mean loss: its scale on fewer images is larger.
     _, held = _flow(spectrum(fitted), y[:kept], times, scale * len(y) / kept, cross)
-    return int(torch.tensor(_accuracies(held, labels[kept:])).argmax())
+    return int(torch.tensor(accuracies(held, labels[kept:])).argmax())
 
 
 def _ridge(
@@ -173,5 +185,6 @@ def _ridge(
     return path.train_predictions[path.best], predicted.reshape(len(cross), -1)
 
 
-def _accuracies(predictions: torch.Tensor, labels: np.ndarray) -> list[float]:
+def accuracies(predictions: torch.Tensor, labels: np.ndarray) -> list[float]:
+    """Share of the n right predictions, of shape (..., n, k)."""
     return (predictions.argmax(-1) == torch.from_numpy(labels)).double().mean(-1).tolist()

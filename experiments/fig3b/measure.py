@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from experiments.fig3b.exact import compute_exact
+from experiments.fig3b.stopped import compute_stopped
 from experiments.networks import held_out
 from experiments.networks.classifiers import classifier, size, stability
-from experiments.networks.rows import is_exact
+from experiments.networks.rows import is_exact, is_stopped
 from experiments.runs.results import Context, Outcome
 
 
@@ -17,6 +18,8 @@ def compute(run: dict[str, Any], context: Context) -> Outcome:
     """Fit one classifier and score it on its training and test images."""
     if is_exact(run["method"]):
         return compute_exact(run, context)
+    if is_stopped(run["method"]):
+        return compute_stopped(run, context)
     data = context.load(run["dataset"]).subset(run["n_train"], run["n_test"], run["seed"])
     X, y, X_test, y_test = data.arrays()
     model = classifier(

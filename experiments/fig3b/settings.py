@@ -7,11 +7,19 @@ the same images; the paper's numbers stand beside ours and are marked.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from experiments.networks import held_out, named
-from experiments.networks.rows import NetworkRow, network_rows, row_method, split_method
+from experiments.networks.rows import (
+    EXACT,
+    STOPPED,
+    NetworkRow,
+    network_rows,
+    row_method,
+    split_method,
+)
 from experiments.usage import UsageError, one_of
 
 SUMMARY = "Figure 3(b): lazy and linearized CNNs beside random features, scattering and kernels"
@@ -32,6 +40,8 @@ METHODS = (
 
 DIRECT_METHODS = ("vgg11-direct", "resnet18-direct")
 EXACT_METHODS = ("vgg11-exact", "resnet18-exact")
+STOPPED_METHODS = ("vgg11-stopped", "resnet18-stopped")
+_ALL_METHODS = (*METHODS, *DIRECT_METHODS, *EXACT_METHODS, *STOPPED_METHODS)
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,16 @@ class Settings:
     methods: tuple[str, ...] = METHODS
     """rows of the table: NETWORK (alpha = 1), NETWORK-lazy (lazy_alpha) and NETWORK-linear
     (alpha = inf) for vgg11 and resnet18; random-features, scattering, gaussian; on request also
-    NETWORK-exact, the linearized network solved instead of trained (a kernel of all images), and
+    NETWORK-exact, the linearized network solved instead of trained (a kernel of all images),
+    NETWORK-stopped, solved by conjugate gradients (no kernel, any number of images), and
     NETWORK-direct, the lazy network by subtraction of two networks, which rounds (see precision)"""
     networks: tuple[str, ...] = ()
     """rows of any network, in this order, beside the methods: NETWORK:SCALE with a scale of a
-    number, lazy, inf (linearized and trained) or exact (linearized and solved), NETWORK alone for
-    1, lazy, inf and exact. vgg11, resnet18 and mlp may have a width, vgg11:0.5:1e7; designed_cnn,
-    built from the training images; torchvision:NAME, timm:NAME; FILE.py:FUNCTION or
-    PACKAGE.MODULE:FUNCTION, called with (input_shape, n_outputs, generator)"""
+    number, lazy, inf (linearized and trained), exact (linearized and solved by its kernel) or
+    stopped (linearized and solved by conjugate gradients that end where held-out images are best),
+    NETWORK alone for 1, lazy, inf and exact. vgg11, resnet18 and mlp may have a width,
+    vgg11:0.5:1e7; designed_cnn, built from the training images; torchvision:NAME, timm:NAME;
+    FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, called with (input_shape, n_outputs, generator)"""
     weights: tuple[str, ...] = ()
     """NETWORK=FILE, a state dict in safetensors for a network of the rows"""
     seeds: tuple[int, ...] = (0, 1)
@@ -111,6 +123,10 @@ class Settings:
     """J: the scattering averages over 2^J pixels"""
     n_components: int = 1000
     """landmarks of the Gaussian kernel"""
+    max_steps: int = 300
+    """conjugate gradients' steps at most; a step is two passes over the images"""
+    patience: int = 30
+    """steps without a better accuracy on held-out images after which they stop"""
 
 
 # The linearized networks solved beside their SGD, which gets the same loss and 70 epochs.
@@ -121,6 +137,37 @@ _EXACT = Settings(
     n_test=1000,
     loss="square",
     lazy_epochs=70,
+)
+
+
+# All images on two cores: networks narrower than the paper's, every rate by one rule that
+# sees no test image. The fixed representations' rows are those of `experiments baselines`.
+_FULL = Settings(
+    dataset="cifar10",
+    methods=(),
+    networks=(
+        "vgg11:0.25:1",
+        "vgg11:0.25:1e7",
+        "vgg11:0.5:1",
+        "vgg11:0.5:1e7",
+        "vgg11:1:1",
+        "vgg11:1:1e7",
+        "resnet18:0.25:1",
+        "resnet18:0.25:1e7",
+        "vgg11:0.125:1e7",
+    ),
+    seeds=(0,),
+    n_train=None,
+    n_test=None,
+    epochs=30,
+    lazy_epochs=30,
+    vgg11_lr="held-out",
+    vgg11_lazy_lr="held-out",
+    resnet18_lr="held-out",
+    resnet18_lazy_lr="held-out",
+    lr_decay=0.1,
+    batch_size=64,
+    augment=True,
 )
 
 
@@ -153,34 +200,15 @@ PRESETS = {
     ),
     "exact": _EXACT,
     "exact/cifar10": replace(_EXACT, dataset="cifar10", vgg11_width=0.25),
-    # All images on two cores: networks narrower than the paper's, every rate by one rule that
-    # sees no test image. The fixed representations' rows are those of `experiments baselines`.
-    "full": Settings(
-        dataset="cifar10",
-        methods=(),
-        networks=(
-            "vgg11:0.25:1",
-            "vgg11:0.25:1e7",
-            "vgg11:0.5:1",
-            "vgg11:0.5:1e7",
-            "vgg11:1:1",
-            "vgg11:1:1e7",
-            "resnet18:0.25:1",
-            "resnet18:0.25:1e7",
-            "vgg11:0.125:1e7",
-        ),
-        seeds=(0,),
-        n_train=None,
-        n_test=None,
-        epochs=30,
-        lazy_epochs=30,
-        vgg11_lr="held-out",
-        vgg11_lazy_lr="held-out",
-        resnet18_lr="held-out",
-        resnet18_lazy_lr="held-out",
-        lr_decay=0.1,
-        batch_size=64,
-        augment=True,
+    "full": _FULL,
+    # What optimization loses (solved against trained) and what the kernel does (alpha = 1 against
+    # solved), on the same images: no crops, no flips, the loss that is solved.
+    "solved": replace(
+        _FULL,
+        networks=("vgg11:0.25:1", "vgg11:0.25:inf", "vgg11:0.25:stopped"),
+        vgg11_gain=1.0,
+        loss="square",
+        augment=False,
     ),
     # A network and images of one's own: all of them, the fixed representations beside it.
     "own": Settings(
@@ -214,12 +242,16 @@ PRESETS = {
 
 
 _OWN_SETTINGS = ("vgg11", "resnet18")  # networks with widths, gains and rates of their own
+_SOLVED: dict[str, Callable[[Settings], dict[str, Any]]] = {
+    EXACT: lambda s: {"outputs": "auto", "validation": 0.2},
+    STOPPED: lambda s: {"max_steps": s.max_steps, "patience": s.patience},
+}
 
 
 def runs(settings: Settings) -> list[dict[str, Any]]:
     """One run a row and a seed; the first seed of all rows comes first."""
     for method in settings.methods:
-        one_of("method", method, (*METHODS, *DIRECT_METHODS, *EXACT_METHODS))
+        one_of("method", method, _ALL_METHODS)
     rows = network_rows(settings.networks, settings.lazy_alpha, settings.weights)
     if not (settings.methods or rows) or not settings.seeds:
         raise UsageError("--methods (or --networks) and --seeds need one value at least")
@@ -239,7 +271,8 @@ def _run(settings: Settings, method: str, seed: int) -> dict[str, Any]:
     model, kind = split_method(method)
     if model in _OWN_SETTINGS:
         finite = {"": 1.0, "lazy": settings.lazy_alpha, "direct": settings.lazy_alpha}
-        row = NetworkRow(model, finite.get(kind, math.inf), solved=kind == "exact")
+        solved = kind if kind in _SOLVED else None
+        row = NetworkRow(model, finite.get(kind, math.inf), solved=solved)
         return _row_run(settings, row, {}, seed, method)
     own = {
         "random-features": {"n_filters": settings.n_filters},
@@ -271,8 +304,8 @@ def _row_run(
     shared = _images(settings, method, seed)
     network = {**_network(settings, row), **known}
     if row.solved:
-        exact = {"alpha": math.inf, "loss": "square", "outputs": "auto", "validation": 0.2}
-        return {**shared, **network, **exact}
+        solution = {"alpha": math.inf, "loss": "square", **_SOLVED[row.solved](settings)}
+        return {**shared, **network, **solution}
     lazy = method != row.model
     rates = row.model if row.model in _OWN_SETTINGS else "network"
     lr = getattr(settings, f"{rates}_lazy_lr" if lazy else f"{rates}_lr")

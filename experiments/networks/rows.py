@@ -14,18 +14,19 @@ from pathlib import Path
 from experiments.networks import named
 from experiments.usage import UsageError
 
-EXACT = "exact"
-SCALES = ("1", "lazy", "inf", EXACT)
+EXACT, STOPPED = "exact", "stopped"
+SCALES = ("1", "lazy", "inf", EXACT)  # of a network named without one
 _LABELS = {
     "vgg11": "VGG-11",
     "resnet18": "ResNet-18",
     "mlp": "perceptron",
     named.DESIGNED: "designed CNN",
 }
-_KINDS = ("lazy", "linear", EXACT, "direct")
+_KINDS = ("lazy", "linear", EXACT, STOPPED, "direct")
 _FORMS = (
     "--networks takes NETWORK or NETWORK:ALPHA, of vgg11, resnet18 and mlp also "
-    "NETWORK:WIDTH:ALPHA, as vgg11:0.5:1e7; ALPHA is a positive number, lazy, inf or exact"
+    "NETWORK:WIDTH:ALPHA, as vgg11:0.5:1e7; ALPHA is a positive number, lazy, inf, exact or "
+    "stopped"
 )
 
 
@@ -41,8 +42,8 @@ class NetworkRow:
         Infinite for the linearized network.
     width : float, optional
         Of a network of `tangent.nets`; that of the settings when left out.
-    solved : bool
-        Solved instead of trained.
+    solved : {"exact", "stopped"}, optional
+        Solved instead of trained, by its kernel or by conjugate gradients.
     weights : str, optional
         Path of a state dict in safetensors.
     """
@@ -50,7 +51,7 @@ class NetworkRow:
     model: str
     alpha: float
     width: float | None = None
-    solved: bool = False
+    solved: str | None = None
     weights: str | None = None
 
 
@@ -78,7 +79,8 @@ def network_rows(
         model, width, scales = _parts(text)
         for scale in scales:
             alpha = _alpha(text, scale, lazy_alpha)
-            found.append(NetworkRow(model, alpha, width, scale == EXACT, given.get(model)))
+            solved = scale if scale in (EXACT, STOPPED) else None
+            found.append(NetworkRow(model, alpha, width, solved, given.get(model)))
     for model in given.keys() - {row.model for row in found}:
         raise UsageError(f"--weights {model}=...: --networks has no row of {model!r}")
     return found
@@ -108,7 +110,7 @@ def _width(text: str, given: list[str]) -> float | None:
 
 
 def _alpha(text: str, scale: str, lazy_alpha: float) -> float:
-    alpha = {"lazy": lazy_alpha, EXACT: math.inf}.get(scale, _number(scale))
+    alpha = {"lazy": lazy_alpha, EXACT: math.inf, STOPPED: math.inf}.get(scale, _number(scale))
     if not alpha > 0:
         raise UsageError(f"{_FORMS}; got {text!r}")
     return alpha
@@ -131,22 +133,27 @@ def _weights(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def row_method(model: str, alpha: float, *, solved: bool = False) -> str:
-    """Return the row's name in results: NETWORK, NETWORK-lazy, NETWORK-linear, NETWORK-exact."""
+def row_method(model: str, alpha: float, *, solved: str | None = None) -> str:
+    """Return the row's name in results: NETWORK, NETWORK-lazy, NETWORK-linear, NETWORK-exact ..."""
     if solved:
-        return f"{model}-{EXACT}"
+        return f"{model}-{solved}"
     return model if alpha == 1 else f"{model}-linear" if math.isinf(alpha) else f"{model}-lazy"
 
 
 def split_method(method: str) -> tuple[str, str]:
-    """Return network and kind (lazy, linear, exact, direct, or empty) of a row's name."""
+    """Return network and kind (one of `_KINDS`, or empty) of a row's name."""
     model, _, kind = method.rpartition("-")
     return (model, kind) if kind in _KINDS else (method, "")
 
 
 def is_exact(method: str) -> bool:
-    """Whether a row is of a network solved instead of trained."""
+    """Whether a row is of a network solved by its kernel."""
     return split_method(method)[1] == EXACT
+
+
+def is_stopped(method: str) -> bool:
+    """Whether a row is of a network solved by conjugate gradients that were stopped early."""
+    return split_method(method)[1] == STOPPED
 
 
 def network_label(model: str) -> str:

@@ -20,7 +20,7 @@ from experiments.runs.pack import kept
 from experiments.runs.results import load_results
 
 # Larger studies first; a data set of images that the paper used before the one that comes along.
-_SIZES = ("full", "paper", "published", "targets", "subsets", "laptop", "exact", "smoke")
+_SIZES = ("full", "paper", "published", "targets", "subsets", "laptop", "exact", "solved", "smoke")
 
 
 @dataclass(frozen=True)

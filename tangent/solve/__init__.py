@@ -11,6 +11,8 @@ many ridge values         ``spectrum(K).ridge``        9 m^3, then m^2 each  4 m
 training to any time      `training_path`              m^2 a time            as `spectrum`
 K does not fit            `conjugate_gradients` on     iterations times a    m times rank of the
                           a product with it            product with K        preconditioner
+K does not fit, stopped   `least_squares_steps` on     as many               m + 3 p, p weights
+early                     J and its transpose
 cross entropy             `cross_entropy_solution`     some hundred products m k and a product's
 ========================= ============================ ===================== ==================
 
@@ -39,6 +41,7 @@ from tangent.solve.flow import (
     training_path,
 )
 from tangent.solve.lanczos import EigenvalueBounds, lanczos, largest_eigenvalue_bounds
+from tangent.solve.least_squares import LeastSquaresStep, least_squares_steps
 from tangent.solve.leave_one_out import cross_entropy_leave_one_out
 from tangent.solve.newton import CrossEntropySolution, cross_entropy_solution
 from tangent.solve.normal_equations import NormalEquations, NormalSolution
@@ -54,6 +57,7 @@ __all__ = [
     "IllConditionedWarning",
     "Iteration",
     "KernelCentring",
+    "LeastSquaresStep",
     "NormalEquations",
     "NormalSolution",
     "NystromPreconditioner",
@@ -72,6 +76,7 @@ __all__ = [
     "kernel_ridge",
     "lanczos",
     "largest_eigenvalue_bounds",
+    "least_squares_steps",
     "nystrom_preconditioner",
     "share_ridge",
     "spectrum",

@@ -190,3 +190,16 @@ def test_a_study_of_all_images_is_drawn_with_claims_and_widths(networks, tmp_pat
 def test_rows_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Row("lazy", "x", "m", 1.0, 1.0, 0.1, 1, None, 0.0, None).test = 0.0
+
+
+def test_what_optimization_and_what_the_kernel_loses_are_two_claims():
+    solved = _run("vgg11", 0.25, math.inf, 0.6, 0.5, method="vgg11-stopped", loss="square")
+    runs = [_run("vgg11", 0.25, 1, 0.8, 0.7), _run("vgg11", 0.25, math.inf, 0.45, 0.4), solved]
+    made = claims(rows(pd.DataFrame(runs), pd.DataFrame()))
+    optimization, kernel = (c for c in made if "lost by" in c.text)
+    assert "50.0" in optimization.found
+    assert "+10.0 points" in optimization.found
+    assert "+20.0 points" in kernel.found
+    assert optimization.holds
+    assert kernel.holds
+    assert not any("solved" in c.text for c in made if "lost by" not in c.text)
