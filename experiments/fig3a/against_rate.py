@@ -35,7 +35,7 @@ def against_rate(results: pd.DataFrame) -> Figure:
         }
         rows = results[results["alpha"] == alpha]
         for ax, column, times in zip(axes, ("train_loss", "test_accuracy"), (1, 100), strict=True):
-            _line(ax, rows, column, times, look)
+            _line(ax, rows, _edge(rows, results), column, times, look)
         axes[0].plot([], [], linestyle="", **look, label=rf"$\alpha = {_symbol(alpha)}$")
     if results["test_accuracy"].isna().any():
         axes[0].plot([], [], "x", color="0.4", ms=6, label="diverged (above the panel)")
@@ -61,10 +61,17 @@ def _shade(number: int, count: int) -> Any:
     return colormaps["viridis"](0.05 + 0.85 * number / max(count - 1, 1))
 
 
-def _line(ax: Any, rows: pd.DataFrame, column: str, times: float, look: dict[str, Any]) -> None:
+def _line(
+    ax: Any,
+    rows: pd.DataFrame,
+    edge: float,
+    column: str,
+    times: float,
+    look: dict[str, Any],
+) -> None:
     points: list[tuple[float, float, float, float]] = []
     for rate, group in _by_rate(rows):
-        x = _over_edge(rows, rate, group)
+        x = _over_edge(edge, rate, group)
         values = times * group[column]
         if values.isna().any():
             above = ax.get_xaxis_transform()
@@ -82,11 +89,20 @@ def _by_rate(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     return list(rows.groupby("rate", sort=False))
 
 
-def _over_edge(rows: pd.DataFrame, rate: Any, group: pd.DataFrame) -> float:
+def _edge(rows: pd.DataFrame, results: pd.DataFrame) -> float:
+    """The edge at one alpha; where all its runs diverged, and know none, that of the others.
+
+    It is the linearized problem's, and alpha does not enter it.
+    """
+    own = rows["stability_edge"].mean()
+    return float(results["stability_edge"].mean() if math.isnan(own) else own)
+
+
+def _over_edge(edge: float, rate: Any, group: pd.DataFrame) -> float:
     """The rate over the edge; a diverged run knows neither, but a run beside it its edge."""
     if rate == "auto":
         return float((group["lr"] / group["stability_edge"]).mean())
-    return float(rate) / float(rows["stability_edge"].mean())
+    return float(rate) / edge
 
 
 def rates_table(results: pd.DataFrame) -> Table:
@@ -102,7 +118,7 @@ def rates_table(results: pd.DataFrame) -> Table:
                 "runs": len(group),
                 "diverged": int((group["status"] == "diverged").sum()),
                 "lr": lr,
-                "over_edge": _over_edge(rows, rate, group),
+                "over_edge": _over_edge(_edge(rows, results), rate, group),
                 **{
                     f"{c}_mean": group[c].mean()
                     for c in ("train_loss", "train_accuracy", "test_accuracy", "stability")

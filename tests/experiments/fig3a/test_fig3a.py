@@ -218,6 +218,18 @@ def test_rates_are_shown_against_the_edge_and_diverged_ones_are_counted():
     assert table.numbers["diverged"].tolist() == [0, 2]
 
 
+def test_an_alpha_whose_rates_all_diverged_stands_at_the_edge_of_the_others():
+    results = frame(fig3a.Settings(alphas=(0.1, 1e7), seeds=(0,), lrs=(0.5, 5.0)))
+    lost = ["train_accuracy", "test_accuracy", "train_loss", "lr", "stability_edge"]
+    results.loc[results["alpha"] == 0.1, lost] = np.nan
+    results.loc[results["alpha"] == 0.1, "status"] = "diverged"
+    table = against_rate.rates_table(results)
+    assert table.shown["lr / edge"].tolist() == ["0.5", "5", "0.5", "5"]
+    for ax in against_rate.against_rate(results).axes:
+        crosses = [x for line in ax.lines if line.get_marker() == "x" for x in line.get_xdata()]
+        assert crosses == [0.5, 5.0]
+
+
 def test_a_rate_that_diverged_stands_above_the_panel_and_nothing_is_joined():
     results = frame(fig3a.Settings(alphas=(1e7,), seeds=(0, 1), lrs=("auto", 5.0)))
     unstable = results["rate"] == 5.0
