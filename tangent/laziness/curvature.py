@@ -158,6 +158,7 @@ def top_singular(
     generator: torch.Generator | None = None,
 ) -> tuple[float, Tensor]:
     """Largest singular value of Dh(w) and its direction in the weights."""
+    h = twice_differentiable(h)
     if h(w).numel() * w.numel() <= _ENTRIES:
         _, values, right = torch.linalg.svd(derivative(h, w), full_matrices=False)
         return float(values[0]), right[0]

@@ -3,8 +3,9 @@
 torch 2.14.1 has no derivative of the gradient of ``embedding_bag`` and ``hardsigmoid``, and a wrong
 one of ``_weight_norm``. Twice forwards, or backwards through forwards, it is silently wrong about
 what normalizes by the statistics of its input (layer, instance and batch norm: their mean and
-variance count as constants) and about some of linear algebra, and has none of ``glu`` and
-distances, whose gradients of many outputs at once are wrong.
+variance count as constants), about some of linear algebra and, once forwards already, about
+products by index, and has none of ``glu`` and distances, whose gradients of many outputs at once
+are wrong.
 """
 
 from __future__ import annotations
@@ -118,6 +119,30 @@ def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None)
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
+def _scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor | None:  # fmt: skip
+    """Products by index, each of a row of the values it is made of: rows times values numbers."""
+    if reduce != "prod" or not input.ndim or src.shape != index.shape:
+        return None
+    dim %= input.ndim
+    reached = tuple(slice(n if i != dim else None) for i, n in enumerate(index.shape))
+    part, whole = input[reached], input.clone()
+    rows = torch.arange(part.shape[dim], device=index.device)
+    goes = index.movedim(dim, -1).unsqueeze(-2) == rows.unsqueeze(-1)
+    made = torch.where(goes, src.movedim(dim, -1).unsqueeze(-2), 1).prod(-1).movedim(-1, dim)
+    if include_self:
+        whole[reached] = part * made
+    else:
+        whole[reached] = torch.where(goes.any(-1).movedim(-1, dim), made, part)
+    return whole
+
+
+def _scatter_reduce_in_place(input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    made = _scatter_reduce(input.clone(), *args, **kwargs)
+    return None if made is None else input.copy_(made)
+
+
 Made = Callable[..., "Tensor | None"]
 
 _BACKWARDS: dict[Any, Made] = {
@@ -134,6 +159,9 @@ _FORWARDS: dict[Any, Made] = {
     torch.batch_norm: _batch_norm_of_torch,
     F.glu: _glu,
     torch.cdist: _distances,
+    torch.scatter_reduce: _scatter_reduce,
+    torch.Tensor.scatter_reduce: _scatter_reduce,
+    torch.Tensor.scatter_reduce_: _scatter_reduce_in_place,
     **ALGEBRA,
 }
 
@@ -157,7 +185,7 @@ class TwiceBackwards(_Elementary):
 
 
 class TwiceForwards(_Elementary):
-    """Within it, ``jvp`` may stand within ``jvp``: norms, GLU, distances, linear algebra."""
+    """Within it, ``jvp`` may stand within ``jvp``: norms, GLU, distances, algebra, products."""
 
     table = _FORWARDS
 

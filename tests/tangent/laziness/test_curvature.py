@@ -38,6 +38,16 @@ def cubic_model(generator, p=6, q=4):
     return lambda w: (forms[0] @ w) * (forms[1] @ w) * (forms[2] @ w)
 
 
+def test_derivative_norm_of_products_by_index_is_not_torchs_forward_formula(monkeypatch):
+    index = torch.tensor([0, 2, 0, 1])
+    w = torch.tensor([1.5, -0.5, 2.0, 0.7], dtype=torch.float64)
+    h = lambda w: torch.ones(3, dtype=w.dtype).scatter_reduce(0, index, w, "prod")  # noqa: E731
+    exact = derivative_norm(h, w)
+    assert exact == pytest.approx((1.5**2 + 2.0**2) ** 0.5)
+    monkeypatch.setattr(module, "_ENTRIES", 0)
+    assert derivative_norm(h, w) == pytest.approx(exact)
+
+
 def test_derivative_norm_by_power_iteration_is_the_largest_singular_value(generator, monkeypatch):
     h, w0, _ = tanh_model(generator)
     exact = derivative_norm(h, w0)

@@ -17,6 +17,7 @@ def draw(*shape, seed=0):
 
 
 W, B, G = draw(4, seed=1), draw(4, seed=2), draw(3, 1, seed=3).abs() + 1
+INDEX = torch.tensor([[0, 2, 0], [1, 0, 0]])
 BAGS = torch.tensor([[0, 2, 2], [1, 0, 3]])
 
 WRONG_FORWARDS = {
@@ -38,6 +39,18 @@ WRONG_FORWARDS = {
     "det": (torch.det, (3, 3)),
     "logdet": (lambda x: torch.logdet(x @ x.T), (3, 3)),
     "slogdet": (lambda x: torch.linalg.slogdet(x).logabsdet, (2, 3, 3)),
+    "products by index": (
+        lambda x: (x[0, 0] ** 2 + draw(3, 3)).scatter_reduce(0, INDEX, x, "prod"),
+        (2, 3),
+    ),
+    "products by index alone": (
+        lambda x: torch.scatter_reduce(x, 1, INDEX, x * x, "prod", include_self=False),
+        (2, 3),
+    ),
+    "products by index in place": (
+        lambda x: torch.ones(3, 3, dtype=F64).scatter_reduce_(-1, INDEX, x, "prod"),
+        (2, 3),
+    ),
     "householder": (lambda x: torch.linalg.householder_product(x, x[0] ** 2), (4, 3)),
 }
 MISSING = {
