@@ -70,7 +70,8 @@ class DirectScaling(nn.Module):
         if not differentiable:
             weights = {name: p.detach() for name, p in self.moving.named_parameters()}
         with torch.enable_grad():  # which a network may need within
-            base = self.network(x).detach()
+            base = self.network(x)
+            base = base if x.requires_grad else base.detach()
             difference = called(self.moving, weights, (x,)) - base
         return self.alpha * (difference if differentiable else difference.detach())
 

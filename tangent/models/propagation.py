@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves
 
-from tangent.capture import captured, picked, unwrapped
+from tangent.capture import captured, unwrapped
 from tangent.capture.functional import selected_parameters
 from tangent.capture.separate import check_separate
 from tangent.machine.copies import copied
+from tangent.models.inputs import difference_of, subtracted
 from tangent.models.program import GateObserver, Program
 from tangent.operations.generic import OtherWay
 from tangent.operations.registry import Pair
@@ -32,7 +33,8 @@ class ScaledDifference(nn.Module):
     Parameters
     ----------
     model : nn.Module
-        h at w0. Copied, and run in evaluation mode. It may not mix the inputs of a batch.
+        h at w0. Copied; it may not mix the inputs of a batch, so that networks with batch norm or
+        dropout come in evaluation mode. ``train()`` does not reach the frozen copy.
     alpha : float
         Scale, positive or ``math.inf``.
     output : str, int, callable or sequence of such, optional
@@ -102,11 +104,23 @@ class ScaledDifference(nn.Module):
         self._graphs: dict[Any, Program] = {}
         self._separate, self._custom = False, True
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module; the frozen network never enters training mode by it.
+
+        Loops and frameworks call it before they train. ``eval()`` reaches the network, too.
+        """
+        self.training = mode
+        self.delta.train(mode)
+        if not mode:
+            self.network.eval()
+        return self
+
     def forward(self, *inputs: Shaped[Tensor, "n ..."], **keywords: Any) -> Tensor:
         """Return alpha (h(w0 + delta/alpha) - h(w0)) at the network's inputs.
 
-        Zeros before training. Differentiable in ``delta``; what it returns has the shape of the
-        network's output.
+        Zeros before training. Differentiable in ``delta``, and in inputs that require gradients:
+        these go a slower way, by PyTorch's own derivatives, at a finite alpha by the subtraction
+        in float64. What it returns has the shape of the network's output.
         """
         out = self.pair(*inputs, **keywords)
         return torch.zeros_like(out.base) if out.difference is None else out.difference
@@ -144,32 +158,16 @@ class ScaledDifference(nn.Module):
         # every batch would be kept as long as its outputs are.
         differentiable = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+            if differentiable and on_gate is None and any(t.requires_grad for t in leaves):
+                return difference_of(self.network, self.output, (inputs, keywords), moved, alpha)
             try:
                 return program.run(
                     [_usable(t) for t in leaves], self._weights(), moved, alpha, on_gate
                 )
             except OtherWay:
-                return self._subtracted(inputs, keywords, moved, alpha)
-
-    def _subtracted(
-        self,
-        inputs: tuple[Any, ...],
-        keywords: dict[str, Any],
-        delta: dict[str, Tensor],
-        alpha: float,
-    ) -> Pair:
-        """By the subtraction, in float64: what no rule follows, a network on another way."""
-        network = copied(self.network).double().eval()
-        args, kwargs = tree_map(_doubled, (inputs, keywords))
-        weights = dict(network.named_parameters())
-        if not torch.is_grad_enabled():
-            delta = {n: d.detach() for n, d in delta.items()}
-        moved = {n: weights[n] + d.double() / alpha for n, d in delta.items()}
-        with torch.enable_grad():  # which a network may need within
-            before = picked(network(*args, **kwargs), self.output).detach()
-            after = picked(torch.func.functional_call(network, moved, args, kwargs), self.output)
-        dtype = next(self.network.parameters()).dtype
-        return Pair(before.to(dtype), (alpha * (after - before)).to(dtype))
+                if not differentiable:
+                    moved = {n: d.detach() for n, d in moved.items()}
+                return subtracted(self.network, self.output, (inputs, keywords), moved, alpha)
 
     def initial_weights(self) -> Iterator[Tensor]:
         """Yield the weights at w0."""
@@ -237,11 +235,6 @@ def _check_mode(network: nn.Module) -> None:
                 f"dropout ({name}) draws a new network at every call and has no difference; call "
                 "model.eval()"
             )
-
-
-def _doubled(value: Any) -> Any:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.double() if floating else value
 
 
 def _usable(t: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def _gelu_difference(v: Tensor, z: Tensor, alpha: float) -> Tensor:
 
 
 def _gelu_slope(z: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * z * z).mul_(_DENSITY)
+    density = torch.exp(-0.5 * z * z) * _DENSITY  # not in place: gradients may have gradients
     return _normal(z).addcmul_(z, density)
 
 

@@ -136,3 +136,16 @@ def test_an_unknown_parametrization_is_refused():
 def test_infinity_has_no_direct_parametrization():
     with pytest.raises(ValueError, match="alpha must be positive and finite"):
         direct_classifier(math.inf).fit(*blobs())
+
+
+def test_gradients_in_the_inputs_are_those_of_both_networks(generator):
+    network = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    direct = DirectScaling(network, 2.0)
+    with torch.no_grad():
+        for p in direct.moving.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    x, along = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    leaf, step = x.clone().requires_grad_(), 1e-6
+    (found,) = torch.autograd.grad(direct(leaf).sum(), leaf)
+    expected = (direct(x + step * along).sum() - direct(x - step * along).sum()) / (2 * step)
+    torch.testing.assert_close((found * along).sum(), expected.detach(), rtol=1e-6, atol=1e-8)

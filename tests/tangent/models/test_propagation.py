@@ -481,3 +481,22 @@ def test_where_the_caller_wants_no_gradients_no_graph_is_kept(mode, alpha):
     assert not pair.base.requires_grad
     assert pair.difference.grad_fn is None
     assert model(x).requires_grad
+
+
+def test_a_loop_that_calls_train_trains_the_linearization_of_the_evaluated_network(generator):
+    layers = [nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.ReLU(), nn.Linear(5, 2)]
+    network = nn.Sequential(*layers).eval()
+    linear, x = linearize(network), torch.randn(7, 6, generator=generator)
+    optimizer = torch.optim.SGD(linear.parameters(), 0.1)
+    linear.train()
+    linear(x).sum().backward()
+    optimizer.step()
+    assert linear.training
+    trained = linear(x)
+    assert trained.abs().max() > 0
+    assert torch.equal(linear.eval()(x), trained)
+    # given in training mode it is refused, and eval() helps
+    other = linearize(network.train())
+    with pytest.raises(ValueError, match="training mode"):
+        other.train()(x)
+    assert torch.equal(other.eval().train()(x), torch.zeros(7, 2))
