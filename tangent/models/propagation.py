@@ -15,7 +15,7 @@ from tangent.capture import captured, unwrapped
 from tangent.capture.functional import selected_parameters
 from tangent.capture.separate import check_separate
 from tangent.machine.copies import copied
-from tangent.models.inputs import difference_of, subtracted
+from tangent.models.inputs import difference_of, subtracted, transformed
 from tangent.models.program import GateObserver, Program
 from tangent.operations.generic import OtherWay
 from tangent.operations.registry import Pair
@@ -150,10 +150,12 @@ class ScaledDifference(nn.Module):
         """
         _check_mode(self.network)
         alpha = self.alpha if alpha is None else alpha
-        program = self._program(inputs, keywords)
         steps: Any = self.delta if delta is None else delta
         leaves = [t for t in tree_leaves((inputs, keywords)) if isinstance(t, Tensor)]
         moved = dict(zip(self.names, steps, strict=bool(len(steps))))
+        if transformed([*leaves, *steps]):
+            return difference_of(self.network, self.output, (inputs, keywords), moved, alpha)
+        program = self._program(inputs, keywords)
         # To leave inference mode turns gradients on: without the caller's setting, the graph of
         # every batch would be kept as long as its outputs are.
         differentiable = torch.is_grad_enabled()

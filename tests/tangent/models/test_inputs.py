@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from tangent import ScaledDifference, linearize
 from tangent.operations import Pair
@@ -150,3 +151,39 @@ def test_gradients_in_the_displacements_have_gradients(name, alpha, generator):
         expected = ((up - down) / 2e-5).detach()
         near = 1e-6 * float(expected.norm() + 1)
         torch.testing.assert_close(one, expected, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e4, math.inf])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_transforms_of_torch_func_differentiate_a_difference(name, alpha, generator):
+    made = moved(Between(FUNCTIONS[name]), alpha, generator)
+    x = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+    delta = {f"delta.{i}": d.detach() for i, d in enumerate(made.delta)}
+
+    def loss(delta, x):
+        return functional_call(made, delta, (x,)).square().sum()
+
+    expected = torch.autograd.grad(made(x).square().sum(), list(made.delta))
+    found = grad(loss)(delta, x)
+    near = {"rtol": 1e-6, "atol": 1e-7}
+    for one, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(one, other, **near)
+    each = vmap(grad(loss), (None, 0))(delta, x.unsqueeze(1))  # per-example gradients
+    for one, other in zip(each.values(), expected, strict=True):
+        torch.testing.assert_close(one.sum(0), other, **near)
+    rows = jacrev(lambda x: functional_call(made, delta, (x,)))(x)
+    leaf = x.clone().requires_grad_()
+    (whole,) = torch.autograd.grad(made(leaf).sum(), leaf)
+    torch.testing.assert_close(rows.sum((0, 1)), whole, **near)
+    _, along = jvp(lambda x: functional_call(made, delta, (x,)), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(along, rows.sum((2, 3)), **near)
+
+
+def test_weights_that_reach_no_output_move_nothing(generator):
+    network = Between(F.gelu)
+    network.unused = nn.Linear(2, 2)
+    made = linearize(network.eval(), parameters="unused")
+    x = torch.randn(4, 5, generator=generator, requires_grad=True)
+    with torch.no_grad():
+        made.delta[0].add_(1)
+    assert torch.equal(made(x), torch.zeros(4, 3))
