@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from tangent.capture.graph import Custom, Graph, Value, storage_id
 from tangent.capture.recorder import Recorder
 from tangent.capture.recording import recording
+from tangent.machine.modes import check_network
 from tangent.operations.registry import rule_for
 
 __all__ = ["captured", "evaluated_copy", "picked", "picking", "unwrapped"]
@@ -35,6 +36,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
         else:
+            check_network(model)
             return model
 
 
@@ -50,11 +52,8 @@ def evaluated_copy(model: nn.Module, tensors: Mapping[str, Tensor] | None = None
     """
     memo: dict[int, Any] = {}
     taken: set[int] = set()
+    check_network(model)
     for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"parameter {name!r} has no shape yet; call the model once before it is looked at"
-            )
         value = p.detach() if tensors is None else tensors.get(name, p.detach())
         if value.is_inference() or storage_id(value) in taken:
             value = value.clone()

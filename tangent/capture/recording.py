@@ -59,6 +59,8 @@ def recording(recorder: Recorder, model: nn.Module) -> Iterator[Any]:
     """Within it, what ``model`` calls is written down; math paths are taken throughout."""
     handles = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # they take no hooks
+            continue
         leaf = next(module.children(), None) is None
         entry = (name, type(module).__name__, leaf)
         handles.append(

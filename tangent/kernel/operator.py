@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tangent.capture.functional import first_weight
 from tangent.kernel.products import KernelProduct
+from tangent.machine.modes import check_network
 from tangent.solve.centring import centred_product
 
 __all__ = ["TangentOperator", "kernel_eigenvalues", "kernel_trace", "largest_eigenvalue"]
@@ -61,6 +62,7 @@ class TangentOperator(LinearOperator):
                 f"outputs must be 'full', 'pseudo' or the index of an output; got {outputs!r}; "
                 "sum the operators of the outputs for the trace"
             )
+        check_network(model)
         weight = first_weight(model)
         if weight is None:
             raise ValueError("model must have real parameters; it has none, so it has no kernel")

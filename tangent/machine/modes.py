@@ -44,7 +44,22 @@ def ordinary_tensor(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
+def check_network(model: object) -> None:
+    """Refuse what is no module, and modules whose weights do not exist yet."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be an nn.Module; got {type(model).__name__}; a function of weights has "
+            "none to look at: put it into the forward of a module"
+        )
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"parameter {name!r} has no shape yet; call the model once before it is looked at"
+            )
+
+
 def ordinary_network(model: nn.Module) -> nn.Module:
     """Return ``model``, or a copy of it where some of its tensors were made in inference mode."""
+    check_network(model)
     tensors = [*model.parameters(), *model.buffers()]
     return copied(model) if any(t.is_inference() for t in tensors) else model

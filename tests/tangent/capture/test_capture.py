@@ -541,3 +541,32 @@ def test_places_by_number_are_no_reading_and_masks_are(masked):
 def test_torch_still_asks_a_mode_whether_to_import_its_compiler():
     # A name of torch's own: were it another, the first record would take seconds more.
     assert hasattr(torch.utils._python_dispatch.TorchDispatchMode, "_should_skip_dynamo")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize("made", ["script", "trace"])
+def test_torchscript_has_kernels_and_is_refused_in_words_where_weights_are_exchanged(
+    made, generator
+):
+    layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)]
+    network = nn.Sequential(*layers).double().eval()
+    x = torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64)
+    scripted = torch.jit.script(network) if made == "script" else torch.jit.trace(network, x)
+    torch.testing.assert_close(tangent_kernel(scripted, x), tangent_kernel(network, x))
+    torch.testing.assert_close(tangent_features(scripted, x), tangent_features(network, x))
+    found = TangentOperator(scripted, x).apply(torch.ones(9, dtype=torch.float64))
+    torch.testing.assert_close(found, product_with_ones(network, x).flatten())
+    assert "convolution" in str(describe(scripted, x))
+    with pytest.raises(TypeError, match="must not be TorchScript"):
+        linearize(scripted)
+
+
+@pytest.mark.parametrize(
+    "of", [tangent_kernel, tangent_features, TangentOperator, describe, lambda m, x: linearize(m)]
+)
+def test_what_is_no_network_is_refused_by_name(of):
+    with pytest.raises(TypeError, match=r"must be an nn\.Module; got function"):
+        of(lambda x: 2 * x, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="no shape yet"):
+        of(nn.LazyLinear(2), torch.ones(2, 3))
