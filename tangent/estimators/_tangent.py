@@ -25,7 +25,7 @@ from tangent.estimators.common import (
     check_takes,
     checked_rows,
     finite_outputs,
-    row_shape,
+    fitted_shape,
     torch_device,
     torch_generator,
 )
@@ -111,7 +111,7 @@ class TangentModel(BaseEstimator):
         """Fit targets (n, k), weighted."""
         self._check_options()
         share_of_fit(self.distributed, self.random_state)
-        shape = row_shape(self.image_shape, X.shape[1], self.input_shape)
+        shape = fitted_shape(self, X.shape[1])
         self.rows_ = first_rows(X, weights)
         X, y, weights = merged_rows(X, y, weights)
         self.mean_, self.scale_ = weighted_normalization(X, weights, shape, self.normalize)
@@ -312,7 +312,7 @@ class TangentModel(BaseEstimator):
         return torch_device(self.device)
 
     def _dtype(self) -> torch.dtype:
-        return feature_dtype(self.dtype, self.image_shape or self.input_shape)
+        return feature_dtype(self.dtype, self.images_ or self.image_shape or self.input_shape)
 
     def _ridges(self) -> Sequence[float]:
         if isinstance(self.ridge, str):

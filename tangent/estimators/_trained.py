@@ -23,10 +23,10 @@ from tangent.estimators.common import (
     checked_rows,
     chosen_part,
     finite_outputs,
+    fitted_shape,
     normalization,
     normalized_inputs,
     parameter_count,
-    row_shape,
     torch_device,
     torch_dtype,
     torch_generator,
@@ -116,9 +116,12 @@ class Lazy(BaseEstimator):
         share = share_of_fit(self.distributed, self.random_state)
         device, dtype = torch_device(self.device), torch_dtype(self.dtype)
         generator = torch_generator(self.random_state)
-        self.input_shape_ = row_shape(self.image_shape, X.shape[1], self.input_shape)
+        self.input_shape_ = fitted_shape(self, X.shape[1])
         if self.augment and len(self.input_shape_) != 3:
-            raise ValueError("augment=True crops and flips images; set image_shape, or leave it")
+            raise ValueError(
+                "augment=True crops and flips images: set image_shape, pass X of shape (n, "
+                "channels, height, width), or leave it"
+            )
         self.mean_, self.scale_ = normalization(X, self.input_shape_, self.normalize)
         plain = isinstance(self.model, str) and not is_elsewhere(self.model)
         if plain:  # before its weights are allocated

@@ -95,8 +95,13 @@ def checked_rows(
     """Return what `validate_data` makes of X (and y), inputs of any shape flattened to rows.
 
     Integers with an ``input_shape`` are tokens and stay integers, as int64; ``tokens_`` remembers
-    it, and later rows have to be whole numbers, too.
+    it, and later rows have to be whole numbers, too. ``images_`` remembers the shape of images
+    that came with it.
     """
+    if reset:
+        named = estimator.image_shape is not None or estimator.input_shape is not None
+        images = not named and getattr(X, "ndim", 2) == 4
+        estimator.images_ = tuple(X.shape[1:]) if images else None
     X = rows_of(X, estimator.input_shape)
     if reset:
         estimator.tokens_ = token_rows(X, estimator.input_shape)
@@ -194,6 +199,12 @@ def row_shape(
             f"pass the shape of your images, or None for plain vectors"
         )
     return tuple(int(s) for s in shape)
+
+
+def fitted_shape(estimator: Any, n_features: int) -> tuple[int, ...]:
+    """Return the shape of one input: the estimator's, or that of the images it was given."""
+    shape = estimator.images_ if estimator.image_shape is None else estimator.image_shape
+    return row_shape(shape, n_features, estimator.input_shape)
 
 
 def _input_shape(input_shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:

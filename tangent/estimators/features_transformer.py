@@ -18,7 +18,7 @@ from tangent.estimators.common import (
     built_networks,
     check_takes,
     checked_rows,
-    row_shape,
+    fitted_shape,
     torch_device,
 )
 from tangent.kernel.features import tangent_features
@@ -130,7 +130,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise ValueError(
                 f"outputs must be 'pseudo' or the index of an output; got {self.outputs!r}"
             )
-        self.input_shape_ = row_shape(self.image_shape, X.shape[1], self.input_shape)
+        self.input_shape_ = fitted_shape(self, X.shape[1])
         random = check_random_state(self.random_state)
         self._sketch_seed = int(random.randint(np.iinfo(np.int32).max))
         seed = int(random.randint(np.iinfo(np.int32).max))
@@ -143,7 +143,7 @@ class TangentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             gain=self.gain,
             generator=torch.Generator().manual_seed(seed),
         )
-        dtype = feature_dtype(self.dtype, self.image_shape or self.input_shape)
+        dtype = feature_dtype(self.dtype, self.images_ or self.image_shape or self.input_shape)
         self.module_ = picking(network.to(dtype), self.output)
         self.mean_, self.scale_ = weighted_normalization(
             X, np.ones(len(X)), self.input_shape_, self.normalize

@@ -54,7 +54,8 @@ class TangentKernelRegressor(RegressorMixin, TangentModel):
     normalize : bool, default=True
         Subtract mean and divide by standard deviation, by feature or by channel of images.
     image_shape : tuple of int, optional
-        (channels, height, width) of a row of X; None takes rows as vectors.
+        (channels, height, width) of a row of X; None takes rows as vectors, and images of shape
+        (n, channels, height, width) as they are.
     input_shape : tuple of int, optional
         Shape of one input of any kind, in place of ``image_shape``: (time, features), (length,)
         of tokens. Integers (but uint8) then reach the network as tokens, int64, not normalized.

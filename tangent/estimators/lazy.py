@@ -47,9 +47,10 @@ class LazyClassifier(ClassifierMixin, Lazy):
     epochs : int, default=70
     batch_size : int, default=128
     augment : bool, default=False
-        Random crops and mirror images; needs ``image_shape``.
+        Random crops and mirror images; needs images.
     image_shape : tuple of int, optional
-        (channels, height, width) of a row of X; None takes rows as vectors.
+        (channels, height, width) of a row of X; None takes rows as vectors, and images of shape
+        (n, channels, height, width) as they are.
     input_shape : tuple of int, optional
         Shape of one input of any kind, in place of ``image_shape``: (time, features), (length,)
         of tokens. Integers (but uint8) then reach the network as tokens, int64, not normalized.

@@ -264,3 +264,31 @@ def test_a_small_bert_classifies_tokens(kind):
     options = {"input_shape": (5,), "output": "logits", "random_state": 0}
     model = CLASSIFIERS[kind](model=bert, parameters=["*.attention", "classifier"], **options)
     assert model.fit(X, y).score(X, y) > 0.8
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        LazyClassifier("vgg11", width=0.03, epochs=1, augment=True, random_state=0),
+        TangentKernelClassifier("vgg11", width=0.03, ridge=1.0, loss="square", random_state=0),
+    ],
+)
+def test_images_need_no_shape_beside_them(made):
+    X = np.random.default_rng(0).random((12, 1, 32, 32), dtype=np.float32)
+    y = np.arange(12) % 2
+    found = clone(made).fit(X, y)
+    named = clone(made).set_params(image_shape=(1, 32, 32)).fit(X.reshape(12, -1), y)
+    assert found.input_shape_ == (1, 32, 32)
+    np.testing.assert_array_equal(found.decision_function(X), named.decision_function(X))
+    rows = X.reshape(12, -1)
+    np.testing.assert_array_equal(found.decision_function(rows), named.decision_function(rows))
+    with pytest.raises(ValueError, match="image_shape"):
+        found.fit(rows, y)  # the images of the earlier fit are forgotten
+
+
+def test_features_of_images_need_no_shape_beside_them():
+    X = np.random.default_rng(0).random((6, 1, 32, 32), dtype=np.float32)
+    options = {"width": 0.03, "n_components": 20, "random_state": 0}
+    found = TangentFeatures("vgg11", **options).fit_transform(X)
+    named = TangentFeatures("vgg11", **options, image_shape=(1, 32, 32))
+    np.testing.assert_array_equal(found, named.fit_transform(X.reshape(6, -1)))
