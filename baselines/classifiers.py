@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Flips, Ridges, Seed
 from baselines.gaussian import GaussianKernelHead
-from baselines.images import checked_image_shape, mirrored
+from baselines.images import checked_image_shape, image_rows, mirrored
 from baselines.linear import (
     Block,
     FitsBlocks,
@@ -50,7 +50,8 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
         Mirror images. "average": the mean of the features of a row and of its mirror image.
         "double": twice the rows to train on, and the mean of the two scores to predict with.
     image_shape : tuple of (channels, height, width), optional
-        What is mirrored; ``flips`` other than "none" needs it.
+        What is mirrored; ``flips`` other than "none" needs it, or images of shape (n, channels,
+        height, width), which the parts are told of, too.
     batch_size : int, default=1000
         Rows in a block.
     stream : bool, default=True
@@ -86,24 +87,25 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
         """Fit the features on ``X``, then the head on their blocks."""
         if self.flips not in FLIPS:
             raise ValueError(f"flips must be one of {FLIPS}; got {self.flips!r}")
-        if self.flips != "none" and self.image_shape is None:
+        X, shape = image_rows(X, self.image_shape)
+        if self.flips != "none" and shape is None:
             raise ValueError(
                 f"flips={self.flips!r} needs image_shape, the shape of what is mirrored; got None"
             )
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size must be an integer above 0; got {self.batch_size!r}")
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        self.image_shape_ = checked_image_shape(shape, X.shape[1])
         weight = weights_of(sample_weight, X)
         self.classes_ = checked_classes(y, weight)
-        self.features_ = None if self.features is None else clone(self.features)
+        self.features_ = None if self.features is None else _of_images(self.features, shape)
         made = None
         if self.features_ is not None:
             if self.stream:
                 self.features_.fit(X, y)
             else:
                 made = np.asarray(self.features_.fit_transform(X, y))
-        self.head_ = RidgeHead() if self.head is None else clone(self.head)
+        self.head_ = RidgeHead() if self.head is None else _of_images(self.head, shape)
         rows = len(X) * (2 if self.flips == "double" else 1)
         self.head_.fit_blocks(self._training_blocks(X, y, weight, made), self.classes_, rows)
         return self
@@ -112,6 +114,7 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """Scores of shape (n, n_classes); for two classes (n,), positive for the second."""
         check_is_fitted(self)
+        X, _ = image_rows(X, None)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         scores = []
         for start in counted(range(0, len(X), self.batch_size), "block of scores"):
@@ -142,6 +145,14 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
             yield Block(self._features(X[rows], known), y[rows], w)
             if self.flips == "double":
                 yield Block(self._made(mirrored(X[rows], self.image_shape_)), y[rows], w)
+
+
+def _of_images(part: Any, shape: Any) -> Any:
+    """A copy of a part, told the images' shape where it asks for one and was given none."""
+    made = clone(part)
+    if shape is not None and made.get_params().get("image_shape", shape) is None:
+        made.set_params(image_shape=shape)
+    return made
 
 
 def _head(head: str | FitsBlocks, random_state: Seed) -> FitsBlocks:

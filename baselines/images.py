@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ def checked_image_shape(image_shape: object, n_features: int) -> ImageShape:
         )
     channels, height, width = (int(s) for s in sizes)
     return channels, height, width
+
+
+def image_rows(X: Any, image_shape: Any) -> tuple[Any, Any]:
+    """Return images (n, channels, height, width) as rows, and their shape where none is given.
+
+    Anything else is left as it is.
+    """
+    if getattr(X, "ndim", 2) != 4:
+        return X, image_shape
+    return X.reshape(len(X), -1), tuple(X.shape[1:]) if image_shape is None else image_shape
 
 
 @dataclass(frozen=True)

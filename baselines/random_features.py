@@ -12,7 +12,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Seed, check_positive
-from baselines.images import Placement, as_images, checked_image_shape
+from baselines.images import Placement, as_images, checked_image_shape, image_rows
 from baselines.patches import patch_features
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.patches import patch_filters
@@ -43,7 +43,8 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     n_whitening : int, default=100000
         Patches that whitening is fitted on.
     image_shape : tuple of (channels, height, width), optional
-        Shape of one row; ``None`` takes a row as a signal of one channel and height one.
+        Shape of one row, or the rows come as (n, channels, height, width); ``None`` takes a row as
+        a signal of one channel and height one.
     random_state : int, RandomState or None
         Chooses the patches. An int gives the same features twice.
 
@@ -89,8 +90,9 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_positive(self, "n_filters", "patch_size", "grid", "n_whitening")
         check_positive(self, "contrast", "whitening", kind=Real)
         check_positive(self, "bias", kind=Real, zero=True)
+        X, shape = image_rows(X, self.image_shape)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        self.image_shape_ = checked_image_shape(shape, X.shape[1])
         self._placement = Placement.of(X)
         _, height, width = self.image_shape_
         patch = (min(self.patch_size, height), min(self.patch_size, width))
@@ -115,6 +117,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def transform(self, X: np.ndarray) -> np.ndarray:
         """The features of the images of ``X``, float32 of shape (n, 2 * cells * n_filters)."""
         check_is_fitted(self)
+        X, _ = image_rows(X, None)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         cells = self._grid[0] * self._grid[1]
         out = torch.empty(len(X), 2, cells, self.n_filters)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.arguments import check_positive
-from baselines.images import Placement, as_images, checked_image_shape, yuv
+from baselines.images import Placement, as_images, checked_image_shape, image_rows, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
 from tangent.machine.bars import counted
@@ -54,7 +54,8 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     batch_size : int, default=128
         Images handled at once; bounds the working memory, not the result.
     image_shape : tuple of (channels, height, width), optional
-        Shape of one row; ``None`` takes a row as a signal of one channel and height one, and
+        Shape of one row, or the rows come as (n, channels, height, width); ``None`` takes a row as
+        a signal of one channel and height one, and
         lays it out as a square image, zeros at the end.
 
     Attributes
@@ -117,6 +118,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def transform(self, X: np.ndarray) -> np.ndarray:
         """The coefficients of the images of ``X``, float32 of shape (n, features)."""
         check_is_fitted(self)
+        X, _ = image_rows(X, None)
         X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64])
         out = np.empty((len(X), self._n_features_out), dtype=np.float32)
         for start in range(0, len(X), self.batch_size):
@@ -135,17 +137,18 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _prepared(self, X: np.ndarray) -> np.ndarray:
         """Checked rows, with the transform and the paths' scales set up for them."""
         self._check()
+        X, self._given_shape = image_rows(X, self.image_shape)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(self.image_shape, X.shape[1])
+        self.image_shape_ = checked_image_shape(self._given_shape, X.shape[1])
         self.placement_ = Placement.of(X)
         channels, height, width = self.image_shape_
         if self.colours == "yuv" and channels != 3:
             raise ValueError(f"colours='yuv' needs three channels; image_shape has {channels}")
-        if self.image_shape is None:
+        if self._given_shape is None:
             height = width = max(8, int(np.ceil(np.sqrt(width))))
         shape = self._grid(height, width)
         largest = int(np.log2(min(shape)))
-        if self.image_shape is not None and largest < self.J:
+        if self._given_shape is not None and largest < self.J:
             raise ValueError(
                 f"J must be at most {largest} for images of {shape[0]}x{shape[1]}; got {self.J}"
             )
@@ -208,7 +211,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _coefficients(self, X: np.ndarray) -> Tensor:
         """Coefficients of shape (n, channels, paths, rows, columns), as they come."""
-        if self.image_shape is None:
+        if self._given_shape is None:
             rows, size = self.placement_.of_rows(X), math.prod(self._canvas)
             rows = np.pad(rows, ((0, 0), (0, size - X.shape[1])))
             images = torch.from_numpy(rows).reshape(len(rows), *self._canvas)
@@ -322,7 +325,7 @@ class RotoTranslationScattering(ScatteringFeatures):
         return RotoTranslation(J, shape, self.L, self.octaves)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        return (height, width) if self.image_shape is None else (int(self.side), int(self.side))
+        return (height, width) if self._given_shape is None else (int(self.side), int(self.side))
 
     def _enlarged(self, images: Tensor) -> Tensor:
         size = self._grid(*images.shape[2:])
