@@ -37,10 +37,18 @@ def functional(func: Any) -> Callable[..., Any]:
     namespace, name = func._schema.name.split("::")
     if name.endswith("_"):
         packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
-        overload = getattr(packet, func._overloadname, None)
-        if overload is not None:
-            return overload
+        names = [] if packet is None else packet.overloads()
+        overloads = [
+            getattr(packet, n) for n in sorted(names, key=lambda n: n != func._overloadname)
+        ]
+        alike = (o for o in overloads if _types(o) == _types(func))
+        return next(alike, None) or _Cloned(func)
     return _Cloned(func)
+
+
+def _types(func: Any) -> list[str]:
+    """Types of the arguments; overloads of one name may differ in them (those of ``pow``)."""
+    return [str(argument.type) for argument in func._schema.arguments]
 
 
 _WRITES: dict[Any, Callable[..., Any]] = {
