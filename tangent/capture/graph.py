@@ -133,7 +133,7 @@ def geometry(tensor: Tensor) -> tuple[Any, ...]:
         tuple(tensor.shape),
         tuple(tensor.stride()),
         tensor.storage_offset(),
-        tensor.dtype,
+        (tensor.dtype, tensor.is_conj(), tensor.is_neg()),
     )
 
 

@@ -105,6 +105,8 @@ def _detach_attributes(model: nn.Module, memo: dict[int, Any]) -> None:
             for t in tree_flatten(value)[0]:
                 if isinstance(t, Tensor) and id(t) not in memo and t.grad_fn is not None:
                     memo[id(t)] = t.detach().clone()
+                elif isinstance(t, torch.jit.ScriptFunction):  # which cannot be copied
+                    memo[id(t)] = t
 
 
 def captured(

@@ -36,6 +36,18 @@ __all__ = ["Recorder"]
 aten = torch.ops.aten
 # What is called where nothing wants a gradient, and what it stands for.
 _DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag.default}
+
+
+_TURNS = {aten._conj.default, aten._neg_view.default}
+
+
+def _materialized(given: Tensor, result: Tensor) -> Any:
+    """What a clone does to a conjugate or negative that is lazy; called again it would not."""
+    if given.is_conj() and not result.is_conj():
+        return aten.resolve_conj.default
+    return aten.resolve_neg.default if given.is_neg() and not result.is_neg() else None
+
+
 _SAME = {
     aten.detach.default,
     aten.alias.default,
@@ -140,8 +152,16 @@ class Recorder(TorchDispatchMode):
             return Value("constant", tensor=tensor.detach().clone())
         index = self._index_in_root(memory, where, tensor.device)
         value = self._emit(gathered, (root, index), {}, (root,))
-        if where[3] != memory.geometry[3]:
-            raise TypeError(f"the network reads {memory.geometry[3]} as {where[3]} in place")
+        return self._turned(value, memory.geometry[3], where[3])
+
+    def _turned(self, value: Value, kept: tuple, read: tuple) -> Value:
+        """A value kept in one way and read in another: conjugates and negatives are lazy."""
+        if read[0] != kept[0]:
+            raise TypeError(f"the network reads {kept[0]} as {read[0]} in place")
+        if read[1] != kept[1]:
+            value = self._emit(aten.conj_physical.default, (value,), {}, (value,))
+        if read[2] != kept[2]:
+            value = self._emit(aten.neg.default, (value,), {}, (value,))
         return value
 
     def _index_in_root(self, memory: _Memory, where: tuple, device: torch.device) -> Value:
@@ -221,6 +241,8 @@ class Recorder(TorchDispatchMode):
             return result
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
         op = turned or (functional(func) if written else _DIFFERENTIABLE.get(func, func))
+        if func is aten.clone.default:
+            op = _materialized(args[0], result) or func
         self._write(op, (recorded, structure), outputs, written)
         return result
 
@@ -279,7 +301,7 @@ class Recorder(TorchDispatchMode):
                 self._remember(t, value)
             elif any(storage_id(w) == key for w in written):
                 self._update(memory, where, value, t)
-            else:
+            elif op not in _TURNS or memory.present(where) is None:  # twice is not at all
                 memory.views[where] = (memory.version, value)
 
     def _update(self, memory: _Memory, where: tuple, value: Value, tensor: Tensor) -> None:
@@ -288,9 +310,8 @@ class Recorder(TorchDispatchMode):
             memory.root = value
         else:
             index = self._index_in_root(memory, where, tensor.device)
-            memory.root = self._emit(
-                scattered, (memory.root, index, value), {}, (memory.root, value)
-            )
+            new = self._turned(value, where[3], memory.geometry[3])
+            memory.root = self._emit(scattered, (memory.root, index, new), {}, (memory.root, new))
         memory.version += 1
         present = {where: (memory.version, value), memory.geometry: (memory.version, memory.root)}
         for other, (version, kept) in memory.views.items():

@@ -39,4 +39,6 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             for t in tree_leaves(value) if not isinstance(value, nn.Module) else ():
                 if isinstance(t, Tensor) and not t.is_leaf and id(t) not in memo:
                     memo[id(t)] = t.detach().clone()
+                elif isinstance(t, torch.jit.ScriptFunction):  # which cannot be copied
+                    memo[id(t)] = t
     return copy.deepcopy(model, memo)

@@ -112,7 +112,7 @@ def differences(values: Any) -> Any:
         if not is_pair(value):
             return value
         if value.difference is not None:
-            return value.difference
+            return value.difference.resolve_conj().resolve_neg()  # some views want that
         base = value.base
         floating = base.is_floating_point() or base.is_complex()
         return base.new_zeros(()).expand(base.shape) if floating else base

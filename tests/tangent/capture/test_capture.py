@@ -562,6 +562,32 @@ def test_torchscript_has_kernels_and_is_refused_in_words_where_weights_are_excha
         linearize(scripted)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_scripted_function_of_a_network_is_as_any_other(generator):
+    class Activated(nn.Module):
+        def __init__(self, activation):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+            self.activation = activation
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.activation(self.first(x)))
+
+    def swish(z: Tensor) -> Tensor:
+        return z * torch.sigmoid(z)
+
+    network, plain = Activated(torch.jit.script(swish)), Activated(swish)
+    plain.load_state_dict(network.state_dict())
+    x = torch.randn(3, 5, generator=generator)
+    torch.testing.assert_close(tangent_kernel(network, x), tangent_kernel(plain, x))
+    made, other = linearize(network), linearize(plain)
+    with torch.no_grad():
+        for d, e in zip(made.delta, other.delta, strict=True):
+            e.copy_(d.normal_(generator=generator))
+    torch.testing.assert_close(made(x), other(x))
+
+
 @pytest.mark.parametrize(
     "of", [tangent_kernel, tangent_features, TangentOperator, describe, lambda m, x: linearize(m)]
 )
@@ -570,3 +596,69 @@ def test_what_is_no_network_is_refused_by_name(of):
         of(lambda x: 2 * x, torch.ones(2, 3))
     with pytest.raises(ValueError, match="no shape yet"):
         of(nn.LazyLinear(2), torch.ones(2, 3))
+
+
+def _complex(z: Tensor) -> Tensor:
+    return torch.complex(z, z.roll(1, -1))
+
+
+def _written(z: Tensor) -> Tensor:
+    c = _complex(z)
+    turned = c.conj()
+    c.mul_(2 + 1j)  # the lazy conjugate reads what was written
+    return turned.imag * c.real
+
+
+def _written_through(z: Tensor) -> Tensor:
+    c = _complex(z)
+    c.conj()[:, :2].mul_(2 + 1j)
+    return c.imag * c.real
+
+
+CONJUGATES = {
+    "power": lambda z: (_complex(z) * _complex(z).conj()).real,
+    "power of one value": lambda z: (lambda c: (c * c.conj()).real)(_complex(z)),
+    "a part of the conjugate beside that of the value": lambda z: (
+        lambda c: c.imag * (c.conj().imag + 1)
+    )(_complex(z)),
+    "power spectrum": lambda z: (lambda c: (c * c.conj()).real @ torch.ones(3, 4).to(z))(
+        torch.fft.rfft(z)
+    ),
+    "Gram matrix": lambda z: (lambda c: (c @ c.mH).imag.sum(-1))(_complex(z.unsqueeze(-1))),
+    "phase": lambda z: torch.polar(z, z.roll(1, -1)).imag,
+    "as pairs of real numbers": lambda z: torch.view_as_real(_complex(z).conj().resolve_conj())[
+        ..., 1
+    ],
+    "written": _written,
+    "written through": _written_through,
+}
+
+
+@pytest.mark.parametrize("name", CONJUGATES)
+def test_a_value_and_its_lazy_conjugate_are_two(name, generator):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(CONJUGATES[name](self.first(x)))
+
+    network = Network().double()
+    x = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    phi = torch.cat(list(naive_features(network, x).values()), 2)
+    torch.testing.assert_close(linearize(network).pair(x).base, network(x))
+    torch.testing.assert_close(tangent_features(network, x), phi)
+    kernel = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(network, x), kernel)
+    found = KernelProduct(network, x)(torch.ones(9, dtype=torch.float64))
+    torch.testing.assert_close(found.reshape(3, 3), kernel.sum((2, 3)))
+    for alpha in (1.0, math.inf):
+        made = ScaledDifference(network, alpha)
+        with torch.no_grad():
+            for d in made.delta:
+                d.add_(0.1 * torch.randn(d.shape, generator=generator, dtype=d.dtype))
+        expected = phi @ torch.cat([d.detach().flatten() for d in made.delta])
+        if alpha == 1:
+            expected = made.displaced()(x) - network(x)
+        torch.testing.assert_close(made(x), expected)
