@@ -137,6 +137,27 @@ def geometry(tensor: Tensor) -> tuple[Any, ...]:
     )
 
 
+def as_real(where: tuple) -> tuple[Any, ...]:
+    """Where the real numbers of complex ones lie, the last axis theirs."""
+    shape, stride, offset, (dtype, _, _) = where
+    real = torch.empty((), dtype=dtype, device="meta").real.dtype
+    steps = (*(2 * step for step in stride), 1)
+    return (*shape, 2), steps, 2 * offset, (real, False, False)
+
+
+def whole(tensor: Tensor, where: tuple) -> Tensor:
+    """The memory of a tensor as it is read elsewhere."""
+    plain = tensor.detach()
+    plain = plain.conj() if plain.is_conj() else plain
+    plain = plain._neg_view() if plain.is_neg() else plain
+    dtype = where[3][0]
+    if dtype == plain.dtype:
+        return torch.as_strided(plain, *where[:3])
+    if dtype.is_complex:
+        return torch.view_as_complex(torch.as_strided(plain, *as_real(where)[:3]))
+    return torch.as_strided(torch.view_as_real(plain), *where[:3])
+
+
 def storage_id(tensor: Tensor) -> int:
     """Identity of a tensor's memory while it lives."""
     return tensor.untyped_storage()._cdata

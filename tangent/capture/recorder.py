@@ -20,11 +20,13 @@ from tangent.capture.graph import (
     Custom,
     Value,
     apart,
+    as_real,
     geometry,
     operation_name,
     positions,
     storage_id,
     values_in,
+    whole,
 )
 from tangent.capture.writes import functional, written_by
 from tangent.operations.arguments import flattened, leaves_of, rebuilt
@@ -150,19 +152,36 @@ class Recorder(TorchDispatchMode):
         if root.kind == "constant":
             # Views of constants are constants: the tensor itself has them, at this version.
             return Value("constant", tensor=tensor.detach().clone())
-        index = self._index_in_root(memory, where, tensor.device)
-        value = self._emit(gathered, (root, index), {}, (root,))
-        return self._turned(value, memory.geometry[3], where[3])
+        real = self._in_real_numbers(memory, where)
+        index = self._index_in_root(memory, as_real(where) if real else where, tensor.device)
+        value = self._emit(gathered, (memory.root, index), {}, (memory.root,))
+        if real:
+            value = self._applied(aten.view_as_complex.default, value)
+        return self._turned(value, (False, False) if real else memory.geometry[3][1:], where[3][1:])
+
+    def _in_real_numbers(self, memory: _Memory, where: tuple) -> bool:
+        """Whether complex numbers are to be found as real ones, once a memory is read as both."""
+        kept, read = memory.geometry[3][0], where[3][0]
+        if kept == read:
+            return False
+        if kept.is_complex == read.is_complex:
+            raise TypeError(f"the network reads {kept} as {read} in place")
+        if kept.is_complex:
+            plain = self._turned(memory.root, memory.geometry[3][1:], (False, False))
+            memory.root = self._applied(aten.view_as_real.default, plain)
+            memory.geometry = as_real(memory.geometry)
+        if as_real(where)[3] != memory.geometry[3] if read.is_complex else False:
+            raise TypeError(f"the network reads {kept} as {read} in place")
+        return read.is_complex
 
     def _turned(self, value: Value, kept: tuple, read: tuple) -> Value:
         """A value kept in one way and read in another: conjugates and negatives are lazy."""
         if read[0] != kept[0]:
-            raise TypeError(f"the network reads {kept[0]} as {read[0]} in place")
-        if read[1] != kept[1]:
-            value = self._emit(aten.conj_physical.default, (value,), {}, (value,))
-        if read[2] != kept[2]:
-            value = self._emit(aten.neg.default, (value,), {}, (value,))
-        return value
+            value = self._applied(aten.conj_physical.default, value)
+        return self._applied(aten.neg.default, value) if read[1] != kept[1] else value
+
+    def _applied(self, op: Any, value: Value) -> Value:
+        return self._emit(op, (value,), {}, (value,))
 
     def _index_in_root(self, memory: _Memory, where: tuple, device: torch.device) -> Value:
         """Positions of a view among the entries of the root, flattened."""
@@ -233,8 +252,7 @@ class Recorder(TorchDispatchMode):
             for t in written:  # of constants alone
                 memory = self.memories[storage_id(t)]
                 memory.version += 1
-                whole = torch.as_strided(t.detach(), *memory.geometry[:3])
-                memory.root = Value("constant", tensor=whole.clone())
+                memory.root = Value("constant", tensor=whole(t, memory.geometry).clone())
                 memory.views = {}
             if random:
                 self._drawn(result)
@@ -264,11 +282,9 @@ class Recorder(TorchDispatchMode):
         for t in written:
             memory = self.memories.get(storage_id(t))
             if memory is None:
-                whole = torch.as_strided(
-                    t.detach(), (t.untyped_storage().nbytes() // t.itemsize,), (1,), 0
-                )
-                value = Value("constant", tensor=whole.clone())
-                self._remember(whole, value)
+                numbers = t.untyped_storage().nbytes() // t.itemsize
+                everything = whole(t, ((numbers,), (1,), 0, (t.dtype, False, False)))
+                self._remember(everything, Value("constant", tensor=everything.clone()))
             elif memory.root.kind == "constant":
                 if memory.root.tensor is not None:
                     memory.root.tensor = memory.root.tensor.clone()
@@ -309,8 +325,12 @@ class Recorder(TorchDispatchMode):
         if where == memory.geometry:
             memory.root = value
         else:
-            index = self._index_in_root(memory, where, tensor.device)
-            new = self._turned(value, where[3], memory.geometry[3])
+            real = self._in_real_numbers(memory, where)
+            kept = (False, False) if real else memory.geometry[3][1:]
+            new = self._turned(value, where[3][1:], kept)
+            if real:
+                new = self._applied(aten.view_as_real.default, new)
+            index = self._index_in_root(memory, as_real(where) if real else where, tensor.device)
             memory.root = self._emit(scattered, (memory.root, index, new), {}, (memory.root, new))
         memory.version += 1
         present = {where: (memory.version, value), memory.geometry: (memory.version, memory.root)}

@@ -615,7 +615,40 @@ def _written_through(z: Tensor) -> Tensor:
     return c.imag * c.real
 
 
+def _real_part_written(z: Tensor) -> Tensor:
+    c = _complex(z)
+    c.real[:, 1:].mul_(2)
+    c.imag[:, :2] = z[:, :2] ** 2
+    return (c * c).imag + c.conj().imag
+
+
+def _pairs_written(z: Tensor) -> Tensor:
+    c = _complex(z).conj()
+    pairs = torch.view_as_real(c.resolve_conj())
+    pairs[:, ::2, 0] += z[:, 1:3]
+    return torch.view_as_complex(pairs).abs() + pairs[..., 1]
+
+
+def _complex_written(z: Tensor) -> Tensor:
+    pairs = torch.stack([z, z.flip(1)], -1)
+    c = torch.view_as_complex(pairs)
+    c[:, :2] *= 1j * c[:, 2:]
+    c.conj()[:, 3] = c[:, 0]
+    return pairs[..., 0] * pairs[..., 1]
+
+
+def _constant_written(z: Tensor) -> Tensor:
+    c = torch.ones(4, dtype=torch.complex128)
+    c.imag[:2] = 2.0
+    c.conj()[3] = 1j
+    return (c * z).imag + c.real * z
+
+
 CONJUGATES = {
+    "real part written": _real_part_written,
+    "pairs written": _pairs_written,
+    "complex numbers written in pairs": _complex_written,
+    "constant written": _constant_written,
     "power": lambda z: (_complex(z) * _complex(z).conj()).real,
     "power of one value": lambda z: (lambda c: (c * c.conj()).real)(_complex(z)),
     "a part of the conjugate beside that of the value": lambda z: (
