@@ -136,6 +136,10 @@ class Record:
             for v in call.inputs:
                 if roots.get(v) and self._weight(v) is None:
                     self.indirect |= roots[v]
+        self.forms: dict[str, list[Value]] = {name: [] for name in self.names}
+        for v, weight in self.found.items():
+            if weight is not None:
+                self.forms[weight.name].append(v)
 
     # Forward
 
@@ -182,7 +186,9 @@ class Record:
                 self._pull(call, run, received, mine, carried, own, visit)
             for name in self.taken.get(id(call), ()):
                 left[name] -= 1
-                if left[name] == 0 and name not in self.indirect:
+                direct = left[name] == 0 and name not in self.indirect
+                # What some operation gave without factors comes last of all.
+                if direct and not any(v in carried for v in self.forms[name]):
                     done(name)
         for name, value in self.graph.weights.items():
             if value in carried and value in self.live:

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import tangent.kernel.engine.factors
 from tangent.kernel.engine.cost import Problem
 from tangent.kernel.engine.passes import planned_factors
 from tangent.kernel.engine.plan import network_of
+from tangent.kernel.features import tangent_features
 from tangent.kernel.matrix import tangent_kernel
 from tangent.machine import products
-from tests.tangent.naive import naive_kernel
+from tests.tangent.naive import naive_features, naive_kernel
 from tests.tangent.networks import MODELS, example
 
 ORDERS = ("jacobian", "half", "gram")
@@ -136,3 +139,49 @@ def test_rows_with_gaps_do_not_go_to_the_library_that_is_slow_on_them(monkeypatc
     monkeypatch.setattr(products, "_has_onednn", unreachable)
     a = torch.randn(40, 3, 512, generator=generator)
     torch.testing.assert_close(products.product(a[:, 1], a[:, 2]), a[:, 1] @ a[:, 2].T)
+
+
+class TwoUses(nn.Module):
+    """A matrix and a vector that several operations take, one by one."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, self.w, self.b)
+
+
+def _addmm(x, w, b):
+    return torch.addmm(b, x, w, beta=0.5, alpha=2.0)
+
+
+TWO_USES = {
+    "bias and PReLU": lambda x, w, b: F.prelu(F.linear(x, w, b), b),
+    "sum and PReLU": lambda x, w, b: F.prelu(x @ w + b, b),
+    "chosen and summed": lambda x, w, b: torch.where(x > 0, x, b) + b,
+    "maximum and norm": lambda x, w, b: F.layer_norm(torch.maximum(x, b), (8,), b, b),
+    "matrix and scaled matrix": lambda x, w, b: _addmm(torch.tanh(x @ w), w, b),
+    "both twice": lambda x, w, b: _addmm(torch.tanh(F.linear(x, w, b)), w, b),
+    "turned matrix": lambda x, w, b: _addmm(torch.tanh(x @ w), w.t(), b),
+    "matrix and distances": lambda x, w, b: torch.cdist(F.linear(x, w), w),
+    "embedding and output": lambda x, w, b: F.linear(
+        torch.sin(F.embedding((x[:, 0] > 0).long(), w) * x), w
+    ),
+    "matrix made of itself": lambda x, w, b: F.linear(F.linear(x, w), w / w.norm()),
+}
+
+
+@pytest.mark.parametrize("name", TWO_USES)
+def test_a_parameter_with_uses_of_several_kinds_has_all_of_its_gradient(name, generator):
+    network = TwoUses(TWO_USES[name]).double()
+    x = torch.randn(5, 8, generator=generator, dtype=torch.float64)
+    phi = torch.cat(list(naive_features(network, x).values()), 2)
+    found = tangent_features(network, x)
+    torch.testing.assert_close(found, phi)
+    torch.testing.assert_close(tangent_features(network, x, batch_size=2), phi)
+    kernel = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(network, x), kernel)
+    diagonal = torch.einsum("iajb,ab->ij", kernel, torch.eye(8, dtype=torch.float64))
+    torch.testing.assert_close(tangent_kernel(network, x, outputs="trace"), diagonal)
