@@ -55,6 +55,7 @@ _WRITES: dict[Any, Callable[..., Any]] = {
     aten.copy_.default: copied,
     aten.fill_.Scalar: filled,
     aten.fill_.Tensor: filled,
+    aten.zero_.default: filled,
 }
 
 

@@ -19,8 +19,8 @@ def copied(target: Tensor, source: Tensor, *_: Any) -> Tensor:
     return source.to(target.dtype).expand(target.shape)
 
 
-def filled(target: Tensor, value: Any) -> Tensor:
-    """What `Tensor.fill_` leaves in ``target``."""
+def filled(target: Tensor, value: Any = 0) -> Tensor:
+    """What `Tensor.fill_` leaves in ``target``, and `Tensor.zero_`."""
     return copied(target, value) if isinstance(value, Tensor) else torch.full_like(target, value)
 
 
@@ -40,13 +40,13 @@ def scattered(root: Tensor, index: Tensor, value: Tensor) -> Tensor:
 def _copied(alpha: float, target: Any, source: Any, *_: Any, _op: Any = None) -> Pair:
     base = copied(target.base, source.base)
     v = source.difference
-    if v is not None and base.is_floating_point():
+    if v is not None and (base.is_floating_point() or base.is_complex()):
         v = v.to(base.dtype)
     return Pair(base, None if v is None else v.expand_as(base))
 
 
 @exact(filled)
-def _filled(alpha: float, target: Any, value: Any, *, _op: Any = None) -> Pair:
+def _filled(alpha: float, target: Any, value: Any = 0, *, _op: Any = None) -> Pair:
     if is_pair(value):
         return _copied(alpha, target, value)
     return Pair(filled(target.base, value))
