@@ -5,33 +5,17 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 
 from experiments.fig3b.exact import compute_exact
 from experiments.fig3b.settings import Settings, runs
 from experiments.runs.results import Context, jsonable
-
-
-class _Images:
-    """Forty noisy images of two classes, as `experiments.data.ImageData` gives them."""
-
-    image_shape = (1, 32, 32)
-
-    def subset(self, n_train, n_test, seed):
-        return self
-
-    def arrays(self):
-        rng = np.random.default_rng(0)
-        y = np.arange(60) % 2
-        X = rng.random((60, 1024), dtype=np.float32)
-        X[y == 1, :200] += 0.4
-        return X[:40], y[:40], X[40:], y[40:]
+from tests.experiments.fig3b.images import Images
 
 
 @pytest.fixture
 def context():
-    return Context(device="cpu", dtype="float64", load=lambda name: _Images(), log=print)
+    return Context(device="cpu", dtype="float64", load=lambda name: Images(), log=print)
 
 
 def run(**options):
@@ -60,7 +44,7 @@ def test_run_is_json_and_auto_takes_the_full_kernel_where_it_is_small(context):
 
 
 def test_stopping_time_does_not_depend_on_the_test_images(context):
-    class Shuffled(_Images):
+    class Shuffled(Images):
         def arrays(self):
             X, y, X_test, y_test = super().arrays()
             return X, y, X_test[::-1], 1 - y_test

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,28 +14,12 @@ from experiments.fig3b.settings import Settings, runs
 from experiments.fig3b.stopped import compute_stopped
 from experiments.runs.results import Context, jsonable
 from tangent import tangent_features
-
-
-class _Images:
-    """Forty noisy images of two classes, as `experiments.data.ImageData` gives them."""
-
-    image_shape = (1, 32, 32)
-    fingerprint = "f"
-
-    def subset(self, n_train, n_test, seed):
-        return self
-
-    def arrays(self):
-        rng = np.random.default_rng(0)
-        y = np.arange(60) % 2
-        X = rng.random((60, 1024), dtype=np.float32)
-        X[y == 1, :200] += 0.4
-        return X[:40], y[:40], X[40:], y[40:]
+from tests.experiments.fig3b.images import Images
 
 
 @pytest.fixture
 def context():
-    return Context(device="cpu", dtype="float64", load=lambda name: _Images(), log=print)
+    return Context(device="cpu", dtype="float64", load=lambda name: Images(), log=print)
 
 
 def run(**options):
@@ -47,7 +30,7 @@ def run(**options):
 
 def test_a_step_is_the_best_fit_along_the_gradient_of_the_linearized_network(context):
     found = compute_stopped(run(max_steps=1), context)
-    X, labels, X_test, test_labels = _Images().arrays()
+    X, labels, X_test, test_labels = Images().arrays()
     network, inputs = initial_network(run(), X, (1, 32, 32), 2, context)
     J = tangent_features(network, inputs(X[:36])).reshape(72, -1)
     J_test = tangent_features(network, inputs(X_test)).reshape(40, -1)
@@ -73,7 +56,7 @@ def test_steps_end_where_held_out_images_gain_nothing_for_so_long(context):
 
 
 def test_the_choice_does_not_look_at_test_images(context):
-    class Shuffled(_Images):
+    class Shuffled(Images):
         def arrays(self):
             X, y, X_test, y_test = super().arrays()
             return X, y, X_test[::-1] * 2, 1 - y_test
