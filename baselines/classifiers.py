@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Flips, Ridges, Seed
 from baselines.gaussian import GaussianKernelHead
-from baselines.images import checked_image_shape, image_rows, mirrored
+from baselines.images import mirrored, shape_of_rows
 from baselines.linear import (
     Block,
     FitsBlocks,
@@ -29,6 +29,7 @@ from baselines.scattering import RotoTranslationScattering, ScatteringFeatures
 from baselines.selected import SelectedFeatures
 from baselines.selection import OrthogonalLeastSquaresSelector
 from tangent.machine.bars import counted
+from tangent.machine.images import image_rows
 from tangent.machine.modes import ordinary_mode
 
 FLIPS = get_args(Flips)
@@ -95,7 +96,7 @@ class StreamedClassifier(PredictsLargest, ClassifierMixin, BaseEstimator):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size must be an integer above 0; got {self.batch_size!r}")
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(shape, X.shape[1])
+        self.image_shape_ = shape_of_rows(shape, X.shape[1])
         weight = weights_of(sample_weight, X)
         self.classes_ = checked_classes(y, weight)
         self.features_ = None if self.features is None else _of_images(self.features, shape)

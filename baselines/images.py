@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangent.machine.images import checked_image_shape
+
 ImageShape = tuple[int, int, int]
 
 
-def checked_image_shape(image_shape: object, n_features: int) -> ImageShape:
+def shape_of_rows(image_shape: object, n_features: int) -> ImageShape:
     """The shape (channels, height, width) of one row.
 
     ``None`` takes a row as a signal of one channel and height one.
-
-    Raises
-    ------
-    ValueError
-        If the shape has not three positive integers or their product is not ``n_features``.
     """
-    if image_shape is None:
-        return (1, 1, n_features)
-    sizes = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
-    if len(sizes) != 3 or not all(isinstance(s, (int, np.integer)) and s > 0 for s in sizes):
-        raise ValueError(
-            "image_shape must be (channels, height, width), three positive integers, or None; "
-            f"got {image_shape!r}"
-        )
-    if math.prod(sizes) != n_features:
-        raise ValueError(
-            f"image_shape {sizes} has {math.prod(sizes)} values; X has {n_features} features: "
-            "give the shape that one row of X unflattens to"
-        )
-    channels, height, width = (int(s) for s in sizes)
-    return channels, height, width
-
-
-def image_rows(X: Any, image_shape: Any) -> tuple[Any, Any]:
-    """Return images (n, channels, height, width) as rows, and their shape where none is given.
-
-    Anything else is left as it is.
-    """
-    if getattr(X, "ndim", 2) != 4:
-        return X, image_shape
-    return X.reshape(len(X), -1), tuple(X.shape[1:]) if image_shape is None else image_shape
+    return (
+        (1, 1, n_features) if image_shape is None else checked_image_shape(image_shape, n_features)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.arguments import Ridges, check_positive
-from baselines.images import checked_image_shape
+from baselines.images import shape_of_rows
 from baselines.infinite import convolutional_kernels, mlp_kernels
 from baselines.linear import (
     Block,
@@ -155,7 +155,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
         """Means, and for images deviations, of each pixel or channel."""
         channels = None
         if self.network == "convolutional":
-            channels = checked_image_shape(self.image_shape, x.shape[1])[0]
+            channels = shape_of_rows(self.image_shape, x.shape[1])[0]
         mean, scale = column_statistics(x, share, channels)
         pixels = x.shape[1] // len(mean)
         self.mean_, self.scale_ = np.repeat(mean, pixels), np.repeat(scale, pixels)
@@ -171,7 +171,7 @@ class InfiniteWidthHead(FitsBlocks, ClassifierMixin, BaseEstimator):
             size = rows.shape[1] ** 0.5
             least = 10 * torch.finfo(rows.dtype).eps * size
             return torch.where(norms > least, rows * (size / norms), 0.0)
-        images = rows.view(len(rows), *checked_image_shape(self.image_shape, rows.shape[1]))
+        images = rows.view(len(rows), *shape_of_rows(self.image_shape, rows.shape[1]))
         return images if self.side is None else F.adaptive_avg_pool2d(images, int(self.side))
 
     def _kernel(self, x1: Tensor, x2: Tensor | None) -> Tensor:

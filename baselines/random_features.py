@@ -12,8 +12,9 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from baselines.arguments import Seed, check_positive
-from baselines.images import Placement, as_images, checked_image_shape, image_rows
+from baselines.images import Placement, as_images, shape_of_rows
 from baselines.patches import patch_features
+from tangent.machine.images import image_rows
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.patches import patch_filters
 
@@ -92,7 +93,7 @@ class RandomPatchFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_positive(self, "bias", kind=Real, zero=True)
         X, shape = image_rows(X, self.image_shape)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(shape, X.shape[1])
+        self.image_shape_ = shape_of_rows(shape, X.shape[1])
         self._placement = Placement.of(X)
         _, height, width = self.image_shape_
         patch = (min(self.patch_size, height), min(self.patch_size, width))

@@ -16,10 +16,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from baselines.arguments import check_positive
-from baselines.images import Placement, as_images, checked_image_shape, image_rows, yuv
+from baselines.images import Placement, as_images, shape_of_rows, yuv
 from baselines.rototranslation import RotoTranslation
 from baselines.transform import FastScattering
 from tangent.machine.bars import counted
+from tangent.machine.images import image_rows
 from tangent.machine.modes import ordinary_mode
 from tangent.machine.optional import optional
 
@@ -139,7 +140,7 @@ class ScatteringFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self._check()
         X, self._given_shape = image_rows(X, self.image_shape)
         X = validate_data(self, X, dtype=[np.float32, np.float64])
-        self.image_shape_ = checked_image_shape(self._given_shape, X.shape[1])
+        self.image_shape_ = shape_of_rows(self._given_shape, X.shape[1])
         self.placement_ = Placement.of(X)
         channels, height, width = self.image_shape_
         if self.colours == "yuv" and channels != 3:

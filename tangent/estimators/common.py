@@ -18,6 +18,7 @@ from tangent.capture import picking
 from tangent.capture.functional import selected_parameters
 from tangent.capture.outputs import output_shape
 from tangent.machine.copies import copied
+from tangent.machine.images import checked_image_shape, image_rows
 from tangent.machine.statistics import column_statistics
 from tangent.nets import network
 from tangent.nets.layers import global_state_kept
@@ -57,13 +58,6 @@ def torch_generator(random_state: int | np.random.RandomState | None) -> torch.G
     return torch.Generator().manual_seed(int(seed))
 
 
-def flat_rows(X: Any) -> Any:
-    """Flatten images (n, c, h, w) to rows; anything else is left as it is."""
-    if getattr(X, "ndim", 2) == 4 and hasattr(X, "reshape"):
-        return X.reshape(len(X), -1)
-    return X
-
-
 def token_rows(X: Any, input_shape: tuple[int, ...] | None) -> bool:
     """Whether rows are tokens: integers (not bytes) with an ``input_shape``."""
     if input_shape is None:
@@ -99,9 +93,8 @@ def checked_rows(
     that came with it.
     """
     if reset:
-        named = estimator.image_shape is not None or estimator.input_shape is not None
-        images = not named and getattr(X, "ndim", 2) == 4
-        estimator.images_ = tuple(X.shape[1:]) if images else None
+        free = estimator.image_shape is None and estimator.input_shape is None
+        estimator.images_ = image_rows(X, None)[1] if free else None
     X = rows_of(X, estimator.input_shape)
     if reset:
         estimator.tokens_ = token_rows(X, estimator.input_shape)
@@ -119,7 +112,7 @@ def checked_rows(
 
 def rows_of(X: Any, input_shape: tuple[int, ...] | None) -> Any:
     """Return images, or with ``input_shape`` inputs of any shape, as rows."""
-    return flat_rows(X) if input_shape is None else _flat(X)
+    return image_rows(X, None)[0] if input_shape is None else _flat(X)
 
 
 def _flat(X: Any) -> Any:
@@ -188,17 +181,7 @@ def row_shape(
         return _input_shape(input_shape, n_features)
     if image_shape is None:
         return (n_features,)
-    shape = tuple(image_shape)
-    if len(shape) != 3 or any(not isinstance(s, int | np.integer) or s < 1 for s in shape):
-        raise ValueError(
-            f"image_shape must be (channels, height, width), positive integers; got {image_shape!r}"
-        )
-    if math.prod(shape) != n_features:
-        raise ValueError(
-            f"image_shape {shape} has {math.prod(shape)} values but a row of X has {n_features}; "
-            f"pass the shape of your images, or None for plain vectors"
-        )
-    return tuple(int(s) for s in shape)
+    return checked_image_shape(image_shape, n_features)
 
 
 def fitted_shape(estimator: Any, n_features: int) -> tuple[int, ...]:

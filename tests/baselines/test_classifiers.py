@@ -134,7 +134,7 @@ def test_grid_search_in_a_pipeline_clone_and_pickle(digits):
         (lambda: StreamedClassifier(flips="up"), r"flips must be one of .*; got 'up'"),
         (lambda: StreamedClassifier(flips="double"), r"flips='double' needs image_shape"),
         (lambda: StreamedClassifier(batch_size=0), "batch_size must be an integer above 0; got 0"),
-        (lambda: StreamedClassifier(image_shape=(1, 7, 8)), "has 56 values; X has 64 features"),
+        (lambda: StreamedClassifier(image_shape=(1, 7, 8)), "has 56 values but a row of X has 64"),
         (lambda: random_patch_classifier(head="svm"), "head must be 'ridge', 'gaussian' or an"),
         (lambda: gaussian_kernel_classifier(method="sketch"), "method must be 'nystroem' or"),
     ],

@@ -118,7 +118,10 @@ def test_the_same_seed_gives_the_same_features_after_clone_and_pickle():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_shape": (3, 8, 8)}, r"image_shape \(3, 8, 8\) has 192 values; X has 243"),
+        (
+            {"image_shape": (3, 8, 8)},
+            r"image_shape \(3, 8, 8\) has 192 values but a row of X has 243",
+        ),
         ({"image_shape": (3, 9)}, r"image_shape must be \(channels, height, width\)"),
         ({"n_filters": 0}, "n_filters must be an integer above 0; got 0"),
         ({"bias": -1.0}, "bias must be a number at least 0; got -1.0"),
