@@ -60,15 +60,15 @@ def selected_parameters(
     parameters : sequence of str, optional
         Names of parameters, or of modules for all parameters below them, or patterns of such
         names with ``*`` and ``?`` (``"*.lora_*"``); one may stand alone. All by default, whatever
-        their ``requires_grad``, but whole numbers. A parameter that occurs under several names is
-        listed under its first.
+        their ``requires_grad``, but whole numbers and those without entries. A parameter that
+        occurs under several names is listed under its first.
 
     Raises
     ------
     ValueError
         If the model has no parameters, a name matches none, or one that is meant is complex.
     """
-    found = {name: p.detach() for name, p in model.named_parameters() if _moves(p)}
+    found = {n: p.detach() for n, p in model.named_parameters() if _moves(p) and p.numel()}
     if not found:
         raise ValueError("model must have parameters; it has none, so it has no tangent kernel")
     if parameters is None:

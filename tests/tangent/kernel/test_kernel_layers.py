@@ -185,3 +185,17 @@ def test_a_parameter_with_uses_of_several_kinds_has_all_of_its_gradient(name, ge
     torch.testing.assert_close(tangent_kernel(network, x), kernel)
     diagonal = torch.einsum("iajb,ab->ij", kernel, torch.eye(8, dtype=torch.float64))
     torch.testing.assert_close(tangent_kernel(network, x, outputs="trace"), diagonal)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_parameters_without_entries_have_no_share(generator):
+    network = nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3, 6])  # whose last part has no weights
+    network.forward = network.log_prob
+    network = network.double()
+    assert any(p.numel() == 0 for p in network.parameters())
+    x = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    phi = torch.cat(list(naive_features(network, x).values()), 2)
+    torch.testing.assert_close(tangent_features(network, x), phi)
+    kernel = torch.einsum("iap,jbp->iajb", phi, phi)
+    torch.testing.assert_close(tangent_kernel(network, x), kernel)
+    torch.testing.assert_close(sum(tangent_kernel(network, x, per_layer=True).values()), kernel)
