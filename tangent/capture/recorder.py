@@ -164,13 +164,12 @@ class Recorder(TorchDispatchMode):
         kept, read = memory.geometry[3][0], where[3][0]
         if kept == read:
             return False
-        if kept.is_complex == read.is_complex:
-            raise TypeError(f"the network reads {kept} as {read} in place")
-        if kept.is_complex:
+        if kept.is_complex and not read.is_complex:
             plain = self._turned(memory.root, memory.geometry[3][1:], (False, False))
             memory.root = self._applied(aten.view_as_real.default, plain)
             memory.geometry = as_real(memory.geometry)
-        if as_real(where)[3] != memory.geometry[3] if read.is_complex else False:
+        numbers = as_real(where)[3][0] if read.is_complex else read
+        if numbers != memory.geometry[3][0]:
             raise TypeError(f"the network reads {kept} as {read} in place")
         return read.is_complex
 
