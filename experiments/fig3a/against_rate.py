@@ -25,7 +25,7 @@ def against_rate(results: pd.DataFrame) -> Figure:
     it has neither a loss nor an accuracy. Rates are not joined by lines, nothing is known between
     them.
     """
-    fig, axes = plots.figure(1, 2, size=(7.2, 3.2))
+    fig, axes = plots.figure(1, 2, size=(7.2, 3.4))
     alphas = sorted(results["alpha"].unique())
     for number, alpha in enumerate(alphas):
         look = {
@@ -35,7 +35,8 @@ def against_rate(results: pd.DataFrame) -> Figure:
         }
         rows = results[results["alpha"] == alpha]
         for ax, column, times in zip(axes, ("train_loss", "test_accuracy"), (1, 100), strict=True):
-            _line(ax, rows, _edge(rows, results), column, times, look)
+            edge, above = _edge(rows, results), 1.05 + 0.06 * number
+            _line(ax, rows, edge, look, column=column, times=times, above=above)
         axes[0].plot([], [], linestyle="", **look, label=rf"$\alpha = {_symbol(alpha)}$")
     if results["test_accuracy"].isna().any():
         axes[0].plot([], [], "x", color="0.4", ms=6, label="diverged (above the panel)")
@@ -44,7 +45,8 @@ def against_rate(results: pd.DataFrame) -> Figure:
         ax.set(xscale="log", xlabel="learning rate / stability edge")
     axes[0].set(yscale="log", ylabel="training loss, last epoch")
     axes[1].set(ylabel="test accuracy (%)")
-    fig.suptitle(f"Learning rates, {study_name(results)}\n", fontsize=9, x=0.01, ha="left")
+    room = "\n" * (1 + len(alphas) // 3)  # for the crosses, a row an alpha
+    fig.suptitle(f"Learning rates, {study_name(results)}{room}", fontsize=9, x=0.01, ha="left")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
@@ -65,17 +67,19 @@ def _line(
     ax: Any,
     rows: pd.DataFrame,
     edge: float,
+    look: dict[str, Any],
+    *,
     column: str,
     times: float,
-    look: dict[str, Any],
+    above: float,
 ) -> None:
     points: list[tuple[float, float, float, float]] = []
     for rate, group in _by_rate(rows):
         x = _over_edge(edge, rate, group)
         values = times * group[column]
         if values.isna().any():
-            above = ax.get_xaxis_transform()
-            ax.plot(x, 1.04, "x", color=look["color"], transform=above, ms=6, clip_on=False)
+            place = ax.get_xaxis_transform()
+            ax.plot(x, above, "x", color=look["color"], transform=place, ms=5, clip_on=False)
         else:
             points.append((x, values.mean(), values.min(), values.max()))
     if points:
