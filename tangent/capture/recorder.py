@@ -28,7 +28,7 @@ from tangent.capture.graph import (
     values_in,
     whole,
 )
-from tangent.capture.writes import functional, written_by
+from tangent.capture.writes import functional, materialized, written_by
 from tangent.operations.arguments import flattened, leaves_of, rebuilt
 from tangent.operations.batched import tensors_in
 from tangent.operations.writing import gathered, scattered
@@ -41,13 +41,6 @@ _DIFFERENTIABLE = {aten._embedding_bag_forward_only.default: aten._embedding_bag
 
 
 _TURNS = {aten._conj.default, aten._neg_view.default}
-
-
-def _materialized(given: Tensor, result: Tensor) -> Any:
-    """What a clone does to a conjugate or negative that is lazy; called again it would not."""
-    if given.is_conj() and not result.is_conj():
-        return aten.resolve_conj.default
-    return aten.resolve_neg.default if given.is_neg() and not result.is_neg() else None
 
 
 _SAME = {
@@ -261,7 +254,7 @@ class Recorder(TorchDispatchMode):
         recorded = [values.get(i, a) for i, a in enumerate(flat)]
         op = turned or (functional(func) if written else _DIFFERENTIABLE.get(func, func))
         if func is aten.clone.default:
-            op = _materialized(args[0], result) or func
+            op = materialized(args[0], result) or func
         self._write(op, (recorded, structure), outputs, written)
         return result
 

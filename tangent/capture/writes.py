@@ -1,4 +1,4 @@
-"""What operations in place write into, and the operations that return it instead."""
+"""What operations write into, or leave lazy, and the operations that return it instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tangent.capture.graph import operation_name
 from tangent.operations.arguments import leaves_of, over_leaves
 from tangent.operations.writing import copied, filled
 
-__all__ = ["functional", "written_by"]
+__all__ = ["functional", "materialized", "written_by"]
 
 aten = torch.ops.aten
 
@@ -49,6 +49,13 @@ def functional(func: Any) -> Callable[..., Any]:
 def _types(func: Any) -> list[str]:
     """Types of the arguments; overloads of one name may differ in them (those of ``pow``)."""
     return [str(argument.type) for argument in func._schema.arguments]
+
+
+def materialized(given: Tensor, result: Tensor) -> Any:
+    """What a clone does to a conjugate or negative that is lazy; called again it would not."""
+    if given.is_conj() and not result.is_conj():
+        return aten.resolve_conj.default
+    return aten.resolve_neg.default if given.is_neg() and not result.is_neg() else None
 
 
 _WRITES: dict[Any, Callable[..., Any]] = {
