@@ -136,7 +136,7 @@ def _unfolded(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) 
 @_factors(aten.embedding)
 def _embedding(pull: Pull) -> Found:
     weight, index, *rest = pull.args
-    padding, by_frequency = (*rest, -1, False)[:2]
+    padding, by_frequency = (*rest[:2], *(-1, False)[len(rest) :])
     if by_frequency:
         return {}
     plain = index.t if is_many(index) else index.expand(len(pull.d), *index.shape)

@@ -103,7 +103,19 @@ class Masked(torch.nn.Module):
         return self.head(h.mean(1))
 
 
-@pytest.mark.parametrize("kind", [ByHand, Masked])
+class Padded(torch.nn.Module):
+    """An embedding that learns nothing of its padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Embedding(500, 8, padding_idx=0)
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, i):
+        return self.head(self.w(i).mean(1).tanh())
+
+
+@pytest.mark.parametrize("kind", [ByHand, Masked, Padded])
 def test_no_gradient_of_a_large_weight_is_written_out(kind):
     model = kind().double()
     x = torch.randn(6, 400).double() if kind is ByHand else torch.randint(0, 500, (6, 4))
