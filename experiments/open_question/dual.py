@@ -1,187 +1,46 @@
-"""A and B on all of CIFAR-10: their kernels block by block on disk, factored in float32, refined.
+"""A, B and Gaussian kernels on all of CIFAR-10: blocks on disk, factored in float32, refined.
 
-A has more tangent features than there are images, so that the kernel among the images is the
-smaller system. A block of it, some thousand images by as many, is made once and written: whatever
-stops the run, it goes on with the next block.
+A block of a kernel, some thousand images by as many, is made once and written: whatever stops the
+run, it goes on with the next block.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from experiments.open_question.frozen import Frozen, Views, frozen_for
-from experiments.open_question.rows import Convolution, dense_layers, one_hot
+from experiments.open_question.frozen import frozen_for
+from experiments.open_question.rows import one_hot
 from experiments.open_question.stored import stored, work_folder
+from experiments.open_question.summands import (
+    LEFT_OUT,
+    BlockedImages,
+    Branch,
+    Convolved,
+    Gaussian,
+    Summand,
+)
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
-from tangent.nets.shares import dense_sides, shares_of_sides
 from tangent.solve.cholesky import factor_upper, solve_transposed, solve_upper
 
-_LEFT_OUT = 2_000  # training images left out, one at a time, to choose the ridge; scales are theirs
 _STEPS = 2  # of refinement
-_SHARES = (1.0, 0.25)  # of the convolution and of the linear layer behind it
-_BRANCH = 0.3
-
-
-@dataclass
-class _Images:
-    """Frozen representations of the training images, in blocks that are made once."""
-
-    made: Frozen
-    images: Tensor
-    folder: Path
-    size: int
-
-    @property
-    def starts(self) -> range:
-        """The first image of every block."""
-        return range(0, len(self.images), self.size)
-
-    def rows(self, block: int) -> slice:
-        """The images of a block."""
-        return slice(self.starts[block], min(self.starts[block] + self.size, len(self.images)))
-
-    def read(self, block: int, which: str) -> Float[Tensor, "views n ..."]:
-        """One of the representations of a block."""
-        path = self.folder / f"{which}-{block}.npy"
-        if not path.exists():
-            views = self.made.views(self.images[self.rows(block)])
-            for name in ("maps", "pooled", "scattering"):
-                value = getattr(views, name)
-                if value is not None:
-                    stored(self.folder / f"{name}-{block}.npy", lambda v=value: v)
-        return stored(path, lambda: getattr(self.made.views(self.images[self.rows(block)]), which))
-
-    def first(self, which: str) -> Float[Tensor, "views n ..."]:
-        """A representation of the first images, which scales are measured on."""
-        blocks = -(-min(_LEFT_OUT, len(self.images)) // self.size)
-        parts = [self.read(block, which) for block in range(blocks)]
-        return torch.cat(parts, dim=1)[:, :_LEFT_OUT]
-
-
-class _Part(Protocol):
-    """A summand of the kernel."""
-
-    name: str
-
-    def block(self, i: int, j: int) -> Float[Tensor, "n m"]:
-        """The kernel of two blocks of training images."""
-        ...
-
-    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
-        """The kernel of new images with all training images, times dual coefficients."""
-        ...
-
-
-class _Convolved:
-    """Both layers of A behind its frozen ones, by explicit tangent features."""
-
-    name = "convolution"
-
-    def __init__(self, images: _Images, channels: int, width: int, seed: int):
-        self.images = images
-        self.layers = Convolution(Views(images.first("maps")), channels, width, seed)
-        self.scales = self.layers.scales(_SHARES)
-        self.features = lru_cache(maxsize=2)(self._features)
-
-    def _features(self, block: int) -> Float[Tensor, "n p"]:
-        return self.layers.scaled(Views(self.images.read(block, "maps")), self.scales)
-
-    def block(self, i: int, j: int) -> Float[Tensor, "n m"]:
-        """The kernel of two blocks of training images."""
-        return self.features(i) @ self.features(j).T
-
-    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
-        """The kernel of new images with all training images, times dual coefficients."""
-        weight = sum(self.features(j).T @ dual for j, dual in enumerate(duals))
-        self.features.cache_clear()
-        blocks = (Views(new.read(b, "maps")) for b in range(len(new.starts)))
-        return torch.cat([self.layers.scaled(views, self.scales) @ weight for views in blocks])
-
-
-class _Branch:
-    """A linearized two-layer network on pooled patches or on scattering."""
-
-    def __init__(self, images: _Images, which: str, units: int, seed: int):
-        self.images, self.name = images, which
-        first = images.first(which)
-        p = first.shape[2]
-        self.mean, self.deviation = self._statistics(p)
-        self.hidden, self.head = dense_layers(p, units, seed)
-        self._sides: dict[int, tuple[Tensor, Tensor]] = {}
-        self.scale = 1.0
-        some = dense_sides(self.hidden, self.head, self.standardized(first))
-        kernel = self._kernel(some, None)
-        centred = float(kernel.diagonal().double().mean()) - float(kernel.double().mean())
-        self.scale = _BRANCH / centred
-        self.rows = lru_cache(maxsize=2)(self._rows)
-
-    def _statistics(self, p: int) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of every feature over images and views, in float64 sums."""
-        n, total, squares = 0, torch.zeros(p).double(), torch.zeros(p).double()
-        shift = self.images.read(0, self.name)[0, 0]
-        for j in range(len(self.images.starts)):
-            for some in (self.images.read(j, self.name).flatten(0, 1) - shift).split(1_000):
-                away = some.double()
-                n += len(away)
-                total += away.sum(0)
-                squares += away.square().sum(0)
-        mean = total / n
-        deviation = ((squares - n * mean.square()).clamp_min(0) / (n - 1)).sqrt()
-        mean = (mean + shift).float()
-        return mean, torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, 1.0).float()
-
-    def standardized(self, rows: Tensor) -> Tensor:
-        """Features of every view, standardized."""
-        return (rows - self.mean) / self.deviation
-
-    def _rows(self, block: int) -> Tensor:
-        return self.standardized(self.images.read(block, self.name))
-
-    def sides(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the kernel needs of a block; what takes a product is kept."""
-        rows = self.rows(block)
-        if block not in self._sides:
-            self._sides[block] = dense_sides(self.hidden, self.head, rows)[1:]
-        return rows, *self._sides[block]
-
-    def _kernel(self, left: tuple, right: tuple | None) -> Tensor:
-        first, last = shares_of_sides(self.hidden, self.head, left, right)
-        return first.add_(last).mul_(self.scale)
-
-    def block(self, i: int, j: int) -> Float[Tensor, "n m"]:
-        """The kernel of two blocks of training images."""
-        return self._kernel(self.sides(i), None if i == j else self.sides(j))
-
-    def scores(self, duals: Sequence[Tensor], new: _Images) -> Float[Tensor, "m k"]:
-        """The kernel of new images with all training images, times dual coefficients."""
-        found = []
-        for b in range(len(new.starts)):
-            rows = self.standardized(new.read(b, self.name))
-            sides = dense_sides(self.hidden, self.head, rows)
-            parts = [self._kernel(sides, self.sides(j)) @ d for j, d in enumerate(duals)]
-            found.append(torch.stack(parts).sum(0))
-        self.rows.cache_clear()
-        return torch.cat(found)
 
 
 @dataclass
 class _Kernel:
     """A sum of parts among the training images, in blocks on and below the diagonal."""
 
-    parts: list[_Part]
-    images: _Images
+    parts: list[Summand]
+    images: BlockedImages
     means: Float64[Tensor, " n"] = field(init=False)
 
     def make(self, context: Context) -> None:
@@ -195,7 +54,7 @@ class _Kernel:
         self.means = self.times(torch.ones(len(self.images.images), 1).double())[:, 0]
         self.means /= len(self.means)
 
-    def _block(self, part: _Part, i: int, j: int) -> Float32[Tensor, "n m"]:
+    def _block(self, part: Summand, i: int, j: int) -> Float32[Tensor, "n m"]:
         path = self.images.folder / f"kernel-{part.name}-{i}-{j}.npy"
         return stored(path, lambda: part.block(i, j))
 
@@ -241,38 +100,70 @@ class _Solution:
 def dual(
     run: dict[str, Any], context: Context, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor
 ) -> Outcome:
-    """Solve A, then B, each for the ridge of the best exact leave-one-out on the first images."""
+    """Solve the run's rows, each for the ridge of the best exact leave-one-out on some images."""
     start = time.process_time()
-    made = frozen_for(run, train, scattering="B" in run["rows"])
+    made = frozen_for(run, train, scattering=any(row != "A" for row in run["rows"]))
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     with work_folder(context, ".blocks", _name(run, train)) as folder:
-        images = _Images(made, train, folder, run["block"])
-        parts: list[_Part] = [_Convolved(images, run["channels"], run["width"], run["seed"])]
+        images = BlockedImages(made, train, folder, run["block"])
+        known: dict[str, Summand] = {}
         for row in run["rows"]:
-            if row == "B":
-                parts += [
-                    _Branch(images, which, run["units"], run["seed"])
-                    for which in ("pooled", "scattering")
-                ]
+            parts = _summands(row, run, images, known)
             kernel = _Kernel(parts, images)
             kernel.make(context)
             solution = _solved(kernel, one_hot(y), run["ridges"], context, row)
-            new = _Images(made, test, folder / "test", run["block"])
+            new = BlockedImages(made, test, folder / "test", run["block"])
             correct = _correct(kernel, solution, one_hot(y), new, y_test)
             context.log(f"{row}: test {100 * float(correct.double().mean()):.2f}")
             metrics |= {
                 f"{row}: test accuracy": float(correct.double().mean()),
                 f"{row}: left-out accuracy": solution.accuracy,
                 f"{row}: ridge": solution.ridge,
-                f"{row}: chosen": f"{run['channels']} channels",
+                f"{row}: chosen": _chosen(row, run),
                 f"{row}: condition number": None,
-                f"{row}: features": sum(_count(part) for part in parts),
+                f"{row}: features": _count(parts),
                 f"{row}: cpu seconds": time.process_time() - start,
                 f"{row}: residual": solution.residual,
             }
             arrays[f"correct {row}"] = correct.numpy()
     return Outcome(metrics, arrays=arrays)
+
+
+_GAUSSIANS = {
+    "patches, Gaussian": ("pooled",),
+    "scattering, Gaussian": ("scattering",),
+    "both Gaussians": ("pooled", "scattering"),
+}
+
+
+def _summands(
+    row: str, run: dict[str, Any], images: BlockedImages, known: dict[str, Summand]
+) -> list[Summand]:
+    """The summands of a row's kernel; those that an earlier row had are the same."""
+    makers: dict[str, Callable[[], Summand]] = {}
+    for which in _GAUSSIANS.get(row, ()):
+        width = run["widths"][which != "pooled"]
+        makers[f"Gaussian {which}"] = lambda w=which, v=width: Gaussian(images, w, v)
+    if row in ("A", "B"):
+        size = run["channels"], run["width"], run["seed"]
+        makers["convolution"] = lambda: Convolved(images, *size)
+    for which in ("pooled", "scattering") if row == "B" else ():
+        makers[which] = lambda w=which: Branch(images, w, run["units"], run["seed"])
+    known |= {name: make() for name, make in makers.items() if name not in known}
+    return [known[name] for name in makers]
+
+
+def _count(parts: Sequence[Summand]) -> int | None:
+    counts = [part.features for part in parts]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _chosen(row: str, run: dict[str, Any]) -> str:
+    if row in ("A", "B"):
+        return f"{run['channels']} channels"
+    widths = dict(zip(("pooled", "scattering"), run["widths"], strict=True))
+    return "width " + " and ".join(str(widths[which]) for which in _GAUSSIANS[row])
 
 
 def _solved(
@@ -316,7 +207,7 @@ def _at(kernel: _Kernel, y: Float64[Tensor, "n k"], ridge: float) -> _Solution:
             f"the kernel plus the ridge {ridge} is not positive definite in float32; take larger "
             "--dual-ridges"
         ) from error
-    n, some = len(y), min(_LEFT_OUT, len(y))
+    n, some = len(y), min(LEFT_OUT, len(y))
     away = y - y.mean(0)
     coefficients = torch.zeros_like(y)
     residual = away
@@ -337,7 +228,7 @@ def _at(kernel: _Kernel, y: Float64[Tensor, "n k"], ridge: float) -> _Solution:
 
 @torch.no_grad()
 def _correct(
-    kernel: _Kernel, solution: _Solution, y: Tensor, new: _Images, y_test: Tensor
+    kernel: _Kernel, solution: _Solution, y: Tensor, new: BlockedImages, y_test: Tensor
 ) -> Tensor:
     """Which new images are right; part by part, so that one part's blocks are held at a time."""
     new.folder.mkdir(exist_ok=True)
@@ -347,12 +238,6 @@ def _correct(
     for part in counted(kernel.parts, "part of the kernel of test images"):
         scores = scores + part.scores(duals, new).double()
     return scores.argmax(1) == y_test
-
-
-def _count(part: Any) -> int:
-    branch = isinstance(part, _Branch)
-    layers = (part.hidden, part.head) if branch else (part.layers.conv, part.layers.head)
-    return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
 def _name(run: dict[str, Any], train: Tensor) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from experiments.open_question import dual as module
+from experiments.open_question import settings as settings_module
 from experiments.open_question.dual import dual
 from experiments.open_question.frozen import frozen
-from experiments.open_question.rows import Convolution, Dense, fitted
+from experiments.open_question.rows import Convolution, Dense, Gaussian, Linear, fitted
 from experiments.runs.results import Context
 
 RUN = {
@@ -58,6 +61,42 @@ def test_blocks_answer_as_whole_kernels_do(images, y, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+GAUSSIANS = {
+    "patches, Gaussian": ("pooled",),
+    "scattering, Gaussian": ("scattering",),
+    "both Gaussians": ("pooled", "scattering"),
+}
+
+
+def test_gaussian_kernels_in_blocks_answer_as_whole_ones_do(images, y, tmp_path):
+    train, labels = images[:20], y[:20]
+    own = {"rows": tuple(GAUSSIANS), "widths": (0.8, 1.5), "ridges": (0.1,)}
+    run = {**RUN, **own}
+    outcome = dual(run, context(tmp_path), train, labels, images[20:], y[20:])
+    made = frozen(train, filters=6, channels=4, seed=3)
+    views = made.views(train)
+    targets = torch.nn.functional.one_hot(labels, 3).double()
+    width = {"pooled": 0.8, "scattering": 1.5}
+    for row, representations in GAUSSIANS.items():
+        parts = [Gaussian(Linear(views, which), width[which]) for which in representations]
+        expected = fitted([("", parts, [(1.0,) * len(parts)])], targets, [0.1])
+        right = expected.predictor()(made.views(images[20:])).argmax(1) == y[20:]
+        assert (outcome.arrays[f"correct {row}"] == right.numpy()).all()
+        assert outcome.metrics[f"{row}: left-out accuracy"] == pytest.approx(expected.left_out)
+        assert outcome.metrics[f"{row}: features"] is None
+    assert outcome.metrics["both Gaussians: chosen"] == "width 0.8 and 1.5"
+
+
+def test_networks_and_gaussian_kernels_are_runs_of_their_own():
+    settings = replace(
+        settings_module.PRESETS["smoke"], parts=("dual",), dual_rows=("A", "both Gaussians", "B")
+    )
+    networks, gaussians = settings_module.runs(settings)
+    assert (networks["rows"], gaussians["rows"]) == (("A", "B"), ("both Gaussians",))
+    assert "widths" not in networks
+    assert "units" not in gaussians
+
+
 def test_ridges_are_tried_until_a_smaller_one_is_worse(images, y, tmp_path, monkeypatch):
     tried = []
 
@@ -77,7 +116,7 @@ def test_ridges_are_tried_until_a_smaller_one_is_worse(images, y, tmp_path, monk
 def test_a_stopped_run_goes_on_with_the_next_block(images, y, tmp_path, monkeypatch, name):
     train, labels, test, y_test = images[:20], y[:20], images[20:], y[20:]
     whole = dual(RUN, context(tmp_path), train, labels, test, y_test)
-    kind = module._Convolved if name == "convolution" else module._Branch
+    kind = module.Convolved if name == "convolution" else module.Branch
     done, block = [], kind.block
 
     def stopped(self, i, j):
