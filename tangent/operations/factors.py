@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = ["factors_of"]
 aten = torch.ops.aten
 
 Found = dict[int, Piece]
+
+_MEAN, _MAX = 1, 2  # modes of a bag of embeddings
 
 
 def factors_of(pull: Pull) -> Found:
@@ -139,13 +142,64 @@ def _embedding(pull: Pull) -> Found:
     padding, by_frequency = (*rest[:2], *(-1, False)[len(rest) :])
     if by_frequency:
         return {}
-    plain = index.t if is_many(index) else index.expand(len(pull.d), *index.shape)
-    places = plain.flatten(1)
+    places = _each(index, len(pull.d))
     if padding is not None and padding >= 0:
         places = places.masked_fill(places == padding, -1)
-    d = pull.d.flatten(2, -2) if pull.d.dim() > 3 else pull.d.unsqueeze(2)
-    patches = Patches("index", places, entries=len(weight))
-    return {0: Piece(patches=patches, cotangent=d.transpose(2, 3))}
+    return {0: _rows(places, pull.d, len(weight))}
+
+
+@_factors(aten.index_select)
+def _index_select(pull: Pull) -> Found:
+    weight, dim, index = pull.args
+    if dim % max(1, weight.dim()) or is_many(weight):
+        return {}
+    return {0: _rows(_each(index, len(pull.d)), pull.d, len(weight))}
+
+
+@_factors(aten.index)
+def _index(pull: Pull) -> Found:
+    weight, indices = pull.args
+    if is_many(weight) or len(indices) != 1 or indices[0] is None:
+        return {}
+    places = _each(indices[0], len(pull.d))
+    if places.dtype not in (torch.int32, torch.int64):
+        return {}
+    return {0: _rows(places % len(weight), pull.d, len(weight))}
+
+
+@_factors(aten._embedding_bag)
+def _embedding_bag(pull: Pull) -> Found:
+    weight, index, offsets, *how = pull.args
+    rest = (*how, *(False, 0, False, None, False, -1)[len(how) :])
+    by_frequency, mode, _, factors, ends, padding = rest
+    if by_frequency or mode == _MAX or is_many(offsets) or is_many(weight):
+        return {}
+    places = _each(index, len(pull.d))
+    if padding >= 0:
+        places = places.masked_fill(places == padding, -1)
+    starts = offsets[:-1] if ends else offsets
+    positions = torch.arange(places.shape[1], device=places.device, dtype=starts.dtype)
+    bags = torch.searchsorted(starts.contiguous(), positions, right=True) - 1
+    d = pull.d[:, :, bags]
+    if mode == _MEAN:
+        counts = torch.zeros(len(places), len(starts), dtype=d.dtype, device=d.device)
+        counts.index_add_(1, bags, (places >= 0).to(d.dtype))
+        d = d / counts.clamp_min(1)[:, None, bags, None]
+    if factors is not None:
+        d = d * _each(factors, len(d))[:, None, :, None]
+    return {0: _rows(places, d, len(weight))}
+
+
+def _each(value: Any, n: int) -> Tensor:
+    """The value of every input, also where it is the same for all."""
+    return value.t if is_many(value) else value.expand(n, *value.shape)
+
+
+def _rows(places: Tensor, d: Tensor, entries: int) -> Piece:
+    """Of a table of rows, read at ``places`` (n, ...); d has shape (n, o, ..., *row)."""
+    row = math.prod(d.shape[1 + places.dim() :])
+    d = d.reshape(*d.shape[:2], places[0].numel(), row)
+    return Piece(patches=Patches("index", places.flatten(1), entries=entries), cotangent=d.mT)
 
 
 def _affine(plain: Tensor, d: Tensor, dims: list[int]) -> tuple[Piece, Piece]:

@@ -64,6 +64,9 @@ class Piece:
         assert self.patches is not None
         assert self.cotangent is not None
         d = self.cotangent if weights is None else _combined(self.cotangent, weights)
+        if self.patches.kind == "index":
+            found = _rows_added(self.patches, d)
+            return found.mul_(self.scale) if self.scale != 1 else found
         columns = self.patches.columns().to(d.dtype)
         b, o, c, p = d.shape
         g = self.groups
@@ -79,8 +82,6 @@ class Piece:
             product = torch.bmm(d, columns.reshape(b * g, -1, p).transpose(1, 2))
             product = product.reshape(b, g, o, -1).transpose(1, 2)
         product = product.reshape(b, o, -1)
-        if self.patches.kind == "index":  # an embedding's weight is (K, c)
-            product = product.reshape(b, o, c, -1).transpose(2, 3).reshape(b, o, -1)
         return product.mul_(self.scale) if self.scale != 1 else product
 
     def split(self) -> list[Piece]:
@@ -102,6 +103,16 @@ class Piece:
             cotangent=None if self.cotangent is None else self.cotangent[:count],
             gradient=None if self.gradient is None else self.gradient[:count],
         )
+
+
+def _rows_added(patches: Patches, d: Float[Tensor, "b o c p"]) -> Float[Tensor, "b o entries"]:
+    """Gradients of a table (K, c), of which every position has read a row."""
+    missing = patches.x < 0
+    d = d.transpose(2, 3).masked_fill(missing[:, None, :, None], 0.0)
+    table = d.new_zeros(*d.shape[:2], patches.entries, d.shape[3])
+    for one, places, to in zip(d, patches.x.clamp_min(0), table, strict=True):
+        to.index_add_(1, places, one)
+    return table.flatten(2)
 
 
 def _combined(values: Tensor, weights: Tensor) -> Tensor:

@@ -68,18 +68,27 @@ class Problem:
         return self.n1 if self.symmetric else self.n1 + self.n2
 
 
-def seconds(order: str, s: Shape, problem: Problem, rates: Rates) -> float:
-    """Predicted time of a layer in an order (`tangent.kernel.engine.contractions`)."""
+def seconds(
+    order: str, s: Shape, problem: Problem, rates: Rates, *, one_hot: bool = False
+) -> float:
+    """Predicted time of a layer in an order (`tangent.kernel.engine.contractions`).
+
+    ``one_hot`` patches are the rows of a table that were read: its gradients are sums, no products.
+    """
     p, k, c, o = s.positions, s.size, s.channels, s.cotangents
     pairs = problem.pairs
     if order == "jacobian":
         rows = min(problem.n1, problem.n2) * (o if problem.full else 1)
-        making = rates.product(problem.inputs * o * p * c * k, min(p, k, o * c))
-        making += problem.inputs * p * k / rates.elements
+        making = problem.inputs * o * c * (p + k) / rates.elements
+        if not one_hot:
+            making = rates.product(problem.inputs * o * p * c * k, min(p, k, o * c))
+            making += problem.inputs * p * k / rates.elements
         products = pairs * o * c * k * (o if problem.full else 1)
         return making + rates.product(products, min(rows, 64))
     elements = p * p * (1 + 2 * (s.rows - 1))
-    gram = rates.product(pairs * p * p * s.gram_size, min(64, s.gram_size))
+    gram = pairs * p * p / rates.elements
+    if not one_hot:
+        gram = rates.product(pairs * p * p * s.gram_size, min(64, s.gram_size))
     if order == "half":
         first = rates.product(pairs * o * p * p * c, p)
         second = rates.product(pairs * o * o * p * c, o)
@@ -101,9 +110,9 @@ def seconds(order: str, s: Shape, problem: Problem, rates: Rates) -> float:
 
 
 def cheapest(s: Shape, problem: Problem, rates: Rates, *, one_hot: bool = False) -> str:
-    """Name of the order with the smallest predicted time; no gradients of one-hot patches."""
-    orders = ["gram"] + (["half"] if problem.full else []) + ([] if one_hot else ["jacobian"])
-    return min(orders, key=lambda order: seconds(order, s, problem, rates))
+    """Name of the order with the smallest predicted time."""
+    orders = ["gram", "jacobian"] + (["half"] if problem.full else [])
+    return min(orders, key=lambda order: seconds(order, s, problem, rates, one_hot=one_hot))
 
 
 def calibrated(device: torch.device, dtype: torch.dtype) -> Rates:

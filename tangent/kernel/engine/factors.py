@@ -149,8 +149,9 @@ def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Lay
     patches = piece.patches
     rows = patches.kernel[0] if patches.shifts else 1
     shape = Shape(p, patches.size, c, o, rows)
-    order = cheapest(shape, problem, rates, one_hot=patches.kind == "index")
-    if order == "jacobian" and patches.size <= p:
+    table = patches.kind == "index"
+    order = cheapest(shape, problem, rates, one_hot=table)
+    if order == "jacobian" and (table or patches.size <= p):
         return Layer(name, "dense", problem.full, groups=groups)
     return Layer(name, order, problem.full, piece.scale, rows > 1, shape, groups)
 

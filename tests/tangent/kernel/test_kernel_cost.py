@@ -50,10 +50,12 @@ def test_large_maps_take_the_jacobian_and_small_ones_the_patch_products():
     assert chosen == ["jacobian", "jacobian", "half", "half", "half"]
 
 
-def test_one_hot_patches_never_take_the_jacobian():
-    shape = Shape(1024, 27, 64, 10)
-    problem = Problem(500, 500, symmetric=True, full=True)
-    assert cheapest(shape, problem, COUNT, one_hot=True) != "jacobian"
+def test_gradients_of_a_table_are_taken_where_it_is_read_often_and_small():
+    problem = Problem(100, 100, symmetric=True, full=True)
+    rates = Rates((2e9, 3e10, 4e10, 5e10), 1e9)
+    small, large = Shape(512, 30, 64, 10), Shape(16, 30_000, 64, 10)
+    assert cheapest(small, problem, rates, one_hot=True) == "jacobian"
+    assert cheapest(large, problem, rates, one_hot=True) != "jacobian"
 
 
 @given(

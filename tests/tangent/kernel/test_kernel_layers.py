@@ -24,7 +24,7 @@ def force(monkeypatch, order: str) -> None:
     """Let every layer take ``order``, where that has a meaning for it."""
 
     def chosen(shape, problem, rates, *, one_hot=False):
-        if (one_hot and order == "jacobian") or (order == "half" and not problem.full):
+        if order == "half" and not problem.full:
             return "gram"
         return order
 
@@ -115,15 +115,68 @@ class Padded(torch.nn.Module):
         return self.head(self.w(i).mean(1).tanh())
 
 
-@pytest.mark.parametrize("kind", [ByHand, Masked, Padded])
-def test_no_gradient_of_a_large_weight_is_written_out(kind):
+def table(read, mode="mean"):
+    """A network whose first parameter, ``w.weight``, is a table of rows that ``read`` looks at."""
+
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.EmbeddingBag(500, 8, mode=mode, padding_idx=3)
+            self.head = torch.nn.Linear(8, 2)
+
+        def forward(self, i):
+            return self.head(read(self.w, i).tanh())
+
+    return Table
+
+
+def weighted(w, i):
+    return w(i, per_sample_weights=(i + 1).to(w.weight) / 500)
+
+
+def selected(w, i):
+    return w.weight.index_select(0, i.flatten()).unflatten(0, i.shape).mean(1)
+
+
+TABLES = {
+    "mean of a bag": table(lambda w, i: w(i)),
+    "sum of a bag": table(lambda w, i: w(i), "sum"),
+    "weighted sum of a bag": table(weighted, "sum"),
+    "index": table(lambda w, i: w.weight[i].mean(1)),
+    "index from the end": table(lambda w, i: w.weight[i - 500].mean(1)),
+    "index_select": table(selected),
+    "index of a transposed table": table(lambda w, i: w.weight.T.T[i].mean(1)),
+}
+
+
+LARGE = {"by hand": ByHand, "masked": Masked, "padded": Padded, **TABLES}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_gradient_of_a_large_weight_is_written_out(name):
+    kind = LARGE[name]
     model = kind().double()
     x = torch.randn(6, 400).double() if kind is ByHand else torch.randint(0, 500, (6, 4))
+    if kind is not ByHand:
+        x[0] = torch.tensor([3, 3, 0, 1])
+        x[1] = 3
     plan, factors = planned_factors(network_of(model, "full"), Problem(6, 6, True, True), x)
     assert not plan.opaque
     (large,) = (factor for name, factor in factors.items() if name.startswith("w"))
     assert large.gradients.numel() == 0
     torch.testing.assert_close(tangent_kernel(model, x), naive_kernel(model, x))
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("order", ORDERS)
+def test_tables_give_the_kernel_in_every_order(name, order, monkeypatch):
+    force(monkeypatch, order)
+    model = TABLES[name]().double()
+    x = torch.randint(0, 6, (5, 7))
+    expected = naive_kernel(model, x)
+    torch.testing.assert_close(tangent_kernel(model, x), expected)
+    phi = torch.cat(list(naive_features(model, x).values()), 2)
+    torch.testing.assert_close(tangent_features(model, x), phi)
 
 
 def test_a_path_that_differs_between_inputs_has_zeros_where_it_does_not_lead(generator):
