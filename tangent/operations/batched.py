@@ -295,3 +295,24 @@ def _embedding(weight: Any, index: Any, *rest: Any) -> Any:
     if is_many(weight):
         return None
     return aten.embedding(weight, index.t, *rest)
+
+
+@batched(aten._embedding_bag)
+def _embedding_bag(weight: Any, index: Any, offsets: Any, *how: Any) -> Any:
+    """All inputs' bags one after the other; only those without a last offset of no bag."""
+    by_frequency, mode, sparse, factors, ends, padding = (*how, *BAGS[len(how) :])
+    if is_many(weight) or is_many(offsets) or not is_many(index) or ends:
+        return None
+    n, each = index.t.shape
+    shifts = torch.arange(n, device=offsets.device, dtype=offsets.dtype) * each
+    if factors is not None:
+        factors = (factors.t if is_many(factors) else factors.expand(n, each)).flatten()
+    rest = by_frequency, mode, sparse, factors, False, padding
+    starts = (shifts[:, None] + offsets).flatten()
+    rows, *others = aten._embedding_bag(weight, index.t.flatten(), starts, *rest)
+    bag_of, *others = [t.unflatten(0, (n, -1)) if t.numel() else t.expand(n, 0) for t in others]
+    bag_of = bag_of - shifts[:, None] // max(1, each) * len(offsets)  # of an input's own
+    return [rows.unflatten(0, (n, -1)), bag_of, *others]
+
+
+BAGS = (False, 0, False, None, False, -1)  # what a bag of embeddings is told where nothing is said

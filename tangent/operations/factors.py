@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tangent.operations.batched import is_many
+from tangent.operations.batched import BAGS, is_many
 from tangent.operations.cotangents import Pull, reduced
 from tangent.operations.cotangents_of_layers import layer_normalized
 from tangent.operations.patches import Patches
@@ -170,8 +170,7 @@ def _index(pull: Pull) -> Found:
 @_factors(aten._embedding_bag)
 def _embedding_bag(pull: Pull) -> Found:
     weight, index, offsets, *how = pull.args
-    rest = (*how, *(False, 0, False, None, False, -1)[len(how) :])
-    by_frequency, mode, _, factors, ends, padding = rest
+    by_frequency, mode, _, factors, ends, padding = (*how, *BAGS[len(how) :])
     if by_frequency or mode == _MAX or is_many(offsets) or is_many(weight):
         return {}
     places = _each(index, len(pull.d))
