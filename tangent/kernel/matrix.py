@@ -19,6 +19,7 @@ from tangent.kernel.engine.blocks import (
     place,
 )
 from tangent.kernel.engine.cost import Problem
+from tangent.kernel.engine.factors import Differing
 from tangent.kernel.engine.passes import factors_of, planned_factors
 from tangent.kernel.engine.plan import Network, network_of
 from tangent.kernel.engine.sums import shares, total
@@ -146,13 +147,20 @@ def tangent_kernel(
     network = network_of(model, outputs, parameters, dtype, accumulate)
     free = _check_memory(network, x1, (n1, n2), len(network.names) if per_layer else 1)
     limits = batch_size, memory_budget, free
-    cache, size = _prepared(network, problem, (x1, x2), limits, distributed)
-    if distributed:
-        # At least as many rows of blocks as processes, whatever the memory allows.
-        size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
-        size = _agreed(size, network.device)
     names = network.names if per_layer else ()
-    found = _assembled(cache, size, progress, distributed, names)
+
+    def found_by(alike: bool) -> dict[str, Tensor]:
+        cache, size = _prepared(network, problem, (x1, x2), limits, distributed, alike)
+        if distributed:
+            # At least as many rows of blocks as processes, whatever the memory allows.
+            size = min(size, -(-n1 // (2 * torch.distributed.get_world_size())))
+            size = _agreed(size, network.device)
+        return _assembled(cache, size, progress, distributed, names)
+
+    try:
+        found = found_by(alike=not distributed)
+    except Differing:
+        found = found_by(alike=False)
     if per_layer:
         return {name: _shaped(share, outputs) for name, share in found.items()}
     return _shaped(found[""], outputs)
@@ -198,6 +206,7 @@ def _prepared(
     inputs: tuple[Tensor, Tensor | None],
     limits: tuple[int | None, int | None, int],
     distributed: bool,
+    alike: bool,
 ) -> tuple[FactorCache, int]:
     """The plan, in a cache that has the factors it was made from; and the size of a block.
 
@@ -210,9 +219,9 @@ def _prepared(
     if size is None and budget is None and n <= _ALWAYS_FITS:
         size = n
     if size is not None and not distributed:
-        plan, factors = planned_factors(network, problem, x1[:size])
+        plan, factors = planned_factors(network, problem, x1[:size], alike=alike)
         return FactorCache(plan, x1, x2, factors), size
-    plan, factors = planned_factors(network, problem, x1[:1])
+    plan, factors = planned_factors(network, problem, x1[:1], alike=alike)
     if size is None:
         budget = free // 2 if budget is None else budget
         size = fitting_size(plan, factors, problem.n1, problem.n2, budget)

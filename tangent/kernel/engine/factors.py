@@ -14,7 +14,7 @@ from tangent.machine.pages import fresh
 from tangent.operations.patches import Patches
 from tangent.operations.pieces import Piece
 
-__all__ = ["Factor", "Layer", "Store", "planned", "stacked"]
+__all__ = ["Differing", "Factor", "Layer", "Store", "planned", "stacked"]
 
 _GROUPS = 8  # of a convolution, at most, to be contracted one by one
 
@@ -26,6 +26,10 @@ _LAYOUTS = {
     "gram": (0, 3, 1, 2),
     "gram-full": (3, 0, 1, 2),
 }
+
+
+class Differing(Exception):
+    """Inputs use a parameter in other ways than those that its order was chosen for."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,11 @@ def planned(name: str, uses: list[Piece], problem: Problem, rates: Rates) -> Lay
     if groups > _GROUPS:  # many small products: one large one of their gradients is faster
         return Layer(name, "dense", problem.full)
     piece = uses[0].split()[0] if groups > 1 else _as_one(uses)
-    if piece is None:
+    d = None if piece is None else piece.cotangent
+    if piece is None or d is None or not d.numel():  # no factors, or no position that uses it
         return Layer(name, "dense", problem.full)
     assert piece.patches is not None
-    assert piece.cotangent is not None
-    _, o, c, p = piece.cotangent.shape
+    _, o, c, p = d.shape
     patches = piece.patches
     rows = patches.kernel[0] if patches.shifts else 1
     shape = Shape(p, patches.size, c, o, rows)
@@ -173,6 +177,15 @@ def _as_one(uses: list[Piece]) -> Piece | None:
     return Piece(uses[0].name, 1.0, together, torch.cat(cotangents, dim=3))
 
 
+def _form(piece: Piece) -> tuple:
+    """What pieces of the same parameter have in common where their factors go together."""
+    if piece.patches is None or piece.cotangent is None:
+        return ()
+    geometry = replace(piece.patches, x=piece.patches.x[:0])
+    shapes = piece.patches.x.shape[1:], piece.cotangent.shape[1:]
+    return repr(geometry), shapes, piece.groups, piece.scale, piece.turned, piece.order is None
+
+
 @dataclass
 class Store:
     """Collects the factors of one parameter, batch after batch, in arrays made for n inputs."""
@@ -184,6 +197,7 @@ class Store:
     arrays: dict[str, Tensor] = field(default_factory=dict)
     patches: Patches | None = None
     parts: list[Store] = field(default_factory=list)  # of the groups of a convolution
+    form: tuple | None = None  # of what the first batch gave
 
     def __post_init__(self) -> None:
         if self.layer.groups > 1:
@@ -191,8 +205,16 @@ class Store:
             self.parts = [Store(one, self.n, self.dtype) for _ in range(self.layer.groups)]
 
     def add(self, uses: list[Piece]) -> None:
-        """Append a batch."""
+        """Append a batch.
+
+        Raises
+        ------
+        Differing
+            If the layer's order does not suit it.
+        """
         if self.parts:
+            if len(uses) > 1 or uses[0].groups != self.layer.groups:
+                raise Differing(self.layer.name)
             for part, piece in zip(self.parts, uses[0].split(), strict=True):
                 part.add([piece])
             self.filled = self.parts[0].filled
@@ -223,9 +245,10 @@ class Store:
 
     def _add_factors(self, uses: list[Piece]) -> None:
         piece = _as_one(uses)
-        assert piece is not None
-        assert piece.patches is not None
-        assert piece.cotangent is not None
+        form = None if piece is None else _form(piece)
+        self.form = self.form or form
+        if piece is None or piece.patches is None or piece.cotangent is None or form != self.form:
+            raise Differing(self.layer.name)
         layout = _LAYOUTS[self._key(piece.patches)]
         self._write("cotangents", piece.cotangent.permute(layout), layout.index(0))
         self._write("x", piece.patches.x, 0, keep=not piece.patches.x.is_floating_point())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tangent.kernel.engine.cost import Problem, Rates, calibrated
-from tangent.kernel.engine.factors import Factor, Layer, Store, planned
+from tangent.kernel.engine.factors import Differing, Factor, Layer, Store, planned
 from tangent.kernel.engine.jacobians import jacobians
 from tangent.kernel.engine.plan import Network, Plan
 from tangent.kernel.engine.trust import mistaken
@@ -36,8 +36,18 @@ def planned_factors(
     *,
     rates: Rates | None = None,
     working: int | None = None,
+    alike: bool = False,
 ) -> tuple[Plan, Factors]:
-    """The plan that the first batch of ``x`` gives, and the factors of all of ``x`` by it."""
+    """The plan that the first batch of ``x`` gives, and the factors of all of ``x`` by it.
+
+    Of a network that reads its inputs' values, others may use a parameter elsewhere, or one that
+    these do not: its gradients are written out, unless all inputs are taken to be ``alike``.
+
+    Raises
+    ------
+    Differing
+        If inputs that were taken to be alike are not; so does `factors_of`.
+    """
     x = network.cast(x)
     keep_freed_memory(network.device)
     rates = rates or calibrated(network.device, network.kept)
@@ -47,13 +57,15 @@ def planned_factors(
         problem = replace(problem, groups=record.outputs)
     layers: dict[str, Layer] = {}
     stores: dict[str, Store] = {}
-    if record.reads:  # other inputs may use a parameter elsewhere, or one that these do not
+    if record.reads and not alike:
         layers = {name: Layer(name, "dense", problem.full) for name in network.names}
         stores = {name: Store(layer, len(x), network.kept) for name, layer in layers.items()}
 
     def take(name: str, uses: list[Piece]) -> None:
         if name not in stores:
             layers[name] = planned(name, uses, problem, rates)
+            if record.reads and any(use.order is not None for use in uses):
+                layers[name] = Layer(name, "dense", problem.full)
             stores[name] = Store(layers[name], len(x), network.kept)
         stores[name].add(uses)
 
@@ -96,8 +108,10 @@ def _completed(plan: Plan, stores: dict[str, Store], x: Tensor, start: int) -> F
     network = plan.network
 
     def take(name: str, uses: list[Piece]) -> None:
-        if name in stores:  # not one that the planned inputs did not use
+        if name in stores:
             stores[name].add(uses)
+        elif network.records.reads:  # the planned inputs did not use it
+            raise Differing(name)
 
     while start < len(x):
         part = x[start : start + _even(len(x) - start, network.fitting(x, plan.working))]

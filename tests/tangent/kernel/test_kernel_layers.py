@@ -264,3 +264,53 @@ def test_parameters_without_entries_have_no_share(generator):
     kernel = torch.einsum("iap,jbp->iajb", phi, phi)
     torch.testing.assert_close(tangent_kernel(network, x), kernel)
     torch.testing.assert_close(sum(tangent_kernel(network, x, per_layer=True).values()), kernel)
+
+
+class Reading(torch.nn.Module):
+    """A table and layers behind it, used in a way that the input's values decide."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.w, self.mid = torch.nn.Embedding(300, 8), torch.nn.Linear(8, 8)
+        self.head, self.way = torch.nn.Linear(8, 2), way
+
+    def forward(self, i):
+        hidden = [self.way(self, self.w(row), bool((row > 3).all())).mean(0) for row in i]
+        return self.head(torch.stack(hidden))
+
+
+WAYS = {
+    "elsewhere": lambda m, h, large: m.mid(h).tanh() if large else h.sin(),
+    "the parameters alike": lambda m, h, large: m.mid(h.tanh() if large else h.sin()),
+    "one twice": lambda m, h, large: m.mid(m.mid(h) if large else h).tanh(),
+    "turned": lambda m, h, large: (m.mid(h) if large else h @ m.mid.weight).tanh(),
+    "scaled": lambda m, h, large: (h @ (m.mid.weight * (2 if large else 3)).T).tanh(),
+    "fewer tokens": lambda m, h, large: m.mid(h[: 2 if large else 3]).tanh(),
+    "the first never": lambda m, h, large: (h if large else m.mid(h)).tanh(),
+    "the first alone": lambda m, h, large: (m.mid(h) if not large else h).tanh(),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("order", ["jacobian", "gram", "as planned"])
+def test_networks_that_look_at_values_have_the_kernel(name, order, monkeypatch):
+    if order != "as planned":
+        force(monkeypatch, order)
+    model = Reading(WAYS[name]).double()
+    x = torch.tensor([[5, 7, 9, 4], [1, 7, 9, 5], [8, 8, 2, 5], [9, 9, 9, 4], [0, 2, 2, 1]])
+    for some in (x, x.flip(0)):
+        expected = naive_kernel(model, some)
+        torch.testing.assert_close(tangent_kernel(model, some), expected)
+        parts = tangent_kernel(model, some[:3], some[2:], batch_size=2)
+        torch.testing.assert_close(parts, expected[:3, :, 2:])
+
+
+def test_where_values_change_nothing_for_a_large_table_it_is_not_written_out():
+    model = Reading(WAYS["the parameters alike"]).double()
+    x = torch.tensor([[5, 7, 9, 4], [1, 7, 9, 5]])
+    network = network_of(model, "full")
+    _, factors = planned_factors(network, Problem(2, 2, True, True), x, alike=True)
+    assert factors["w.weight"].gradients.numel() == 0
+    other = network_of(Reading(WAYS["elsewhere"]).double(), "full")
+    with pytest.raises(tangent.kernel.engine.factors.Differing):
+        planned_factors(other, Problem(2, 2, True, True), x, alike=True)
