@@ -56,6 +56,8 @@ SECTIONS: dict[str, About] = {
             "fig3b-flow": "Accuracy of the linearized networks along the exact gradient flow, "
             "where SGD ended marked",
             "fig3b-widening": "Accuracy of networks against their width",
+            "fig3b-steps": "Accuracy of linearized networks along the steps of conjugate "
+            "gradients, and where training ends",
             "fig3b-fixed": "Test accuracy of the fixed representations on all images as bars",
         },
         "What networks as wide as the paper's, trained for longer or from other seeds would reach: "

@@ -21,7 +21,7 @@ def results(tmp_path_factory) -> Path:
         pytest.skip("no results beside the tests: not a checkout")
     out = tmp_path_factory.mktemp("results")
     for kind in KINDS:
-        left_out = shutil.ignore_patterns("*.p[dn][fg]", "full-*")
+        left_out = shutil.ignore_patterns("*.p[dn][fg]", "full-*", "solved-*")
         shutil.copytree(RESULTS / kind, out / kind, ignore=left_out)
     return out
 
