@@ -119,7 +119,7 @@ class Settings:
     both Gaussians (the sum of both kernels) in another"""
     dual_widths: tuple[float, float] = (1.0, 1.0)
     """its widths of the Gaussian kernels on patches and on scattering; 1 is what leaving one of
-    10,000 images out chose in three draws of four (for patches 1.4 in the other)"""
+    10,000 images out chose, but for patches in one draw of two (1.4)"""
     dual_channels: int = 64
     """its whitened channels"""
     dual_width: int = 64
