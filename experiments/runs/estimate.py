@@ -16,7 +16,8 @@ from typing import Any
 from experiments.runs.costs import Cost, costs_in, kept_costs, settings_of
 
 # Work is proportional to these powers: images and steps once, convolutions to the square of their
-# width, a kernel to the square of its inputs. Of a list its length counts.
+# width, a kernel to the square of its inputs. Of a list its length counts; a setting that one of
+# two runs lacks says nothing.
 _POWERS = {
     "n_train": 1,
     "epochs": 1,
@@ -34,7 +35,9 @@ _POWERS = {
     "taus": 1,
     "alphas": 1,
     "methods": 1,
+    "rows": 1,
 }
+_OF_KERNELS = ("pixels", "dual")  # parts whose time is that of a kernel among all images
 _ALL_IMAGES = {"cifar10": 50_000, "digits": 1_797}  # what n_train = None stands for
 
 
@@ -110,9 +113,11 @@ def estimate(experiment: str, run: dict[str, Any], known: Sequence[Cost]) -> Est
         return Estimate(unknown=1)
     # Images of another data set have another size; they say something all the same.
     near = [c for c in near if c.run.get("dataset") == wanted.get("dataset")] or near
-    work = _work(wanted)
-    nearest = min(near, key=lambda cost: abs(math.log(work / _work(cost.run))))
-    ratio = work / _work(nearest.run)
+    nearest = min(
+        near,
+        key=lambda cost: (_lacking(wanted, cost.run), abs(math.log(_ratio(wanted, cost.run)))),
+    )
+    ratio = _ratio(wanted, nearest.run)
     return Estimate(ratio * nearest.cpu_seconds, nearest.peak_memory_bytes, scaled=1)
 
 
@@ -138,17 +143,29 @@ def _kind(run: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(run.get(name) for name in names)
 
 
-def _work(run: dict[str, Any]) -> float:
-    work = 1.0
+def _ratio(run: dict[str, Any], other: dict[str, Any]) -> float:
+    """The work of a run by that of another of its kind."""
+    ratio = _trials(run) / _trials(other)
     for name, power in _POWERS.items():
-        value = _amount(run, name)
-        if value > 0:
-            work *= value**power
+        amounts = _amount(run, name), _amount(other, name)
+        if min(amounts) > 0:
+            squared = name == "n_train" and run.get("part") in _OF_KERNELS
+            ratio *= (amounts[0] / amounts[1]) ** (2 if squared else power)
+    return ratio
+
+
+def _lacking(run: dict[str, Any], other: dict[str, Any]) -> int:
+    """How many settings that work grows with one of two runs has and the other lacks."""
+    return sum((_amount(run, name) > 0) != (_amount(other, name) > 0) for name in _POWERS)
+
+
+def _trials(run: dict[str, Any]) -> float:
+    """What choosing a rate multiplies the work by: it trains on a part of the images beforehand."""
     trials = len(run.get("rate_fractions") or ()) * (run.get("trial_epochs") or 0)
-    if trials:  # choosing a rate trains on a part of the images beforehand
-        images = _amount(run, "n_train") * _amount(run, "epochs")
-        work *= 1 + trials * min(run["trial_images"], _amount(run, "n_train")) / images
-    return work
+    if not trials:
+        return 1.0
+    images = _amount(run, "n_train") * _amount(run, "epochs")
+    return 1 + trials * min(run["trial_images"], _amount(run, "n_train")) / images
 
 
 def _amount(run: dict[str, Any], name: str) -> float:

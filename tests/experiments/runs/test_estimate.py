@@ -31,6 +31,22 @@ def test_all_images_count_as_many_as_the_data_set_has():
     assert estimate("fig3b", run, KNOWN).cpu_seconds == pytest.approx(5.0 * 50)
 
 
+def test_what_only_one_of_two_runs_has_does_not_scale():
+    networks = {"part": "dual", "n_train": 50_000, "rows": ["A", "B"], "width": 128, "units": 2_048}
+    known = [Cost("open-question", networks, 4_000.0, 2**34, 1)]
+    gaussians = {"part": "dual", "n_train": 25_000, "rows": ["both Gaussians"], "filters": 1_024}
+    found = estimate("open-question", gaussians, known)
+    assert found == Estimate(4_000.0 / 2 / 4, 2**34, scaled=1)
+
+
+def test_a_run_with_the_same_settings_is_nearer_than_one_that_lacks_some():
+    known = [
+        Cost("toy", {"n_train": 100}, 1.0, 1, 1),
+        Cost("toy", {"n_train": 50, "epochs": 3}, 9.0, 1, 1),
+    ]
+    assert estimate("toy", {"n_train": 100, "epochs": 1}, known).cpu_seconds == 6.0
+
+
 @pytest.mark.parametrize(("experiment", "method"), [("fig3b", "gaussian"), ("fig3a", "vgg11")])
 def test_what_has_no_run_like_it_is_not_known(experiment, method):
     assert estimate(experiment, {"method": method}, KNOWN) == Estimate(unknown=1)
