@@ -205,7 +205,7 @@ def _at(kernel: _Kernel, y: Float64[Tensor, "n k"], ridge: float) -> _Solution:
     except np.linalg.LinAlgError as error:
         raise ArithmeticError(
             f"the kernel plus the ridge {ridge} is not positive definite in float32; take larger "
-            "--dual-ridges"
+            "--dual-ridges (of Gaussian kernels --dual-gaussian-ridges)"
         ) from error
     n, some = len(y), min(LEFT_OUT, len(y))
     away = y - y.mean(0)

@@ -127,8 +127,10 @@ class Settings:
     dual_block: int = 500
     """images of a block of its kernel, whose tangent features are held twice"""
     dual_ridges: tuple[float, ...] = (0.3, 0.1, 0.03)
-    """its ridges, tried from the largest until a smaller one is worse; A's kernel has mean centred
-    diagonal 1.25, B's 1.85, the Gaussian ones' 1 each"""
+    """ridges of its A and B, tried from the largest until a smaller one is worse; A's kernel has
+    mean centred diagonal 1.25, B's 1.85"""
+    dual_gaussian_ridges: tuple[float, ...] = (0.3, 0.1, 0.03)
+    """ridges of its Gaussian kernels, likewise; they have mean centred diagonal 1 each"""
 
 
 PRESETS = {
@@ -314,14 +316,14 @@ def _blocked(settings: Settings) -> list[dict[str, Any]]:
     for row in settings.dual_rows:
         one_of("row", row, (*_NETWORKS, *_GAUSSIANS))
     common = {"n_train": settings.dual_n, "n_test": settings.n_test, "part": "dual"}
-    common |= {"ridges": settings.dual_ridges, "channels": settings.dual_channels}
-    common |= {"block": settings.dual_block}
+    common |= {"channels": settings.dual_channels, "block": settings.dual_block}
     found: list[dict[str, Any]] = []
     networks = tuple(row for row in settings.dual_rows if row in _NETWORKS)
     if networks:
         own = {"rows": networks, "width": settings.dual_width, "units": settings.units}
-        found.append({**common, **own})
+        found.append({**common, **own, "ridges": settings.dual_ridges})
     gaussians = tuple(row for row in settings.dual_rows if row in _GAUSSIANS)
     if gaussians:
-        found.append({**common, "rows": gaussians, "widths": settings.dual_widths})
+        own = {"rows": gaussians, "widths": settings.dual_widths}
+        found.append({**common, **own, "ridges": settings.dual_gaussian_ridges})
     return found

@@ -93,6 +93,8 @@ def test_networks_and_gaussian_kernels_are_runs_of_their_own():
     )
     networks, gaussians = settings_module.runs(settings)
     assert (networks["rows"], gaussians["rows"]) == (("A", "B"), ("both Gaussians",))
+    apart = replace(settings, dual_ridges=(1.0,), dual_gaussian_ridges=(0.5, 0.2))
+    assert [run["ridges"] for run in settings_module.runs(apart)] == [(1.0,), (0.5, 0.2)]
     assert "widths" not in networks
     assert "units" not in gaussians
 
