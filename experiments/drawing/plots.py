@@ -104,6 +104,28 @@ def figure(
     return made, made.subplots(n_rows, n_columns, **options)
 
 
+def accuracy_bars(rows: list[tuple[str, str, list[float]]], images: int, data: str) -> Figure:
+    """Mean test accuracies as bars, from bottom to top, draws as dots.
+
+    Parameters
+    ----------
+    rows : list of (label, colour, accuracies in percent)
+    images : int
+        Trained on.
+    data : str
+        What they are of.
+    """
+    fig, ax = figure(size=(7.0, 0.32 * len(rows) + 1.1))
+    for place, (_, shade, values) in enumerate(rows):
+        mean = sum(values) / len(values)
+        ax.barh(place, mean, color=shade, alpha=0.6)
+        ax.plot(values, [place] * len(values), "o", color="black", markersize=3)
+        ax.annotate(f"{mean:.1f}", (max(values), place), (5, -3), textcoords="offset points")
+    ax.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    ax.set(xlabel=f"test accuracy (%); dots: draws\n{images:,} training images of {data}")
+    return fig
+
+
 def save_figure(fig: Figure, folder: Path, stem: str) -> list[Path]:
     """Save ``fig`` as PDF, SVG and PNG and return the paths.
 

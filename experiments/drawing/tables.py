@@ -41,6 +41,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
+def short(value: float) -> str:
+    """Return a number to two digits; "–" for none."""
+    return "–" if math.isnan(value) else f"{value:.2g}"
+
+
 def mean_and_range(values: Iterable[float | None], digits: int = 1) -> str:
     """Return the mean of accuracies in percent and, of two or more, their least and greatest.
 

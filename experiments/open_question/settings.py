@@ -104,6 +104,10 @@ class Settings:
     """its test images"""
     epochs: int = 20
     """epochs of the part trained"""
+    trained_rates: tuple[float, ...] = (0.1, 0.03)
+    """its learning rates, falling to 0"""
+    trained_decays: tuple[float, ...] = (0.0, 0.002, 0.005)
+    """its weight decays; rate, decay and epoch are chosen on a tenth of the training images"""
     selected: int = 20
     """roto-translation features selected for each class and round"""
     primal_n: int = 1_000
@@ -151,6 +155,7 @@ PRESETS = {
         infinite_n=20,
         infinite_test=10,
         epochs=2,
+        trained_decays=(0.0, 0.002),
         selected=2,
         primal_n=60,
         primal_width=2,
@@ -301,6 +306,7 @@ def _steps(settings: Settings) -> list[dict[str, Any]]:
         found.append({**network, **own, "part": "infinite"})
     if "trained" in settings.parts:
         own = {**network, "width": settings.width, "epochs": settings.epochs}
+        own |= {"rates": settings.trained_rates, "decays": settings.trained_decays}
         found.append({**images, **own, "part": "trained"})
     if "primal" in settings.parts:
         own = {"n_train": settings.primal_n, "n_test": settings.n_test}

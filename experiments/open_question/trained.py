@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from typing import Any
 
@@ -16,7 +17,6 @@ from experiments.open_question.rows import he_normal
 from experiments.runs.results import Context, Outcome
 from tangent.machine.bars import counted
 
-_RATES = (0.3, 0.1, 0.03)
 _BATCH = 50
 
 
@@ -25,8 +25,8 @@ def trained(
 ) -> Outcome:
     """Train A's convolution and linear layer by SGD on cross entropy, its frozen layers kept.
 
-    The rate and the epoch are chosen on a tenth of the training images; the network is then
-    trained on all of them.
+    The rate, the weight decay and the epoch are chosen on a tenth of the training images; the
+    network is then trained on all of them.
     """
     start = time.process_time()
     made = frozen_for(run, train, scattering=False)
@@ -34,17 +34,20 @@ def trained(
     network = _network(maps.shape[2], maps.shape[3], run["width"], int(y.max()) + 1, run["seed"])
     held = len(y) // 10
     trials = {}
-    for rate in _RATES:
+    for rate, decay in itertools.product(run["rates"], run["decays"]):
         accuracies = _accuracies(
-            copy.deepcopy(network), rate, run["epochs"], run["seed"],
+            copy.deepcopy(network), (rate, decay), run["epochs"], run["seed"],
             (maps[:, held:], y[held:]), (maps[:, :held], y[:held]),
         )  # fmt: skip
         best = max(range(len(accuracies)), key=accuracies.__getitem__)
-        trials[rate] = (accuracies[best], best + 1)
-        context.log(f"rate {rate}: held-out {100 * accuracies[best]:.1f} at epoch {best + 1}")
-    rate = max(trials, key=lambda r: trials[r][0])
-    epochs = trials[rate][1]
-    _accuracies(network, rate, epochs, run["seed"], (maps, y), None, schedule=run["epochs"])
+        trials[rate, decay] = (accuracies[best], best + 1)
+        context.log(
+            f"rate {rate}, weight decay {decay}: held-out {100 * accuracies[best]:.1f} at epoch "
+            f"{best + 1}"
+        )
+    step = max(trials, key=lambda pair: trials[pair][0])
+    epochs = trials[step][1]
+    _accuracies(network, step, epochs, run["seed"], (maps, y), None, schedule=run["epochs"])
     with torch.no_grad():
         correct = torch.cat(
             [
@@ -55,8 +58,9 @@ def trained(
     return Outcome(
         {
             "test_accuracy": float(correct.double().mean()),
-            "held_out_accuracy": trials[rate][0],
-            "rate": rate,
+            "held_out_accuracy": trials[step][0],
+            "rate": step[0],
+            "weight_decay": step[1],
             "epochs_taken": epochs,
             "features": sum(p.numel() for p in network.parameters()),
             "total_cpu_seconds": time.process_time() - start,
@@ -79,17 +83,21 @@ def _scores(network: nn.Module, maps: Float[Tensor, "views n c h w"]) -> Float[T
 
 def _accuracies(
     network: nn.Module,
-    rate: float,
+    step: tuple[float, float],
     epochs: int,
     seed: int,
     training: tuple[Tensor, Tensor],
     held: tuple[Tensor, Tensor] | None,
     schedule: int | None = None,
 ) -> list[float]:
-    """Held-out accuracy after each epoch, 0 from one on where the loss is not finite."""
+    """Held-out accuracy after each epoch, 0 from one on where the loss is not finite.
+
+    ``step`` is the rate, which falls to 0 over the schedule, and the weight decay.
+    """
+    rate, decay = step
     maps, y = training
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
     found: list[float] = []
     for epoch in counted(range(epochs), "epoch"):
         for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ import pandas as pd
 from experiments.drawing.axes import power
 from experiments.drawing.tables import mean_of, percent
 from experiments.fig3a.against_alpha import best_rates
-from experiments.open_question.draw import _ROWS, difference_table
+from experiments.open_question.accuracy import ROWS, difference_table
 from experiments.runs.results import joined_arrays
 from experiments.tabular.draw import _NAMES, SETTLED_ON, means
 from experiments.theory.verdicts import verdict_table
@@ -130,7 +130,7 @@ def open_question(results: pd.DataFrame) -> list[str]:
         f"reaches {percent(values['A'])}% of the test images, B (with two dense branches) "
         f"{percent(values.get('B'))}%"
         + (
-            f"; the best of the fixed representations ({_ROWS[max(fixed, key=fixed.__getitem__)]}) "
+            f"; the best of the fixed representations ({ROWS[max(fixed, key=fixed.__getitem__)]}) "
             f"{percent(max(fixed.values()))}%."
             if fixed
             else "."
@@ -140,7 +140,7 @@ def open_question(results: pd.DataFrame) -> list[str]:
     if "correct" in numbers:
         here = numbers[(numbers["n_train"] == most) & numbers["second"].str.contains("Gaussian")]
         said += [
-            f"{row['first']} minus {_ROWS[row['second']]}: {100 * row['correct']:+.1f} ± "
+            f"{row['first']} minus {ROWS[row['second']]}: {100 * row['correct']:+.1f} ± "
             f"{100 * row['correct ±']:.1f} points on the same test images (95%): "
             + ("clear." if abs(row["correct"]) > row["correct ±"] else "not a clear difference.")
             for row in here.to_dict("records")

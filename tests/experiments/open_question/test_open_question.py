@@ -14,8 +14,9 @@ from baselines.patches import patch_features
 from experiments.command import cli
 from experiments.command.registry import experiment
 from experiments.open_question import rows as rows_of
-from experiments.open_question.draw import paired_difference, steps_table
+from experiments.open_question import steps as steps_module
 from experiments.open_question.frozen import Views, frozen
+from experiments.open_question.paired import paired_difference
 from experiments.open_question.primal import _accumulate, primal
 from experiments.open_question.rows import (
     Convolution,
@@ -25,6 +26,7 @@ from experiments.open_question.rows import (
     Linear,
     fitted,
 )
+from experiments.open_question.steps import steps_table
 from experiments.runs.results import Context, load_results, read_arrays
 from experiments.usage import UsageError
 from tangent import tangent_kernel
@@ -284,3 +286,31 @@ def test_a_row_alone_has_no_table_of_differences(tmp_path):
     assert cli.run(["open-question", *words]) == 0
     assert list(tmp_path.rglob("accuracy.md"))
     assert not list(tmp_path.rglob("differences.*"))
+
+
+def test_every_step_shows_its_gain_over_the_one_it_builds_on(tmp_path, monkeypatch):
+    right = {
+        "vgg11": [1, 0, 0, 0] * 10,
+        "mirrored": [1, 1, 0, 0] * 10,
+        "branches": [1, 1, 1, 0] * 10,
+        "trained": [0, 1, 1, 1] * 10,
+    }
+    monkeypatch.setattr(
+        steps_module, "read_arrays", lambda path: {"correct": np.array(right[path.name], bool)}
+    )
+    rows = [
+        {"part": part, "lever": lever, "width": width, "n_train": 100, "n_test": 40, "seed": 1,
+         "test_accuracy": float(np.mean(right[lever or part])), "left_out_accuracy": 0.5,
+         "features": 10.0, "condition_number": 3.0, "total_cpu_seconds": 1.0,
+         "data_label": "digits", "path": str(tmp_path / (lever or part))}
+        for part, lever, width in (
+            ("waterfall", "mirrored", 64), ("waterfall", "branches", 64),
+            ("pixels", "vgg11", None), ("trained", None, 64),
+        )
+    ]  # fmt: skip
+    gains = steps_table(pd.DataFrame(rows)).numbers
+    assert np.isnan(gains["gain"][0])
+    assert list(gains["gain"][1:]) == pytest.approx([0.25, 0.25, 0.25])
+    assert gains["gain ±"][3] > gains["gain ±"][2] == pytest.approx(gains["gain ±"][1])
+    elsewhere = pd.DataFrame(rows).assign(seed=[1, 2, 3, 4])
+    assert steps_table(elsewhere).numbers["gain"].isna().all()
