@@ -48,13 +48,14 @@ def infinite_conv_shares(
 
     Notes
     -----
-    ``views^2 n m (h w)^2 c`` multiply-adds and some twenty passes over ``(h w)^2`` numbers for
-    each pair of images and views.
+    ``views^2 n m (h w)^2 c`` multiply-adds, six passes over ``(h w)^2`` numbers for each pair of
+    images and views and some fifteen over those that are pooled together (46 in 100 of 13 x 13
+    positions with windows of 7, stride 3).
     """
     symmetric = x2 is None
     right = x1 if x2 is None else x2
     spread, cells = spread_matrix(pool, x1.shape[3:], x1)
-    together = (spread @ spread.T).flatten()
+    together = _Together((spread @ spread.T).flatten())
     n, m = x1.shape[1], right.shape[1]
     hidden, last = x1.new_zeros(n, m), x1.new_zeros(n, m)
     norms = [_patch_norms(x1), _patch_norms(right)]
@@ -77,6 +78,16 @@ def infinite_conv_shares(
     return hidden.mul_(2 / cells / each), last.mul_(2 / fan / each)
 
 
+class _Together:
+    """The pairs of positions that some cell pools, and how much."""
+
+    def __init__(self, shares: Float[Tensor, " pq"]):
+        self.places = shares.nonzero()[:, 0]
+        self.shares = shares[self.places]
+        side = math.isqrt(len(shares))
+        self.first, self.second = self.places // side, self.places % side
+
+
 def _patch_norms(x: Float[Tensor, "views n c h w"]) -> Float[Tensor, "views n p"]:
     """Norms of the 3x3 patches, zeros around."""
     squares = x.square().sum(2)
@@ -89,19 +100,20 @@ def _pairs(
     others: Float[Tensor, "b c h w"],
     norm: Float[Tensor, " p"],
     norms: Float[Tensor, "b q"],
-    together: Float[Tensor, " pq"],
+    together: _Together,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Both sums of one image with others, before their constants."""
     c, h, w = x.shape
     products = x.reshape(c, -1).T @ others.reshape(len(others), c, -1)
-    inner = _along_both(products.view(-1, h, w, h, w)).reshape(len(others), h * w, h * w)
-    sizes = norm[:, None] * norms[:, None, :]
+    inner = _along_both(products.view(-1, h, w, h, w)).reshape(len(others), -1)
+    inner = inner.index_select(1, together.places)
+    sizes = norms.index_select(1, together.second).mul_(norm[together.first])
     cosine = (inner / sizes.clamp_min(torch.finfo(x.dtype).tiny)).clamp_(-1, 1)
     rest = cosine.acos().neg_().add_(math.pi)  # pi - theta
     sine = cosine.square().neg_().add_(1).sqrt_()
     first = inner.add_(1).mul_(rest)
     second = sine.addcmul_(rest, cosine).mul_(sizes)
-    return tuple(s.view(len(others), -1) @ together / (2 * math.pi) for s in (first, second))  # type: ignore[return-value]
+    return first @ together.shares / (2 * math.pi), second @ together.shares / (2 * math.pi)
 
 
 def _along_both(products: Float[Tensor, "b h w h2 w2"]) -> Float[Tensor, "b h w h2 w2"]:
