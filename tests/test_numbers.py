@@ -11,7 +11,6 @@ import pytest
 
 from experiments.command.registry import available, experiment
 from experiments.runs import runner
-from experiments.runs.pack import run_paths
 from experiments.runs.results import read_result
 
 ROOT = Path(__file__).parents[1]
