@@ -21,7 +21,7 @@ SOLVED = RESULTS / "fig3b" / "solved-cifar10"
 OPEN = RESULTS / "open-question" / "paper-cifar10-112903"
 ALL = RESULTS / "open-question" / "full-cifar10-8d56dd"
 WIDE = RESULTS / "open-question" / "full-cifar10-1b0aa6"
-STEPS = RESULTS / "open-question" / "paper-cifar10-43b459"
+STEPS = RESULTS / "open-question" / "paper-cifar10-6d71ca"
 SHOWN = (FULL, SCALE, SOLVED, OPEN, ALL, WIDE, STEPS)
 
 
