@@ -40,9 +40,11 @@ def _step_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
         else results["part"],
         width=results["width"].fillna(0).astype(int) if "width" in results else 0,
     )
-    # A's own width is that of the other steps.
-    plain = results.loc[results["step"] != "mirrored", "width"]
-    main = int(plain.max()) if len(plain) and plain.max() else int(results["width"].min())
+    # A's own width is that of the other steps; alone, the least.
+    mirrored = results["step"] == "mirrored"
+    main = int(results.loc[~mirrored, "width"].max() if not mirrored.all() else 0)
+    if not main and mirrored.any():
+        main = int(results.loc[mirrored, "width"].min())
     rows = []
     for key, group in results.groupby(["n_train", "step", "width"]):
         n_train, step, width = int(key[0]), str(key[1]), int(key[2])  # type: ignore[call-overload]

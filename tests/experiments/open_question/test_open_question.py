@@ -288,6 +288,17 @@ def test_a_row_alone_has_no_table_of_differences(tmp_path):
     assert not list(tmp_path.rglob("differences.*"))
 
 
+def test_beside_a_kernel_without_width_a_is_a():
+    row = {"n_train": 100, "n_test": 50, "test_accuracy": 0.5, "left_out_accuracy": 0.5,
+           "condition_number": 3.0, "total_cpu_seconds": 1.0, "data_label": "digits"}  # fmt: skip
+    rows = [
+        {**row, "part": "waterfall", "lever": "mirrored", "width": 64, "features": 10.0},
+        {**row, "part": "infinite", "lever": None, "width": None, "features": None},
+    ]
+    steps = list(steps_table(pd.DataFrame(rows)).numbers["step"])
+    assert steps == ["mirror images averaged: A", "A infinitely wide"]
+
+
 def test_every_step_shows_its_gain_over_the_one_it_builds_on(tmp_path, monkeypatch):
     right = {
         "vgg11": [1, 0, 0, 0] * 10,
